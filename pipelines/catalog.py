@@ -1,0 +1,115 @@
+"""The models that Sluice knows by name: where their weights are, their defaults and limits.
+
+Knows no torch and reads no weights, so that a configuration can be checked anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pipelines.embedded import EMBEDDED_MODEL_DIR
+from pipelines.errors import ConfigurationError
+
+SIZE_MULTIPLE = 16
+"""Pixels per packed latent: 8x from the VAE, 2x from packing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model of the FLUX.1 family.
+
+    `source` is a local folder in the diffusers format or a Hugging Face hub id. `guidance_embeds`
+    tells whether the transformer takes a guidance scale (dev) or ignores it (schnell).
+    Sizes are pixels; `parameters` counts the transformer's weights.
+    """
+
+    name: str
+    source: str
+    description: str
+    license: str
+    created: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_embeds: bool
+    max_sequence_length: int
+    max_side: int
+    parameters: int
+    tasks: tuple[str, ...] = ("text-to-image",)
+
+
+def _embedded() -> ModelSpec:
+    card = json.loads((EMBEDDED_MODEL_DIR / "sluice.json").read_text(encoding="utf-8"))
+    return ModelSpec(
+        name=card["name"],
+        source=str(EMBEDDED_MODEL_DIR),
+        description="The model that Sluice carries: coloured shapes from a sentence, on a CPU.",
+        license="apache-2.0",
+        created=1795219200,  # 2026-11-21
+        height=card["height"],
+        width=card["width"],
+        num_inference_steps=card["num_inference_steps"],
+        guidance_scale=card["guidance_scale"],
+        guidance_embeds=True,
+        max_sequence_length=card["max_sequence_length"],
+        max_side=512,
+        parameters=card["parameters"],
+    )
+
+
+def _known() -> tuple[ModelSpec, ...]:
+    return (
+        _embedded(),
+        ModelSpec(
+            name="flux.1-dev",
+            source="black-forest-labs/FLUX.1-dev",
+            description="FLUX.1 [dev], guidance-distilled, 12 B parameters.",
+            license="flux-1-dev-non-commercial-license",
+            created=1722470400,  # 2024-08-01
+            height=1024,
+            width=1024,
+            num_inference_steps=28,
+            guidance_scale=3.5,
+            guidance_embeds=True,
+            max_sequence_length=512,
+            max_side=2048,
+            parameters=11_901_408_320,
+        ),
+        ModelSpec(
+            name="flux.1-schnell",
+            source="black-forest-labs/FLUX.1-schnell",
+            description="FLUX.1 [schnell], step-distilled: one to four steps.",
+            license="apache-2.0",
+            created=1722470400,  # 2024-08-01
+            height=1024,
+            width=1024,
+            num_inference_steps=4,
+            guidance_scale=0.0,
+            guidance_embeds=False,
+            max_sequence_length=256,
+            max_side=2048,
+            parameters=11_891_178_560,
+        ),
+    )
+
+
+def models() -> Mapping[str, ModelSpec]:
+    """Every known model by name."""
+    return MappingProxyType({spec.name: spec for spec in _known()})
+
+
+def find(name: str, *, source: str | None = None) -> ModelSpec:
+    """The model called `name`, with its weights read from `source` when one is given.
+
+    Raises ConfigurationError for a name that is not in the catalogue.
+    """
+    known = models()
+    if name not in known:
+        raise ConfigurationError(f"model: no model is called {name!r}; known: {', '.join(known)}")
+    spec = known[name]
+    return dataclasses.replace(spec, source=source) if source else spec

@@ -1,0 +1,212 @@
+"""What crosses from one stage to the next, and nothing else.
+
+Frozen, slotted, keyword-only dataclasses. Tensors are named as in the FLUX code:
+
+    L  text tokens after padding        C  text width (4096 for FLUX.1)
+    P  pooled text width (768)          S  image tokens, (height / 16) * (width / 16)
+    D  packed latent channels (64)
+
+The module imports neither torch nor numpy when it runs, so the ingress can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Timings = Mapping[str, float]
+"""Seconds by phase, for example {"encode_wait": 0.001, "encode": 0.004}; each stage adds its own."""
+
+
+def no_timings() -> Timings:
+    """The empty `Timings`, as a dataclass default."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams:
+    """One text-to-image request, normalised: every field has its final value.
+
+    Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
+    `height` and `width` are pixels, multiples of 16. `max_sequence_length` is the padded length of
+    the T5 prompt; the padding takes part in the result.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    true_cfg_scale: float = 1.0
+    seed: int
+    num_images: int = 1
+    max_sequence_length: int
+
+    @property
+    def uses_true_cfg(self) -> bool:
+        """Whether a second, negative, forward is run: the condition of `FluxPipeline`."""
+        return self.true_cfg_scale > 1.0 and self.negative_prompt is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    """What the text encoder is asked for: two equal ones have equal conditionings."""
+
+    prompt: str
+    max_sequence_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConditioning:
+    """What the denoiser needs to know of a prompt.
+
+    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
+    `num_tokens` counts the T5 tokens of the prompt that were used, end mark included, padding not.
+    `dropped_text` is the tail that did not fit into `max_sequence_length`, "" if all of it did.
+    """
+
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+    num_tokens: int
+    dropped_text: str = ""
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentJob:
+    """One image for the denoiser: everything but the conditionings.
+
+    `work_id` is unique; `group` is the request that the image belongs to. `seed` is this image's
+    own. `true_cfg_scale` counts only when a negative conditioning comes along.
+    """
+
+    work_id: str
+    group: str
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    true_cfg_scale: float = 1.0
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEvent:
+    """One denoising step of one work is done: `step` of `num_steps`, counted from 1."""
+
+    work_id: str
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """Denoised latents, packed (S, D), for an image of `height` x `width` pixels."""
+
+    packed: torch.Tensor
+    height: int
+    width: int
+    steps_run: int
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedImage:
+    """RGB pixels (height, width, 3), uint8, checked to be finite and not all one value."""
+
+    pixels: np.ndarray
+    timings: Timings = field(default_factory=no_timings)
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyVerdict:
+    """The image classifier's answer: `flagged` is `score >= threshold`, both in 0..1."""
+
+    flagged: bool
+    category: str
+    score: float
+    threshold: float
+    classifier: str
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishSpec:
+    """How the finisher encodes and keeps one image.
+
+    `output_format` is "png", "jpeg" or "webp"; `output_compression` 0..100 is the quality of the
+    lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
+    id. `parameters` is the text written into the file's metadata.
+    """
+
+    output_format: str = "png"
+    output_compression: int = 95
+    inline: bool = True
+    store: bool = False
+    seed: int
+    parameters: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedImage:
+    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked."""
+
+    b64: str | None
+    file_id: str | None
+    output_format: str
+    width: int
+    height: int
+    seed: int
+    sha256: str
+    num_bytes: int
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationJob:
+    """One request as the ingress hands it to the graph.
+
+    `finish` describes every image of the request (its `seed` is the first image's).
+    `trace_context` holds W3C headers such as `traceparent`, carried with the job.
+    """
+
+    request_id: str
+    params: GenerationParams
+    finish: FinishSpec
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a request cost: text tokens in (negative prompt included), latent tokens out."""
+
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """All images of a request, in order, with usage, warnings and the slowest image's timings."""
+
+    images: tuple[FinishedImage, ...]
+    usage: Usage
+    warnings: tuple[str, ...] = ()
+    timings: Timings = field(default_factory=no_timings)

@@ -1,0 +1,151 @@
+"""Every error that Sluice raises on purpose, as one tree.
+
+    SluiceError
+    ├── InvalidRequest            the client can mend it; names the field and the allowed range
+    │   ├── UnsupportedFeature    a known parameter or task that this server does not offer
+    │   └── RequestTooLarge       the body is over the configured limit
+    ├── ModelNotFound             no model of that name is served here
+    ├── FileNotStored             no stored file of that id (or it has expired)
+    ├── ContentPolicyViolation    refused by a prompt rule or by the image classifier
+    ├── DegenerateImage           the result is not finite, or all one value
+    ├── Overloaded                the queue is full; carries when to come back
+    ├── NotReady                  a stage is still starting
+    ├── RequestTimeout            the request ran past its time limit
+    ├── StageFailed               a stage or its replica failed for a reason of its own
+    ├── CheckpointError           weights missing, damaged or of another family
+    └── ConfigurationError        settings that cannot work
+
+They cross process boundaries, so each rebuilds from its fields alone (`__reduce__`). This module
+knows nothing of HTTP: the one table from error to status is `serve/api/errors.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SluiceError(Exception):
+    """Base of all deliberate errors.
+
+    Subclasses take keyword fields and set them as attributes; `fields` lists them, which is what
+    travels between processes.
+    """
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.fields)
+
+
+def _rebuild(cls: type[SluiceError], message: str, fields: dict[str, Any]) -> SluiceError:
+    return cls(message, **fields)
+
+
+class InvalidRequest(SluiceError, ValueError):
+    """A field of the request is missing, malformed or out of range.
+
+    `param` is the field's name as the client wrote it, or None when no single field is at fault.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.param = param
+
+
+class UnsupportedFeature(InvalidRequest):
+    """A parameter or task that exists elsewhere, but that this server cannot honour."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """The request body exceeds the configured limit."""
+
+
+class ModelNotFound(SluiceError):
+    """No model called `model` is served here."""
+
+    def __init__(self, message: str, *, model: str) -> None:
+        super().__init__(message, model=model)
+        self.model = model
+
+
+class FileNotStored(SluiceError):
+    """No stored file has this id; files expire."""
+
+    def __init__(self, message: str, *, file_id: str) -> None:
+        super().__init__(message, file_id=file_id)
+        self.file_id = file_id
+
+
+class ContentPolicyViolation(SluiceError):
+    """A prompt or an image was refused.
+
+    `stage` is "prompt" or "image"; `category` one of the policy's; `score` and `threshold` are in
+    0..1 (a matched prompt rule has score 1.0 and threshold 1.0); `image_index` is the image of the
+    request that was refused, None for a prompt.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        category: str,
+        score: float,
+        threshold: float,
+        param: str | None = None,
+        image_index: int | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            stage=stage,
+            category=category,
+            score=score,
+            threshold=threshold,
+            param=param,
+            image_index=image_index,
+        )
+        self.stage = stage
+        self.category = category
+        self.score = score
+        self.threshold = threshold
+        self.param = param
+        self.image_index = image_index
+
+
+class DegenerateImage(SluiceError):
+    """The model produced values that are not finite, or an image that is all one value."""
+
+
+class Overloaded(SluiceError):
+    """The server cannot take more work now; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(SluiceError):
+    """A stage has no healthy replica yet."""
+
+
+class RequestTimeout(SluiceError):
+    """The request ran past the server's time limit."""
+
+
+class StageFailed(SluiceError):
+    """A stage failed for a reason that the client cannot mend; `stage` names it."""
+
+    def __init__(self, message: str, *, stage: str) -> None:
+        super().__init__(message, stage=stage)
+        self.stage = stage
+
+
+class CheckpointError(SluiceError):
+    """Weights are missing, damaged, or of a family that Sluice does not serve."""
+
+
+class ConfigurationError(SluiceError):
+    """Settings that cannot work; the message names the field and a value that would."""
