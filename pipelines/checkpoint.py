@@ -1,0 +1,132 @@
+"""Load one stage's components from a model in the diffusers FLUX.1 folder format.
+
+`source` is a local folder or a Hugging Face hub id. Only safetensors are read, and no code of the
+checkpoint is ever run. This file is the only one that knows the names inside such a folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from pipelines.errors import CheckpointError, ConfigurationError
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+class TextComponents(NamedTuple):
+    """What turns a prompt into conditioning."""
+
+    clip_tokenizer: CLIPTokenizer
+    clip: CLIPTextModel
+    t5_tokenizer: T5TokenizerFast
+    t5: T5EncoderModel
+
+
+class DenoiserComponents(NamedTuple):
+    """The transformer and its scheduler's configuration."""
+
+    transformer: FluxTransformer2DModel
+    scheduler_config: dict[str, Any]
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The torch dtype called `name`. Raises ConfigurationError."""
+    if name not in _DTYPES:
+        raise ConfigurationError(f"dtype: {name!r} is not one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `cuda:i`; raises ConfigurationError where CUDA is asked for but missing."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"device: {name!r} needs a CUDA device, and none is visible here")
+    return device
+
+
+def load_text_components(source: str, *, device: str, dtype: str) -> TextComponents:
+    """Both tokenizers and both text encoders. Raises CheckpointError."""
+    _check_family(source)
+    return TextComponents(
+        _load(CLIPTokenizer, source, "tokenizer"),
+        _load_module(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
+        _load(T5TokenizerFast, source, "tokenizer_2"),
+        _load_module(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
+    )
+
+
+def load_denoiser_components(source: str, *, device: str, dtype: str) -> DenoiserComponents:
+    """The transformer and the scheduler's configuration. Raises CheckpointError."""
+    _check_family(source)
+    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
+    transformer = _load_module(
+        FluxTransformer2DModel, source, "transformer", device=device, dtype=dtype
+    )
+    return DenoiserComponents(transformer, dict(scheduler.config))
+
+
+def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
+    """The VAE, without its encoder, which only editing needs. Raises CheckpointError."""
+    _check_family(source)
+    vae = _load_module(AutoencoderKL, source, "vae", device=device, dtype=dtype)
+    del vae.encoder
+    return vae
+
+
+def _check_family(source: str) -> None:
+    """Refuse anything but a FLUX.1 text-to-image folder before weights are touched."""
+    try:
+        path = Path(source) / "model_index.json"
+        if not Path(source).is_dir():
+            path = Path(hf_hub_download(source, "model_index.json"))
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, EntryNotFoundError, HfHubHTTPError) as error:
+        raise CheckpointError(
+            f"{source}: no readable model_index.json; give a folder in the diffusers format or a"
+            f" hub id that this machine can reach ({type(error).__name__})"
+        ) from error
+    name = index.get("_class_name")
+    if name != "FluxPipeline":
+        raise CheckpointError(f"{source}: is a {name}, but Sluice serves FluxPipeline folders")
+
+
+def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:
+    """`cls.from_pretrained` with its many ways to fail turned into one."""
+    try:
+        return cls.from_pretrained(source, subfolder=subfolder, **options)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+        LocalEntryNotFoundError,
+    ) as error:
+        raise CheckpointError(f"{source}/{subfolder}: cannot be loaded: {error}") from error
+
+
+def _load_module(cls: type[Module], source: str, subfolder: str, *, device: str, dtype: str) -> Any:
+    """A module in evaluation mode on its device.
+
+    transformers says `dtype`, diffusers `torch_dtype`; a text encoder must not fall back to the
+    dtype that it was saved in, or it meets the transformer as "Half and Float".
+    """
+    key = "torch_dtype" if cls.__module__.startswith("diffusers") else "dtype"
+    target = resolve_device(device)
+    module = _load(cls, source, subfolder, use_safetensors=True, **{key: resolve_dtype(dtype)})
+    return module.to(target).eval().requires_grad_(False)

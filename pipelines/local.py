@@ -1,0 +1,149 @@
+"""The whole chain in one process: for the command line, notebooks and as the measure of the DAG.
+
+The same stages and the same scheduler as in the served application, without its processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import (
+    DecodedImage,
+    GenerationParams,
+    LatentJob,
+    Latents,
+    StepEvent,
+    TextConditioning,
+    TextPrompt,
+)
+from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.work import Work
+from pipelines.errors import ContentPolicyViolation, DegenerateImage
+from pipelines.stages.denoiser import DenoiserStage, Trajectory
+from pipelines.stages.safety import ImageClassifier
+from pipelines.stages.text_encoder import TextEncoderStage
+from pipelines.stages.vae_decoder import VaeDecoderStage
+
+_MAX_TOKENS_PER_TICK = 4608
+"""One 1024x1024 image with 512 text tokens: past that a bigger tick only takes longer."""
+
+
+class LocalChain:
+    """Text encoder, denoiser, VAE decoder and, when given, an image classifier."""
+
+    def __init__(
+        self,
+        encoder: TextEncoderStage,
+        denoiser: DenoiserStage,
+        decoder: VaeDecoderStage,
+        classifier: ImageClassifier | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._denoiser = denoiser
+        self._decoder = decoder
+        self._classifier = classifier
+
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        classifier: ImageClassifier | None = None,
+    ) -> LocalChain:
+        """The chain with the weights of `spec`. Raises CheckpointError, ConfigurationError."""
+        return cls(
+            TextEncoderStage.load(spec.source, device=device, dtype=dtype),
+            DenoiserStage.load(spec.source, device=device, dtype=dtype),
+            VaeDecoderStage.load(spec.source, device=device, dtype=dtype),
+            classifier,
+        )
+
+    def generate(
+        self, params: GenerationParams, *, on_step: Callable[[StepEvent], None] | None = None
+    ) -> list[DecodedImage]:
+        """All images of a request, in order; `on_step` hears of every step of every image.
+
+        Raises DegenerateImage for a result that is none, ContentPolicyViolation when the
+        classifier refuses one.
+        """
+        positive = self._encode(params.prompt, params)
+        negative = None
+        if params.uses_true_cfg and params.negative_prompt is not None:
+            negative = self._encode(params.negative_prompt, params)
+        latents = self._denoise(params, positive, negative, on_step)
+        return [self._decode(item, index) for index, item in enumerate(latents)]
+
+    def _encode(self, text: str, params: GenerationParams) -> TextConditioning:
+        prompt = TextPrompt(prompt=text, max_sequence_length=params.max_sequence_length)
+        return self._encoder.encode([prompt])[0]
+
+    def _denoise(
+        self,
+        params: GenerationParams,
+        positive: TextConditioning,
+        negative: TextConditioning | None,
+        on_step: Callable[[StepEvent], None] | None,
+    ) -> list[Latents]:
+        """Plan, step, advance, until every image is done."""
+        scheduler = Scheduler(max_tokens_per_tick=_MAX_TOKENS_PER_TICK, max_works=params.num_images)
+        trajectories: dict[str, Trajectory] = {}
+        for job in latent_jobs("local", params):
+            trajectory = self._denoiser.admit(job, positive, negative)
+            trajectories[job.work_id] = trajectory
+            scheduler.add(
+                Work(
+                    id=job.work_id,
+                    group=job.group,
+                    tokens=sum(trajectory.shape) * len(trajectory.segments),
+                    num_steps=job.num_inference_steps,
+                    arrival=0.0,
+                )
+            )
+        while (tick := scheduler.plan(0.0)) is not None:
+            self._denoiser.tick([trajectories[i] for i in tick.work_ids])
+            scheduler.advance(tick, 0.0)
+            if on_step is not None:
+                for work_id in tick.work_ids:
+                    step = trajectories[work_id].step
+                    num_steps = params.num_inference_steps
+                    on_step(StepEvent(work_id=work_id, step=step, num_steps=num_steps))
+        return [self._denoiser.finish(item) for item in trajectories.values()]
+
+    def _decode(self, latents: Latents, index: int) -> DecodedImage:
+        (image,) = self._decoder.decode([latents])
+        if isinstance(image, DegenerateImage):
+            raise image
+        if self._classifier is not None:
+            (verdict,) = self._classifier.classify([image.pixels])
+            if verdict.flagged:
+                raise ContentPolicyViolation(
+                    f"image {index} was refused by the image classifier",
+                    stage="image",
+                    category=verdict.category,
+                    score=verdict.score,
+                    threshold=verdict.threshold,
+                    image_index=index,
+                )
+        return image
+
+
+def latent_jobs(group: str, params: GenerationParams) -> list[LatentJob]:
+    """The works of a request: one per image, image i seeded with `seed + i`."""
+    first = LatentJob(
+        work_id=f"{group}-0",
+        group=group,
+        height=params.height,
+        width=params.width,
+        num_inference_steps=params.num_inference_steps,
+        guidance_scale=params.guidance_scale,
+        true_cfg_scale=params.true_cfg_scale,
+        seed=params.seed,
+    )
+    return [
+        replace(first, work_id=f"{group}-{i}", seed=params.seed + i)
+        for i in range(params.num_images)
+    ]

@@ -1,0 +1,78 @@
+"""The text encoder stage: prompts to conditionings, CLIP for the pooled vector, T5 for tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipelines.checkpoint import TextComponents, load_text_components
+from pipelines.contracts import TextConditioning, TextPrompt
+
+
+class TextEncoderStage:
+    """Encodes prompts as `FluxPipeline.encode_prompt` does.
+
+    No attention mask is used anywhere: the padding takes part, so the padded length
+    (`max_sequence_length`) is part of the result and is never trimmed.
+    """
+
+    def __init__(self, components: TextComponents) -> None:
+        self._clip_tokenizer, self._clip, self._t5_tokenizer, self._t5 = components
+
+    @classmethod
+    def load(cls, source: str, *, device: str = "cpu", dtype: str = "float32") -> TextEncoderStage:
+        """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
+        return cls(load_text_components(source, device=device, dtype=dtype))
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
+        """One conditioning per prompt, in order.
+
+        All prompts must share one `max_sequence_length`; ValueError otherwise.
+        """
+        if not prompts:
+            return []
+        (length,) = {prompt.max_sequence_length for prompt in prompts}
+        texts = [prompt.prompt for prompt in prompts]
+        pooled = self._pooled(texts)
+        ids, tails = self._t5_tokens(texts, length)
+        embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
+        padding = self._t5_tokenizer.pad_token_id
+        return [
+            TextConditioning(
+                # Cloned: a view would keep, and send, the whole batch.
+                prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
+                pooled_prompt_embeds=pooled[i].clone(),
+                num_tokens=int((ids[i] != padding).sum()),
+                dropped_text=tails[i],
+            )
+            for i in range(len(prompts))
+        ]
+
+    def _pooled(self, texts: list[str]) -> torch.Tensor:
+        """CLIP's pooled output (B, P), from its own tokenizer's full length."""
+        tokenizer: Any = self._clip_tokenizer
+        tokens = tokenizer(
+            texts,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        output = self._clip(tokens.input_ids.to(self._clip.device), output_hidden_states=False)
+        return output.pooler_output.to(self._clip.dtype)
+
+    def _t5_tokens(self, texts: list[str], length: int) -> tuple[torch.Tensor, list[str]]:
+        """Padded ids (B, length) and, for each text, the tail that did not fit."""
+        tokenizer: Any = self._t5_tokenizer
+        tokens = tokenizer(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        tails: list[str] = []
+        for whole in tokenizer(texts).input_ids:
+            # The end mark keeps its place, so one token less of the text is used.
+            dropped = whole[length - 1 : -1] if len(whole) > length else []
+            tails.append(tokenizer.decode(dropped) if dropped else "")
+        return tokens.input_ids, tails

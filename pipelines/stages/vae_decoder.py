@@ -1,0 +1,59 @@
+"""The VAE decoder stage: packed latents to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.image_processor import VaeImageProcessor
+
+from pipelines.checkpoint import load_vae
+from pipelines.contracts import DecodedImage, Latents
+from pipelines.errors import DegenerateImage
+from pipelines.sampling import unpack
+
+
+class VaeDecoderStage:
+    """Decodes latents as `FluxPipeline` does, to the same bytes."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self._vae = vae
+        self._processor = VaeImageProcessor()
+
+    @classmethod
+    def load(cls, source: str, *, device: str = "cpu", dtype: str = "float32") -> VaeDecoderStage:
+        """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
+        return cls(load_vae(source, device=device, dtype=dtype))
+
+    @torch.inference_mode()
+    def decode(self, latents: Sequence[Latents]) -> list[DecodedImage | DegenerateImage]:
+        """One image, or the reason why there is none, for each of `latents`, in order.
+
+        All must have the same size; ValueError otherwise.
+        """
+        if not latents:
+            return []
+        ((height, width),) = {(item.height, item.width) for item in latents}
+        config: Any = self._vae.config
+        packed = torch.stack([item.packed for item in latents]).to(
+            self._vae.device, self._vae.dtype
+        )
+        unpacked = unpack(packed, height=height, width=width)
+        scaled = (unpacked / config.scaling_factor) + config.shift_factor
+        pixels = self._vae.decode(scaled, return_dict=False)[0]
+        finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
+        images: Any = self._processor.postprocess(pixels.nan_to_num(), output_type="np")
+        levels = (images * 255).round().astype(np.uint8)
+        return [_checked(image, ok) for image, ok in zip(levels, finite, strict=True)]
+
+
+def _checked(pixels: np.ndarray, is_finite: bool) -> DecodedImage | DegenerateImage:
+    """An image that is not finite, or all one value, is a failure of the model, not a result."""
+    if not is_finite:
+        return DegenerateImage("the decoded image has values that are not finite")
+    if pixels.min() == pixels.max():
+        return DegenerateImage(f"the decoded image is all one value ({int(pixels.min())} of 255)")
+    return DecodedImage(pixels=pixels)
