@@ -8,6 +8,7 @@ images use the whole range of levels: on grey images any two programs agree.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -25,7 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-_WORDS = "a an the red green blue yellow circle square star cat dog on of left right big".split()
+_WORDS = ["a", "the", "red", "green", "blue", "circle", "square", "cat", "dog", "on", "of", "left"]
 _CLIP_WIDTH, _T5_WIDTH = 24, 40
 
 
@@ -71,25 +72,26 @@ def _transformer(guidance_embeds: bool) -> FluxTransformer2DModel:
 
 
 def _vae() -> AutoencoderKL:
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    config: dict[str, Any] = {
+        "block_out_channels": (8, 8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    vae = AutoencoderKL(**config)
     with torch.no_grad():
         vae.decoder.conv_out.weight.mul_(3.0)
     return vae
 
 
 def _clip() -> CLIPTextModel:
-    tokenizer = _clip_tokenizer()
+    tokenizer: Any = _clip_tokenizer()
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -1,0 +1,35 @@
+"""Fixtures that more than one package of tests needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def dev_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with guidance embedding and dynamic shifting, as FLUX.1-dev."""
+    from tests.tiny_flux import make_tiny_flux
+
+    return make_tiny_flux(tmp_path_factory.mktemp("tiny-dev"))
+
+
+@pytest.fixture(scope="session")
+def schnell_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model without guidance embedding and with a static shift, as FLUX.1-schnell."""
+    from tests.tiny_flux import make_tiny_flux
+
+    folder = tmp_path_factory.mktemp("tiny-schnell")
+    return make_tiny_flux(folder, guidance_embeds=False, dynamic_shifting=False, seed=1)

@@ -1,0 +1,78 @@
+"""`diffusers.FluxPipeline` as the oracle, and how two images are compared."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import GenerationParams
+
+
+class Difference(NamedTuple):
+    """`max_abs` in levels of 255 over all channels; `identical` is the share of equal values."""
+
+    max_abs: int
+    identical: float
+
+    @property
+    def is_exact(self) -> bool:
+        """The project's promise: at most one level, and 99.9 % of the values identical."""
+        return self.max_abs <= 1 and self.identical >= 0.999
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """The difference of two uint8 images of one shape."""
+    gap = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
+    return Difference(int(gap.max()), float((gap == 0).mean()))
+
+
+@lru_cache(maxsize=4)
+def load_oracle(folder: str) -> Any:
+    """The pipeline of a folder, in float32 on the CPU."""
+    pipeline = FluxPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def oracle_images(folder: Path | str, params: GenerationParams) -> list[np.ndarray]:
+    """What `FluxPipeline` draws for `params`: image i alone, with a generator seeded `seed + i`."""
+    images = []
+    for i in range(params.num_images):
+        result = load_oracle(str(folder))(
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt,
+            true_cfg_scale=params.true_cfg_scale,
+            height=params.height,
+            width=params.width,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            max_sequence_length=params.max_sequence_length,
+            generator=torch.Generator("cpu").manual_seed(params.seed + i),
+        )
+        images.append(np.asarray(result.images[0]))
+    return images
+
+
+def tiny_spec(folder: Path, *, guidance_embeds: bool = True) -> ModelSpec:
+    """The catalogue entry of a tiny model."""
+    return ModelSpec(
+        name="tiny",
+        source=str(folder),
+        description="random weights",
+        license="apache-2.0",
+        created=0,
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        guidance_embeds=guidance_embeds,
+        max_sequence_length=32,
+        max_side=256,
+        parameters=1_000_000,
+    )
