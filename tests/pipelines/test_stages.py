@@ -47,7 +47,7 @@ def test_each_stage_needs_its_own_components_only(dev_like: Path, tmp_path: Path
     (image,) = VaeDecoderStage.load(folders["vae"]).decode([denoiser.finish(trajectory)])
     assert isinstance(image, DecodedImage)
     assert (image.height, image.width) == (64, 64)
-    with pytest.raises(CheckpointError, match="transformer"):
+    with pytest.raises(CheckpointError, match="scheduler"):
         DenoiserStage.load(folders["vae"])
 
 

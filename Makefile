@@ -1,0 +1,60 @@
+# `make demo` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help env demo test lint types imports unit train-embedded bench clean
+
+help:
+	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
+	@echo "make test            environment, linters, types, import contracts, all tests"
+	@echo "make bench           the benchmarks, quickly"
+	@echo "make train-embedded  train the carried model anew (hours on a CPU)"
+	@echo "make clean           remove the environment and caches"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) not found; install Python 3.11 or say: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { \
+	  echo "error: $(PYTHON) is older than 3.11; say: make PYTHON=/path/to/python3.11"; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned dependencies (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: env
+	@$(BIN)/python -m serve.demo
+
+test: lint types imports unit
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/pyright
+
+imports: env
+	$(BIN)/lint-imports
+
+unit: env
+	$(BIN)/pytest
+
+bench: env
+	$(BIN)/python -m benchmarks.exactness --quick
+	$(BIN)/python -m benchmarks.adherence --n 100
+	$(BIN)/python -m benchmarks.overhead --runs 10
+
+train-embedded: env
+	$(BIN)/python -m pipelines.embedded.train
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""Accumulate while busy."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from pipelines.engine.batcher import Batcher
+
+
+class Squares:
+    """Squares numbers, records its batches, fails for negative ones, and can be held."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batcher: Batcher[int, int] = Batcher(
+            self.run, key=lambda item: item % 2, max_batch_size=3, name="squares"
+        )
+
+    def run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.batches.append(list(items))
+        if 99 in items:
+            raise RuntimeError("broken batch")
+        return [ValueError(f"{item} is negative") if item < 0 else item**2 for item in items]
+
+
+async def hold_with(squares: Squares, item: int) -> asyncio.Task[int]:
+    """Start a batch of one and keep it running."""
+    squares.gate.clear()
+    task = asyncio.create_task(result_of(squares, item))
+    assert await asyncio.to_thread(squares.entered.wait, 10)
+    return task
+
+
+async def result_of(squares: Squares, item: int) -> int:
+    return (await squares.batcher.submit(item)).result
+
+
+async def test_an_idle_batcher_starts_at_once_and_a_busy_one_accumulates_by_key() -> None:
+    squares = Squares()
+    first = await hold_with(squares, 2)
+    others = [asyncio.create_task(result_of(squares, item)) for item in (4, 1, 6, 3, 8, 10)]
+    await asyncio.sleep(0)
+    squares.gate.set()
+    assert await asyncio.gather(first, *others) == [4, 16, 1, 36, 9, 64, 100]
+    assert squares.batches == [[2], [4, 6, 8], [1, 3], [10]]
+
+
+async def test_an_error_in_one_place_fails_that_item_alone() -> None:
+    squares = Squares()
+    first = await hold_with(squares, 0)
+    good, bad = (asyncio.create_task(result_of(squares, item)) for item in (2, -2))
+    await asyncio.sleep(0)
+    squares.gate.set()
+    assert await first == 0
+    assert await good == 4
+    with pytest.raises(ValueError, match="-2 is negative"):
+        await bad
+
+
+async def test_a_batch_that_raises_fails_its_items_and_the_next_one_works() -> None:
+    squares = Squares()
+    with pytest.raises(RuntimeError, match="broken batch"):
+        await squares.batcher.submit(99)
+    assert await result_of(squares, 5) == 25
+
+
+async def test_a_wrong_number_of_results_is_an_error() -> None:
+    batcher: Batcher[int, int] = Batcher(
+        lambda items: [], key=lambda item: 0, max_batch_size=2, name="empty"
+    )
+    with pytest.raises(RuntimeError, match="1 items gave 0 results"):
+        await batcher.submit(1)
+
+
+async def test_a_cancelled_item_that_waits_is_never_run() -> None:
+    squares = Squares()
+    first = await hold_with(squares, 2)
+    doomed = asyncio.create_task(result_of(squares, 4))
+    kept = asyncio.create_task(result_of(squares, 6))
+    await asyncio.sleep(0)
+    doomed.cancel()
+    await asyncio.sleep(0)
+    squares.gate.set()
+    assert await kept == 36
+    assert await first == 4
+    assert squares.batches == [[2], [6]]
+    with pytest.raises(asyncio.CancelledError):
+        await doomed
+
+
+async def test_results_say_how_long_they_waited_and_ran() -> None:
+    squares = Squares()
+    batched = await squares.batcher.submit(3)
+    assert batched.batch_size == 1
+    assert batched.waited >= 0
+    assert batched.ran >= 0
+    squares.batcher.close()
