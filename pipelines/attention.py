@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 from pipelines.errors import ConfigurationError
 
@@ -30,7 +30,7 @@ def sdpa(
         q, k, v = (
             x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value)
         )
-        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+        outputs.append(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
         start = rows.stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipelines.errors import CheckpointError, ConfigurationError
 
@@ -33,7 +33,7 @@ class TextComponents(NamedTuple):
 
     clip_tokenizer: CLIPTokenizer
     clip: CLIPTextModel
-    t5_tokenizer: T5TokenizerFast
+    t5_tokenizer: T5Tokenizer
     t5: T5EncoderModel
 
 
@@ -65,7 +65,7 @@ def load_text_components(source: str, *, device: str, dtype: str) -> TextCompone
     return TextComponents(
         _load(CLIPTokenizer, source, "tokenizer"),
         _load_module(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
-        _load(T5TokenizerFast, source, "tokenizer_2"),
+        _load(T5Tokenizer, source, "tokenizer_2"),
         _load_module(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
     )
 

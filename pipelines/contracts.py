@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 Timings = Mapping[str, float]
-"""Seconds by phase, for example {"encode_wait": 0.001, "encode": 0.004}; each stage adds its own."""
+"""Seconds by phase, such as {"encode_wait": 0.001, "encode": 0.004}; each stage adds its own."""
 
 
 def no_timings() -> Timings:

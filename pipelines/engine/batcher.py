@@ -36,7 +36,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Feeds `run` with batches of items of equal `key`, one batch at a time, in a thread of its own.
+    """Feeds `run` with batches of items of equal `key`, one at a time, in a thread of its own.
 
     `run` answers one result per item, in order; an exception in its place fails that item alone,
     and one that it raises fails the whole batch. Belongs to one event loop.
@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, item: Item) -> Batched[Result]:
-        """The item's result. A caller that is cancelled before its batch starts leaves the queue."""
+        """The item's result. A caller cancelled before its batch starts leaves the queue."""
         loop = asyncio.get_running_loop()
         entry: _Waiting[Item, Result] = _Waiting(
             item=item, key=self._key(item), future=loop.create_future(), arrived=loop.time()
