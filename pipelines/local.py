@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
@@ -22,9 +23,11 @@ from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Work
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
-from pipelines.stages.safety import ImageClassifier
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+
+if TYPE_CHECKING:
+    from pipelines.stages.safety import ImageClassifier
 
 _MAX_TOKENS_PER_TICK = 4608
 """One 1024x1024 image with 512 text tokens: past that a bigger tick only takes longer."""
