@@ -1,0 +1,42 @@
+"""The stages, bound to their options: wiring only.
+
+Neither weights nor torch are touched here: both are loaded in the replicas' constructors.
+"""
+
+from __future__ import annotations
+
+import ray.serve
+from ray.serve import Application, Deployment
+
+from deployments.denoiser import Denoiser
+from deployments.finisher import Finisher
+from deployments.names import StageName
+from deployments.options import StageOptions, StagesConfig
+from deployments.safety import SafetyClassifier
+from deployments.text_encoder import TextEncoder
+from deployments.vae_decoder import VaeDecoder
+from pipelines.catalog import ModelSpec
+
+
+def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]:
+    """The five stages of `spec`, by the field names of `StageHandles`.
+
+    They are arguments for an ingress's `bind`: its constructor receives a handle for each.
+    """
+    source = spec.source
+    stages = {
+        StageName.TEXT_ENCODER: (TextEncoder, config.text_encoder, (source, config.text_encoder)),
+        StageName.DENOISER: (Denoiser, config.denoiser, (source, config.denoiser)),
+        StageName.VAE_DECODER: (VaeDecoder, config.vae_decoder, (source, config.vae_decoder)),
+        StageName.SAFETY: (SafetyClassifier, config.safety, (config.safety,)),
+        StageName.FINISHER: (Finisher, config.finisher, (config.finisher, config.storage)),
+    }
+    return {
+        name.key: _deployment(name, cls, options).bind(*arguments)
+        for name, (cls, options, arguments) in stages.items()
+    }
+
+
+def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
+    decorate = ray.serve.deployment(name=str(name), **options.deployment_kwargs())
+    return decorate(cls)

@@ -1,0 +1,83 @@
+"""Finisher: pixels to a file with its metadata, kept and/or returned as base64.
+
+Compression, hashing, base64 and storage are seconds of work on large images: all of it runs in a
+worker thread, so that the replica's event loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from deployments.boundary import Boundary, starting
+from deployments.files import CONTENT_TYPES, encode_image
+from deployments.options import FinisherOptions, StorageOptions
+from deployments.storage import open_store
+from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
+
+
+class Finisher:
+    """Ray Serve deployment over `encode_image` and a file store."""
+
+    def __init__(self, options: FinisherOptions, storage: StorageOptions) -> None:
+        with starting("Finisher", options):
+            self._store = open_store(storage)
+            self._workers = ThreadPoolExecutor(
+                max_workers=options.resolved_threads, thread_name_prefix="finisher"
+            )
+        self._boundary = Boundary("Finisher")
+
+    async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
+        """The file as `spec` asks; `timings` gain "finish_wait", "finish" and "store".
+
+        Raises StageFailed, with stage "storage" when the file cannot be kept.
+        """
+        with self._boundary.call():
+            arrived = time.perf_counter()
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._workers, self._finish, image, spec, arrived)
+
+    async def ready(self) -> bool:
+        """True: there is nothing to load."""
+        return True
+
+    def check_health(self) -> None:
+        """Raises StageFailed when finishing has stopped working."""
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_workers"):
+            self._workers.shutdown(wait=False)
+
+    def _finish(self, image: DecodedImage, spec: FinishSpec, arrived: float) -> FinishedImage:
+        began = time.perf_counter()
+        data = encode_image(
+            image.pixels,
+            output_format=spec.output_format,
+            output_compression=spec.output_compression,
+            parameters=spec.parameters,
+        )
+        digest = hashlib.sha256(data).hexdigest()
+        text = base64.b64encode(data).decode("ascii") if spec.inline else None
+        encoded = time.perf_counter()
+        content_type = CONTENT_TYPES[spec.output_format]
+        file_id = self._store.put(data, content_type) if spec.store else None
+        return FinishedImage(
+            b64=text,
+            file_id=file_id,
+            output_format=spec.output_format,
+            width=image.width,
+            height=image.height,
+            seed=spec.seed,
+            sha256=digest,
+            num_bytes=len(data),
+            timings={
+                **image.timings,
+                "finish_wait": began - arrived,
+                "finish": encoded - began,
+                "store": time.perf_counter() - encoded,
+            },
+        )

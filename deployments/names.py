@@ -1,0 +1,20 @@
+"""The names of the stage deployments: constants, because configurations and dashboards use them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StageName(StrEnum):
+    """A stage's deployment name; its member name in lower case is its key in `StagesConfig`."""
+
+    TEXT_ENCODER = "TextEncoder"
+    DENOISER = "Denoiser"
+    VAE_DECODER = "VaeDecoder"
+    SAFETY = "SafetyClassifier"
+    FINISHER = "Finisher"
+
+    @property
+    def key(self) -> str:
+        """The stage's key in `StagesConfig`, `StageHandles` and `bind_stages`."""
+        return self.name.lower()

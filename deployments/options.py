@@ -1,0 +1,175 @@
+"""How each stage is placed and scaled: typed, frozen, checked before anything is deployed.
+
+Knows nothing of where the values come from (`serve.config` reads them), no torch and no weights.
+What all stages have in common is in `placement.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from deployments.placement import AutoscalingOptions, Options, StageOptions
+
+__all__ = [
+    "AutoscalingOptions",
+    "BatchingStageOptions",
+    "DenoiserOptions",
+    "FinisherOptions",
+    "Options",
+    "SafetyOptions",
+    "StageOptions",
+    "StagesConfig",
+    "StorageOptions",
+    "TextEncoderOptions",
+    "VaeDecoderOptions",
+]
+
+
+class BatchingStageOptions(StageOptions):
+    """A stage that runs what waits as one batch."""
+
+    max_batch_size: PositiveInt = 8
+    """Items that run together at most."""
+
+    @model_validator(mode="after")
+    def _check_batch_fits(self) -> Self:
+        if self.max_batch_size > self.max_ongoing_requests:
+            raise self._reject(
+                "max_batch_size",
+                f"{self.max_batch_size} can never be reached with max_ongoing_requests"
+                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
+                f" max_ongoing_requests to {self.max_batch_size}",
+            )
+        return self
+
+
+class TextEncoderOptions(BatchingStageOptions):
+    """The text encoder pool."""
+
+    section: ClassVar[str] = "text_encoder"
+
+    cache_entries: NonNegativeInt = 64
+    """Conditionings kept per replica, 4 MiB each for FLUX.1-dev in bfloat16; 0 keeps none."""
+
+
+class DenoiserOptions(StageOptions):
+    """The denoiser."""
+
+    section: ClassVar[str] = "denoiser"
+
+    num_cpus: NonNegativeFloat = 0.3
+    """CPUs that Ray reserves for each replica; fractions share a core."""
+    max_tokens_per_tick: PositiveInt = 8192
+    """Text and image tokens in one packed step; one larger image still runs, alone."""
+    max_works: PositiveInt = 16
+    """Images in one packed step."""
+    attention: str = "sdpa"
+    """The variable-length attention, by its name in `pipelines.attention`."""
+
+    @model_validator(mode="after")
+    def _check_works_fit(self) -> Self:
+        if self.max_works > self.max_ongoing_requests:
+            raise self._reject(
+                "max_works",
+                f"{self.max_works} can never be reached with max_ongoing_requests"
+                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
+                f" max_ongoing_requests to {self.max_works}",
+            )
+        return self
+
+
+class VaeDecoderOptions(BatchingStageOptions):
+    """The VAE decoder pool."""
+
+    section: ClassVar[str] = "vae_decoder"
+
+    max_batch_size: PositiveInt = 4
+    """Images of one size that are decoded together at most."""
+
+
+class SafetyOptions(BatchingStageOptions):
+    """The pool that classifies finished images."""
+
+    section: ClassVar[str] = "safety"
+
+    classifier: str = "open-nsfw"
+    """The classifier's kind, by its name in `pipelines.stages.safety`."""
+    source: str | None = None
+    """Weights of a Hugging Face classifier: a hub id or a folder; not for carried ones."""
+    threshold: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Score from which an image is refused."""
+    flagged_labels: tuple[str, ...] = ()
+    """Labels of a Hugging Face classifier that count as unsafe."""
+
+
+class FinisherOptions(StageOptions):
+    """The pool that encodes and stores files."""
+
+    section: ClassVar[str] = "finisher"
+
+    num_cpus: NonNegativeFloat = 0.1
+    """CPUs that Ray reserves for each replica; fractions share a core."""
+
+
+class StorageOptions(Options):
+    """Where finished files are kept for `GET /v1/files/{id}`."""
+
+    section: ClassVar[str] = "storage"
+
+    kind: Literal["local", "s3"] = "local"
+    """"local": a folder that finishers and ingress share. "s3": a bucket."""
+    directory: Path | None = None
+    """Folder of kind "local"; left out, ~/.cache/sluice/files."""
+    bucket: str | None = None
+    """Bucket of kind "s3"."""
+    prefix: str = "sluice/"
+    """Start of every object's key in the bucket."""
+    endpoint_url: str | None = None
+    """An S3-compatible server other than AWS, for example "http://minio:9000"."""
+    ttl_s: PositiveFloat = 86_400.0
+    """Seconds after which a file is gone."""
+    max_bytes: PositiveInt | None = None
+    """Size of the local folder, oldest files leaving first; left out, 2 GiB."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind == "s3":
+            if not self.bucket:
+                raise self._reject("bucket", 'is needed for kind "s3", for example "my-images"')
+            if self.directory is not None:
+                raise self._reject("directory", 'is only for kind "local"; leave it out')
+            if self.max_bytes is not None:
+                raise self._reject(
+                    "max_bytes", "cannot bound a bucket; leave it out, and set a lifecycle rule"
+                )
+        elif self.bucket is not None or self.endpoint_url is not None:
+            field = "bucket" if self.bucket is not None else "endpoint_url"
+            raise self._reject(field, 'is only for kind "s3"; set kind: s3, or leave it out')
+        return self
+
+
+class StagesConfig(Options):
+    """All stages; the defaults fit a laptop with two cores and no GPU."""
+
+    text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
+    """Prompts to conditionings."""
+    denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)
+    """Conditionings to latents."""
+    vae_decoder: VaeDecoderOptions = Field(default_factory=VaeDecoderOptions)
+    """Latents to pixels."""
+    safety: SafetyOptions = Field(default_factory=SafetyOptions)
+    """Pixels to a verdict."""
+    finisher: FinisherOptions = Field(default_factory=FinisherOptions)
+    """Pixels to a file."""
+    storage: StorageOptions = Field(default_factory=StorageOptions)
+    """Where files are kept."""

@@ -1,0 +1,183 @@
+"""What all stages' options have in common: replicas, resources, queue bounds, health, precision.
+
+Bounds of one field are pydantic's `ValidationError`; rules that tie fields together are a
+`ConfigurationError` whose message starts with the field's full name, such as `denoiser.num_gpus`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from pipelines.errors import ConfigurationError
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["float32", "bfloat16", "float16"]
+
+_DRAIN_POLL_S = 0.5
+"""How often a draining replica looks whether it is idle; Serve's 2 s slows every shutdown."""
+
+
+class Options(BaseModel):
+    """Base of all options: frozen, no unknown fields, each field documented under itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    section: ClassVar[str] = ""
+    """Where these options stand in `StagesConfig`; the prefix of field names in messages."""
+
+    def _reject(self, field: str, problem: str) -> ConfigurationError:
+        name = f"{self.section}.{field}" if self.section else field
+        return ConfigurationError(f"{name}: {problem}")
+
+
+class AutoscalingOptions(Options):
+    """How many replicas a stage has under which load."""
+
+    section: ClassVar[str] = "autoscaling"
+
+    min_replicas: NonNegativeInt = 1
+    """Replicas kept without traffic; 0 lets the stage sleep, at the price of a cold start."""
+    max_replicas: PositiveInt = 1
+    """Replicas under full load."""
+    initial_replicas: NonNegativeInt | None = None
+    """Replicas right after deployment; left out, `min_replicas`."""
+    target_ongoing_requests: PositiveFloat = 2.0
+    """Requests, running and queued, that one replica should have."""
+    upscale_delay_s: NonNegativeFloat = 10.0
+    """Seconds of too much load before replicas are added."""
+    downscale_delay_s: NonNegativeFloat = 300.0
+    """Seconds of too little load before replicas are taken away."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        low, high, initial = self.min_replicas, self.max_replicas, self.initial_replicas
+        if low > high:
+            raise self._reject(
+                "min_replicas",
+                f"{low} is above max_replicas {high}; lower it to {high} or raise max_replicas"
+                f" to {low}",
+            )
+        if initial is not None and not low <= initial <= high:
+            raise self._reject(
+                "initial_replicas",
+                f"{initial} is outside min_replicas..max_replicas; use a value in {low}..{high},"
+                " or leave it out",
+            )
+        return self
+
+
+class StageOptions(Options):
+    """What every stage has in common: replicas, resources, queue bounds, health, precision."""
+
+    num_replicas: PositiveInt | None = None
+    """A fixed number of replicas; left out (and without `autoscaling`), 1."""
+    autoscaling: AutoscalingOptions | None = None
+    """Replicas by load, instead of `num_replicas`."""
+    num_cpus: NonNegativeFloat = 0.2
+    """CPUs that Ray reserves for each replica; fractions share a core."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs of each replica: 0, a fraction below 1 to share one, or a whole number."""
+    resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Custom Ray resources of each replica, by name."""
+    accelerator_type: str | None = None
+    """Only nodes with this accelerator, by Ray's name, for example "H100"."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Only nodes with these labels, for example {"pool": "decode"}."""
+    max_ongoing_requests: PositiveInt = 64
+    """Requests that one replica holds at once; more wait at the caller."""
+    max_queued_requests: int = Field(default=-1, ge=-1)
+    """Requests that may wait at each caller; more are refused as overload. -1: no bound."""
+    health_check_period_s: PositiveFloat = 2.0
+    """Seconds between health checks, and so about how soon a dead replica is noticed."""
+    health_check_timeout_s: PositiveFloat = 30.0
+    """Seconds that a replica may take to answer a health check."""
+    graceful_shutdown_timeout_s: NonNegativeFloat = 60.0
+    """Seconds that a replica may use to finish its work when it is taken away; the longest
+    generation should fit in."""
+    device: Device = "auto"
+    """Where the stage computes; "auto" is "cuda" if `num_gpus` is above 0, else "cpu"."""
+    dtype: DType = "float32"
+    """Precision of the weights and of the computation."""
+    num_threads: PositiveInt | None = None
+    """CPU threads of the computation; left out, `num_cpus` rounded down, at least 1."""
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.num_replicas is not None and self.autoscaling is not None:
+            raise self._reject(
+                "num_replicas",
+                "cannot stand beside autoscaling; leave it out and write"
+                f" autoscaling.initial_replicas: {self.num_replicas}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> Self:
+        gpus = self.num_gpus
+        if gpus > 1 and gpus != int(gpus):
+            raise self._reject(
+                "num_gpus",
+                f"{gpus:g} cannot be placed: use a whole number such as {math.ceil(gpus)}, or a"
+                " fraction below 1 such as 0.5",
+            )
+        if self.device == "cuda" and gpus == 0:
+            # Ray hides no GPU from a replica without one, so such replicas would all use GPU 0.
+            raise self._reject(
+                "device", 'is "cuda" but num_gpus is 0; set num_gpus: 1, or device: cpu'
+            )
+        if self.device == "cpu" and gpus > 0:
+            raise self._reject(
+                "device",
+                f'is "cpu" but num_gpus is {gpus:g}, which would stay idle; set num_gpus: 0, or'
+                " device: auto",
+            )
+        return self
+
+    @property
+    def resolved_device(self) -> str:
+        """Where the stage computes: "cpu" or "cuda"."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+    @property
+    def resolved_threads(self) -> int:
+        """CPU threads that the stage's computation uses."""
+        return self.num_threads or max(1, int(self.num_cpus))
+
+    def deployment_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for `ray.serve.deployment(...)`, all but the name."""
+        if self.autoscaling is not None:
+            scaling = {"autoscaling_config": self.autoscaling.model_dump(exclude_none=True)}
+        else:
+            scaling = {"num_replicas": self.num_replicas or 1}
+        return {
+            **scaling,
+            "ray_actor_options": self._actor_options(),
+            "max_ongoing_requests": self.max_ongoing_requests,
+            "max_queued_requests": self.max_queued_requests,
+            "health_check_period_s": self.health_check_period_s,
+            "health_check_timeout_s": self.health_check_timeout_s,
+            "graceful_shutdown_timeout_s": self.graceful_shutdown_timeout_s,
+            "graceful_shutdown_wait_loop_s": _DRAIN_POLL_S,
+        }
+
+    def _actor_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        if self.resources:
+            options["resources"] = dict(self.resources)
+        if self.accelerator_type is not None:
+            options["accelerator_type"] = self.accelerator_type
+        if self.label_selector:
+            options["label_selector"] = dict(self.label_selector)
+        return options

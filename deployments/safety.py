@@ -1,0 +1,57 @@
+"""SafetyClassifier: a verdict on each finished image. What a verdict leads to is the graph's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployments.boundary import Boundary, starting
+from deployments.options import SafetyOptions
+from pipelines.contracts import DecodedImage, SafetyVerdict
+from pipelines.engine.batcher import Batcher
+
+
+class SafetyClassifier:
+    """Ray Serve deployment over an image classifier."""
+
+    def __init__(self, options: SafetyOptions) -> None:
+        with starting("SafetyClassifier", options):
+            from pipelines.stages.safety import load_image_classifier
+
+            self._classifier = load_image_classifier(
+                options.classifier,
+                source=options.source,
+                threshold=options.threshold,
+                flagged_labels=options.flagged_labels,
+                device=options.resolved_device,
+                dtype=options.dtype,
+                threads=options.resolved_threads,
+            )
+        self._boundary = Boundary("SafetyClassifier")
+        self._batcher: Batcher[DecodedImage, SafetyVerdict] = Batcher(
+            self._run,
+            key=lambda image: None,
+            max_batch_size=options.max_batch_size,
+            name="safety-classifier",
+        )
+
+    async def classify(self, image: DecodedImage) -> SafetyVerdict:
+        """The verdict; `timings` are "safety_wait" and "safety" alone. Raises StageFailed."""
+        with self._boundary.call():
+            verdict, waited, ran, _ = await self._batcher.submit(image)
+            return replace(verdict, timings={"safety_wait": waited, "safety": ran})
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once the weights are loaded."""
+        return True
+
+    def check_health(self) -> None:
+        """Raises StageFailed when classifying has stopped working."""
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_batcher"):
+            self._batcher.close()
+
+    def _run(self, images: Sequence[DecodedImage]) -> Sequence[SafetyVerdict | Exception]:
+        return self._classifier.classify([image.pixels for image in images])

@@ -1,0 +1,113 @@
+"""TextEncoder: prompts to conditionings, batched, and each prompt encoded once.
+
+The pool's only memory is a cache of conditionings; losing a replica loses nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from deployments.advice import PromptFacts
+from deployments.boundary import Boundary, starting
+from deployments.options import TextEncoderOptions
+from deployments.wire import PackedConditioning, pack_conditioning
+from pipelines.contracts import TextPrompt
+from pipelines.engine.batcher import Batcher
+
+
+class TextEncoder:
+    """Ray Serve deployment over `TextEncoderStage`."""
+
+    def __init__(self, source: str, options: TextEncoderOptions) -> None:
+        with starting("TextEncoder", options):
+            import torch
+
+            from pipelines.stages.text_encoder import TextEncoderStage
+
+            torch.set_num_threads(options.resolved_threads)
+            self._stage = TextEncoderStage.load(
+                source, device=options.resolved_device, dtype=options.dtype
+            )
+        self._boundary = Boundary("TextEncoder")
+        self._batcher: Batcher[TextPrompt, PackedConditioning] = Batcher(
+            self._run,
+            key=lambda prompt: prompt.max_sequence_length,
+            max_batch_size=options.max_batch_size,
+            name="text-encoder",
+        )
+        self._cache: OrderedDict[TextPrompt, PackedConditioning] = OrderedDict()
+        self._cache_entries = options.cache_entries
+        self._in_flight: dict[TextPrompt, _Encoding] = {}
+
+    async def encode(self, prompt: TextPrompt) -> PackedConditioning:
+        """The prompt's conditioning, from the cache if it was encoded lately.
+
+        `timings` holds "encode_wait" and "encode" as this caller met them. Raises StageFailed.
+        """
+        with self._boundary.call():
+            began = asyncio.get_running_loop().time()
+            if prompt in self._cache:
+                self._cache.move_to_end(prompt)
+                return replace(self._cache[prompt], timings={"encode_wait": 0.0, "encode": 0.0})
+            conditioning, ran = await self._join(prompt)
+            elapsed = asyncio.get_running_loop().time() - began
+            busy = min(ran, elapsed)
+            return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
+
+    async def facts(self, conditioning: PackedConditioning) -> PromptFacts:
+        """The counts of a conditioning that comes by reference, so that its tensors stay here."""
+        return PromptFacts(
+            num_tokens=conditioning.num_tokens, dropped_text=conditioning.dropped_text
+        )
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once the weights are loaded."""
+        return True
+
+    def check_health(self) -> None:
+        """Raises StageFailed when encoding has stopped working."""
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_batcher"):
+            self._batcher.close()
+
+    async def _join(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
+        """Wait for the encoding of `prompt`, shared with all who wait for the same one.
+
+        It is given up when the last of them has gone.
+        """
+        encoding = self._in_flight.get(prompt)
+        if encoding is None:
+            encoding = _Encoding(task=asyncio.create_task(self._encode(prompt)))
+            self._in_flight[prompt] = encoding
+        encoding.waiters += 1
+        try:
+            return await asyncio.shield(encoding.task)
+        finally:
+            encoding.waiters -= 1
+            if encoding.waiters == 0:
+                encoding.task.cancel()
+                if self._in_flight.get(prompt) is encoding:
+                    del self._in_flight[prompt]
+
+    async def _encode(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
+        conditioning, _, ran, _ = await self._batcher.submit(prompt)
+        self._cache[prompt] = conditioning
+        while len(self._cache) > self._cache_entries:
+            self._cache.popitem(last=False)
+        return conditioning, ran
+
+    def _run(self, prompts: Sequence[TextPrompt]) -> list[PackedConditioning | Exception]:
+        return [pack_conditioning(item) for item in self._stage.encode(prompts)]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Encoding:
+    """One encoding under way, and how many calls wait for it."""
+
+    task: asyncio.Task[tuple[PackedConditioning, float]]
+    waiters: int = 0

@@ -1,0 +1,57 @@
+"""VaeDecoder: latents to pixels, images of one size together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployments.boundary import Boundary, starting
+from deployments.options import VaeDecoderOptions
+from deployments.wire import PackedLatents, unpack_latents
+from pipelines.contracts import DecodedImage
+from pipelines.engine.batcher import Batcher
+
+
+class VaeDecoder:
+    """Ray Serve deployment over `VaeDecoderStage`."""
+
+    def __init__(self, source: str, options: VaeDecoderOptions) -> None:
+        with starting("VaeDecoder", options):
+            import torch
+
+            from pipelines.stages.vae_decoder import VaeDecoderStage
+
+            torch.set_num_threads(options.resolved_threads)
+            self._device = options.resolved_device
+            self._stage = VaeDecoderStage.load(source, device=self._device, dtype=options.dtype)
+        self._boundary = Boundary("VaeDecoder")
+        self._batcher: Batcher[PackedLatents, DecodedImage] = Batcher(
+            self._run,
+            key=lambda latents: (latents.height, latents.width),
+            max_batch_size=options.max_batch_size,
+            name="vae-decoder",
+        )
+
+    async def decode(self, latents: PackedLatents) -> DecodedImage:
+        """The image; `timings` gain "decode_wait" and "decode".
+
+        Raises DegenerateImage, StageFailed.
+        """
+        with self._boundary.call():
+            image, waited, ran, _ = await self._batcher.submit(latents)
+            return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once the weights are loaded."""
+        return True
+
+    def check_health(self) -> None:
+        """Raises StageFailed when decoding has stopped working."""
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_batcher"):
+            self._batcher.close()
+
+    def _run(self, latents: Sequence[PackedLatents]) -> Sequence[DecodedImage | Exception]:
+        return self._stage.decode([unpack_latents(item, device=self._device) for item in latents])
