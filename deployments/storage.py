@@ -111,7 +111,8 @@ class LocalStore:
             os.utime(upload, (self._clock(), self._clock()))
             upload.replace(self._directory / name)
         except OSError as error:
-            upload.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                upload.unlink()
             logger.error("storage.directory %s cannot be used: %s", self._directory, error)
             raise StageFailed("a file could not be stored", stage="storage") from error
         return file_id
@@ -126,11 +127,6 @@ class LocalStore:
                     break
                 return StoredFile(data=path.read_bytes(), content_type=content_type)
         raise _not_stored(file_id)
-
-    def check(self) -> None:
-        """Raises StageFailed when the folder exists but cannot be written."""
-        if self._directory.exists() and not os.access(self._directory, os.W_OK | os.X_OK):
-            raise StageFailed("the folder of storage.directory is not writable", stage="storage")
 
     def _make_room(self, num_bytes: int) -> None:
         files = self._sweep()
