@@ -1,0 +1,96 @@
+"""The words that the rules speak of, and how written words are recognised as them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import groupby
+
+from pipelines.moderation.confusables import letter_readings
+
+_TRIPLE = re.compile(r"(.)\1\1")
+_MIN_SPELLED_WORD = 3
+
+
+class Lexicon:
+    """A fixed vocabulary; looks up words as written, and words spelled letter by letter."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = frozenset(words)
+        self._longest = max(map(len, self._words), default=0)
+        self._by_letters: defaultdict[str, list[str]] = defaultdict(list)
+        for word in sorted(self._words):
+            self._by_letters[_letters(word)].append(word)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._words
+
+    def lookup(self, token: str) -> frozenset[str]:
+        """The words that a folded token can be: as written, in leet, or with letters drawn out."""
+        return frozenset(
+            word for reading in letter_readings(token) for word in self._without_leet(reading)
+        )
+
+    def spell(self, letters: str) -> tuple[frozenset[str], ...] | None:
+        """Letters that stood alone, read as a row of known words; None if some letters are left.
+
+        The whole row must be words of the vocabulary, where "a" also counts: "anudechild" is three
+        words, but "essex" is not read as anything although a word hides in it.
+        """
+        for reading in letter_readings(letters):
+            if words := self._without_leet(reading):
+                return (frozenset(words),)
+            if row := self._cover(reading):
+                return tuple(frozenset({word}) for word in row)
+        return None
+
+    def _without_leet(self, reading: str) -> list[str]:
+        if reading in self._words:
+            return [reading]
+        if not _TRIPLE.search(reading):
+            return []
+        alike = self._by_letters.get(_letters(reading), ())
+        return [word for word in alike if _is_drawn_out(word, reading)]
+
+    def _cover(self, letters: str) -> list[str] | None:
+        """The fewest words that make up `letters`, the more even row among equals. Linear time."""
+        best: list[tuple[int, int, int]] = [(0, 0, 0)]  # words, sum of squared lengths, last length
+        unreachable = (len(letters) + 1, 0, 0)
+        for end in range(1, len(letters) + 1):
+            best.append(unreachable)
+            for size in range(1, min(end, self._longest) + 1):
+                count, squares, _ = best[end - size]
+                candidate = (count + 1, squares + size * size, size)
+                if candidate < best[end] and self._is_piece(letters[end - size : end]):
+                    best[end] = candidate
+        if best[-1][0] > len(letters):
+            return None
+        row: list[str] = []
+        end = len(letters)
+        while end:
+            size = best[end][2]
+            row.append(letters[end - size : end])
+            end -= size
+        return row[::-1] if any(len(word) >= _MIN_SPELLED_WORD for word in row) else None
+
+    def _is_piece(self, letters: str) -> bool:
+        return letters == "a" or letters in self._words
+
+
+def _letters(word: str) -> str:
+    """`word` with every run of one letter reduced to that letter."""
+    return "".join(letter for letter, _ in groupby(word))
+
+
+def _is_drawn_out(word: str, written: str) -> bool:
+    """Whether `written` is `word` with some runs of letters stretched to three or more.
+
+    English doubles letters but never trebles them, so a doubled letter ("Kidd") is no stretch.
+    """
+    runs = zip(
+        (len(list(run)) for _, run in groupby(word)),
+        (len(list(run)) for _, run in groupby(written)),
+        strict=True,
+    )
+    return all(long == short or long >= max(3, short) for short, long in runs)
