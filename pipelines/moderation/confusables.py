@@ -76,7 +76,7 @@ _EXACT: Mapping[str, str] = {
     "y": "γΥʏƴᎩ",
     "z": "ζΖᴢƶʐȥᏃ",
 }
-"""Letters whose small and large forms resemble different Latin letters (Greek), or with one form."""
+"""Letters whose two forms resemble different Latin letters (Greek), or that have one form."""
 
 _CAPITAL_ALPHABETS = (0x1F150, 0x1F170, 0x1F1E6)
 """First code points of the negative circled, negative squared and regional indicator A to Z."""
@@ -104,6 +104,7 @@ LEET: Mapping[str, str] = {
 """Digits and signs that stand for letters, each with the letters that it can stand for."""
 
 _MAX_AMBIGUOUS = 4
+_MAX_PARTS = 4
 _CAPITAL_I_INSIDE = re.compile(r"(?<=[a-z])I")
 
 
@@ -126,6 +127,8 @@ def _fold_character(character: str) -> str:
     if character.isspace():
         return " "
     parts = unicodedata.normalize("NFKD", character)
+    if len(parts) > _MAX_PARTS:
+        return " "  # a whole phrase in one character, such as U+FDFA, would swell the text
     visible = (part for part in parts if unicodedata.category(part)[0] not in "MC")
     return "".join(LOOK_ALIKES.get(part, part) for part in visible).casefold()
 
@@ -138,16 +141,16 @@ def fold(text: str) -> str:
     return "".join(map(_fold_character, _CAPITAL_I_INSIDE.sub(AMBIGUOUS_I, text)))
 
 
-def letter_readings(token: str) -> Iterator[str]:
+def letter_readings(token: str, *, most: float = 0.5) -> Iterator[str]:
     """The ways to read one folded token as letters: as it is, then with leet characters replaced.
 
-    Digits and signs are read as letters only where at least as many real letters stand beside
-    them, so that numbers and codes ("1984", "t17") stay what they are. At most 17 readings: past
-    four characters of two meanings, all of them are read alike.
+    Digits and signs are read as letters only where they are at most the share `most` of the token,
+    so that numbers and codes ("1984", "t17") stay what they are. At most 17 readings: past four
+    characters of two meanings, all of them are read alike.
     """
     yield token
     stand_ins = sum(character in LEET and character != AMBIGUOUS_I for character in token)
-    if 2 * stand_ins > len(token):
+    if stand_ins > most * len(token):
         return
     ambiguous = sum(len(LEET.get(character, "")) > 1 for character in token)
     if ambiguous > _MAX_AMBIGUOUS:

@@ -11,6 +11,7 @@ from pipelines.moderation.confusables import letter_readings
 
 _TRIPLE = re.compile(r"(.)\1\1")
 _MIN_SPELLED_WORD = 3
+_MAX_SPELLED_LEET = 0.4  # less than in a word: "k - 1 ... k - 3" is a formula
 
 
 class Lexicon:
@@ -38,7 +39,7 @@ class Lexicon:
         The whole row must be words of the vocabulary, where "a" also counts: "anudechild" is three
         words, but "essex" is not read as anything although a word hides in it.
         """
-        for reading in letter_readings(letters):
+        for reading in letter_readings(letters, most=_MAX_SPELLED_LEET):
             if words := self._without_leet(reading):
                 return (frozenset(words),)
             if row := self._cover(reading):

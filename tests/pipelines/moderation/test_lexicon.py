@@ -43,6 +43,6 @@ def test_spell_reads_rows_of_known_words(letters: str, row: list[str]) -> None:
     assert LEXICON.spell(letters) == tuple(frozenset({word}) for word in row)
 
 
-@pytest.mark.parametrize("letters", ["essex", "xnude", "nudex", "aaaa", "exa", "12345", ""])
+@pytest.mark.parametrize("letters", ["essex", "xnude", "nudex", "aaaa", "exa", "12345", "k1d5", ""])
 def test_spell_leaves_anything_else(letters: str) -> None:
     assert LEXICON.spell(letters) is None
