@@ -1,0 +1,1 @@
+"""The product: settings, the HTTP ingress, the command line and the demo."""

@@ -1,0 +1,1 @@
+"""Schemas and routes, one module per resource; `errors.py` is the one table of failures."""

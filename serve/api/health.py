@@ -1,0 +1,35 @@
+"""`GET /healthz` (this process answers) and `GET /readyz` (every stage can work)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve.api.errors import ApiResponse
+from serve.api.services import services_of
+
+_READY_TIMEOUT_S = 10.0
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Alive."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """200 when every stage is ready, else 503; both name each stage."""
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            stages = dict(await services_of(request).graph.ready())
+    except TimeoutError:
+        stages = {}
+    if stages and all(stages.values()):
+        return ApiResponse({"status": "ready", "stages": stages})
+    return ApiResponse({"status": "starting", "stages": stages}, 503, headers={"retry-after": "1"})

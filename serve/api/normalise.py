@@ -1,0 +1,251 @@
+"""From a request as written to one with every value final: a pure function.
+
+Each field is used, adjusted (and named in `warnings`) or refused with its name and what is allowed.
+Knows the model's defaults and the server's limits; no HTTP, no clock, no random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.prompt import parse_prompt
+
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import FinishSpec, GenerationParams
+from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
+from serve.api.schemas import ImageGenerationRequest
+from serve.api.sizes import Size, SizeRules
+from serve.config import Limits
+
+ResolvedQuality = Literal["low", "medium", "high"]
+
+QUALITY_STEPS: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1.0, "high": 1.5}
+"""Steps of a quality, as a share of the model's default."""
+
+MAX_SEED = 2**63 - 1
+MAX_GUIDANCE = 100.0
+MAX_IDENTIFIER_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be done for one request.
+
+    `quality` is None when the request named its steps; `revised_prompt` is None when the prompt was
+    taken word for word.
+    """
+
+    params: GenerationParams
+    finish: FinishSpec
+    quality: ResolvedQuality | None
+    revised_prompt: str | None
+    warnings: tuple[str, ...]
+
+
+def normalise(
+    request: ImageGenerationRequest,
+    *,
+    spec: ModelSpec,
+    limits: Limits,
+    served_names: Sequence[str],
+    random_seed: int,
+) -> Plan:
+    """Settle every value of `request`; `random_seed` is used when it names none.
+
+    Raises InvalidRequest, UnsupportedFeature or ModelNotFound, with `param` naming the field.
+    """
+    if request.model is not None and request.model not in served_names:
+        raise ModelNotFound(
+            f"model: {request.model[:80]!r} is not served here; served: {served_names[0]}",
+            model=request.model[:80],
+        )
+    _refuse_unsupported(request)
+    warnings: list[str] = []
+    prompt, size = _prompt_and_size(request, spec, limits)
+    steps, quality = _steps(request, spec, limits, warnings)
+    negative_prompt, true_cfg_scale = _true_cfg(request, limits, warnings)
+    count = _within("n", request.n, 1, limits.max_images)
+    params = GenerationParams(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        height=size.height,
+        width=size.width,
+        num_inference_steps=steps,
+        guidance_scale=_guidance(request, spec, warnings),
+        true_cfg_scale=true_cfg_scale,
+        seed=_seed(request, count, random_seed),
+        num_images=count,
+        max_sequence_length=spec.max_sequence_length,
+    )
+    return Plan(
+        params=params,
+        finish=_finish(request, params, served_names[0], warnings),
+        quality=quality,
+        revised_prompt=prompt if prompt != request.prompt else None,
+        warnings=tuple(warnings),
+    )
+
+
+def _refuse_unsupported(request: ImageGenerationRequest) -> None:
+    if request.stream:
+        raise UnsupportedFeature("stream: this version does not stream; send false", param="stream")
+    if _within("partial_images", request.partial_images, 0, 3) > 0:
+        raise UnsupportedFeature(
+            "partial_images: this version does not stream; send 0", param="partial_images"
+        )
+    if request.background == "transparent":
+        raise UnsupportedFeature(
+            "background: this model draws opaque images; send 'opaque' or 'auto'",
+            param="background",
+        )
+    if request.moderation == "low":
+        raise UnsupportedFeature(
+            "moderation: the operator sets how strict this server is; send 'auto'",
+            param="moderation",
+        )
+    if request.style is not None:
+        raise UnsupportedFeature(
+            "style: this server has no style presets; say it in the prompt", param="style"
+        )
+    for name in ("user", "safety_identifier"):
+        value: str = getattr(request, name) or ""
+        if len(value) > MAX_IDENTIFIER_CHARS:
+            raise InvalidRequest(
+                f"{name}: at most {MAX_IDENTIFIER_CHARS} characters, got {len(value)}", param=name
+            )
+
+
+def _prompt_and_size(
+    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits
+) -> tuple[str, Size]:
+    """The prompt without its syntax, and the size, which an `--ar` in it may decide."""
+    _check_length("prompt", request.prompt, limits)
+    parsed = parse_prompt(request.prompt, param="prompt")
+    if not parsed.text.strip():
+        raise InvalidRequest("prompt: must say what to draw, and it is blank", param="prompt")
+    rules = SizeRules.of(spec, limits)
+    default = Size(height=spec.height, width=spec.width)
+    explicit = None if request.size == "auto" else rules.parse(request.size)
+    if parsed.aspect_ratio is None:
+        return parsed.text, explicit or default
+    by_ratio = rules.for_ratio(parsed.aspect_ratio, explicit or default)
+    if explicit not in (None, by_ratio):
+        raise InvalidRequest(
+            f"size: {explicit} contradicts the --ar of the prompt, which would be {by_ratio};"
+            " leave one of them out",
+            param="size",
+        )
+    return parsed.text, by_ratio
+
+
+def _steps(
+    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
+) -> tuple[int, ResolvedQuality | None]:
+    if request.num_inference_steps is not None:
+        if request.quality != "auto":
+            warnings.append("quality: not used, num_inference_steps was given")
+        steps = _within("num_inference_steps", request.num_inference_steps, 1, limits.max_steps)
+        return steps, None
+    quality = "medium" if request.quality == "auto" else request.quality
+    wanted = quality_steps(quality, spec)
+    steps = min(wanted, limits.max_steps)
+    if steps < wanted:
+        warnings.append(f"quality: {steps} steps instead of {wanted}, this server's limit")
+    return steps, quality
+
+
+def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:
+    """Denoising steps of a quality preset, before the server's limit."""
+    return max(1, round(QUALITY_STEPS[quality] * spec.num_inference_steps))
+
+
+def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[str]) -> float:
+    if request.guidance_scale is None:
+        return spec.guidance_scale
+    value = _number("guidance_scale", request.guidance_scale)
+    if not spec.guidance_embeds:
+        warnings.append(f"guidance_scale: not used, {spec.name} takes no guidance")
+        return spec.guidance_scale
+    return value
+
+
+def _true_cfg(
+    request: ImageGenerationRequest, limits: Limits, warnings: list[str]
+) -> tuple[str | None, float]:
+    """Negative prompt and scale; each without the other is taken out, with a warning."""
+    scale = _number("true_cfg_scale", request.true_cfg_scale)
+    if request.negative_prompt is None:
+        if scale > 1.0:
+            warnings.append("true_cfg_scale: not used without negative_prompt, which may be empty")
+        return None, 1.0
+    _check_length("negative_prompt", request.negative_prompt, limits)
+    if scale <= 1.0:
+        warnings.append("negative_prompt: not used unless true_cfg_scale is above 1")
+        return None, 1.0
+    return request.negative_prompt, scale
+
+
+def _seed(request: ImageGenerationRequest, count: int, random_seed: int) -> int:
+    if request.seed is None:
+        return random_seed
+    return _within("seed", request.seed, 0, MAX_SEED - (count - 1))
+
+
+def _finish(
+    request: ImageGenerationRequest,
+    params: GenerationParams,
+    model: str,
+    warnings: list[str],
+) -> FinishSpec:
+    quality = _within("output_compression", request.output_compression, 0, 100)
+    if request.output_format == "png" and "output_compression" in request.model_fields_set:
+        warnings.append("output_compression: not used, png is lossless")
+    return FinishSpec(
+        output_format=request.output_format,
+        output_compression=quality,
+        inline=request.response_format != "url",
+        store=request.response_format != "b64_json",
+        seed=params.seed,
+        parameters=metadata_text(params, model),
+    )
+
+
+def metadata_text(params: GenerationParams, model: str) -> str:
+    """The settings of the first image, as image tools read them from a file.
+
+    The last line holds `Seed: N`, where the later images of the request get their own.
+    """
+    lines = [params.prompt]
+    if params.negative_prompt:
+        lines.append(f"Negative prompt: {params.negative_prompt}")
+    lines.append(
+        f"Steps: {params.num_inference_steps}, Sampler: Euler,"
+        f" CFG scale: {params.true_cfg_scale:g}, Distilled CFG Scale: {params.guidance_scale:g},"
+        f" Seed: {params.seed}, Size: {params.width}x{params.height}, Model: {model}"
+    )
+    return "\n".join(lines)
+
+
+def _check_length(name: str, text: str, limits: Limits) -> None:
+    if len(text) > limits.max_prompt_chars:
+        raise InvalidRequest(
+            f"{name}: at most {limits.max_prompt_chars} characters, got {len(text)}", param=name
+        )
+
+
+def _within(name: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: must be {low} to {high}, got {_short(value)}", param=name)
+    return value
+
+
+def _number(name: str, value: float) -> float:
+    if not 0.0 <= value <= MAX_GUIDANCE:
+        raise InvalidRequest(f"{name}: must be 0 to {MAX_GUIDANCE:g}, got {value:g}", param=name)
+    return value
+
+
+def _short(value: int) -> str:
+    return str(value) if abs(value) < 10**20 else "a number of more than 20 digits"

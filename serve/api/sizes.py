@@ -1,0 +1,98 @@
+"""Image sizes: reading `WIDTHxHEIGHT`, the bounds, and the nearest size that is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipelines.prompt import AspectRatio, size_for_ratio
+
+from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.errors import InvalidRequest
+from serve.config import Limits
+
+_SIZE = re.compile(r"([+-]?\d{1,9})[xX×]([+-]?\d{1,9})", re.ASCII)
+
+
+class Size(NamedTuple):
+    """Pixels; written as clients write it, width first."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeRules:
+    """Which sizes a model and a server allow together: on the grid of 16, and within bounds."""
+
+    default: Size
+    min_side: int
+    max_side: int
+    max_pixels: int
+    multiple: int = SIZE_MULTIPLE
+
+    @classmethod
+    def of(cls, spec: ModelSpec, limits: Limits) -> SizeRules:
+        return cls(
+            default=Size(spec.height, spec.width),
+            min_side=limits.min_side,
+            max_side=min(spec.max_side, limits.max_side),
+            max_pixels=limits.max_pixels,
+        )
+
+    def parse(self, text: str) -> Size:
+        """The size written as `WIDTHxHEIGHT`; raises InvalidRequest naming `size`."""
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            raise InvalidRequest(
+                f"size: must be 'auto' or 'WIDTHxHEIGHT' such as '{self.default}',"
+                f" got {text[:40]!r}",
+                param="size",
+            )
+        size = Size(height=int(match[2]), width=int(match[1]))
+        self._check("size", size)
+        return size
+
+    def for_ratio(self, ratio: AspectRatio, near: Size) -> Size:
+        """The size of this ratio with about the area of `near`; raises InvalidRequest."""
+        size = Size(
+            *size_for_ratio(
+                ratio, area=near.height * near.width, multiple=self.multiple, max_side=self.max_side
+            )
+        )
+        self._check("prompt", size)
+        return size
+
+    def nearest(self, size: Size) -> Size:
+        """The allowed size nearest to `size`, shrunk in proportion if it has too many pixels."""
+        height, width = (min(max(side, self.min_side), self.max_side) for side in size)
+        shrink = math.sqrt(min(1.0, self.max_pixels / (height * width)))
+        whole = math.floor if shrink < 1.0 else round
+        height, width = (
+            max(whole(side * shrink / self.multiple) * self.multiple, self.min_side)
+            for side in (height, width)
+        )
+        # A short side that was raised to `min_side` can push the area over again.
+        if height * width > self.max_pixels:
+            longest = self.max_pixels // min(height, width) // self.multiple * self.multiple
+            height, width = min(height, longest), min(width, longest)
+        return Size(height, width)
+
+    def _check(self, param: str, size: Size) -> None:
+        if any(side % self.multiple for side in size):
+            problem = f"both sides must be multiples of {self.multiple}"
+        elif not all(self.min_side <= side <= self.max_side for side in size):
+            problem = f"both sides must be {self.min_side} to {self.max_side} pixels"
+        elif size.height * size.width > self.max_pixels:
+            problem = f"at most {self.max_pixels} pixels in all"
+        else:
+            return
+        raise InvalidRequest(
+            f"{param}: {problem}, got {size}; the nearest allowed size is {self.nearest(size)}",
+            param=param,
+        )

@@ -1,0 +1,66 @@
+"""`serve run serve.app:build`: from settings to an application. Wiring only.
+
+No `from __future__ import annotations` here: Ray Serve reads the builder's annotations.
+Runs before Ray does, imports no torch and reads no weights.
+"""
+
+# pyright: reportUnknownMemberType=false
+# Ray's `deployment` and `bind` are untyped.
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import ray.serve
+from ray.serve import Application, Deployment
+
+from deployments.application import bind_stages
+from pipelines.errors import ConfigurationError
+from pipelines.moderation import PromptRules
+from serve.config import PromptRulesConfig, Settings
+from serve.ingress import INGRESS_NAME, Ingress
+
+_SPARE_SLOTS = 100
+"""Requests an ingress replica accepts beyond its generations: refusals, health, files, models."""
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The application for `args`, which are settings, nested or as dotted keys.
+
+    Raises ConfigurationError naming the field and a value that would work.
+    """
+    settings = Settings.load(args)
+    spec = settings.model_spec()
+    rules = load_rules(settings.prompt_rules)
+    stages = bind_stages(spec, settings.stages)
+    return ingress_deployment(settings).bind(settings, spec, rules, stages)
+
+
+def load_rules(config: PromptRulesConfig) -> PromptRules | None:
+    """The prompt rules, read here so that no other machine needs the file; None if disabled."""
+    if not config.enabled:
+        return None
+    try:
+        return PromptRules.load(config.rules_file, disabled=config.disabled_categories)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"prompt_rules: {error.message}") from error
+
+
+def ingress_deployment(settings: Settings) -> Deployment:
+    """The ingress with its scaling, its place, and how much it holds at once."""
+    ingress = settings.ingress
+    scaling: dict[str, Any] = {"num_replicas": ingress.replicas}
+    if ingress.autoscaling is not None:
+        scaling = {"autoscaling_config": ingress.autoscaling.model_dump(exclude_none=True)}
+    actor: dict[str, Any] = {"num_cpus": ingress.num_cpus}
+    if ingress.label_selector:
+        actor["label_selector"] = dict(ingress.label_selector)
+    deployment = cast("Callable[..., Deployment]", ray.serve.deployment)
+    return deployment(
+        Ingress,
+        name=INGRESS_NAME,
+        ray_actor_options=actor,
+        # Requests over the limit must reach the ingress, or it could not refuse them.
+        max_ongoing_requests=settings.limits.max_queued_requests + _SPARE_SLOTS,
+        graceful_shutdown_timeout_s=ingress.graceful_shutdown_timeout_s,
+        **scaling,
+    )

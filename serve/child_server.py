@@ -1,0 +1,158 @@
+"""One `serve run` as a child process, and everything that it starts in turn.
+
+Ray starts many processes of its own (raylet, GCS, workers, dashboard). All are remembered, so that
+each is gone after `stop`, and none of another Ray on the machine is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import yaml
+
+from serve.placement import BUILDER
+
+HOST = "127.0.0.1"
+SERVE_RUN_PORT = 8000
+"""Where `serve run module:builder` listens; only a configuration file can choose another port."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_GRACE_S = 30.0
+_FAILED_DEPLOYMENT = re.compile(
+    r"DEPLOY_FAILED|Deploying app(lication)? '?\w+'? failed|failed to deploy"
+)
+
+
+class ServerDied(Exception):
+    """The server ended, or cannot come up."""
+
+
+def choose_port(wanted: int) -> int:
+    """`wanted`, or the first free port above it."""
+    for port in range(wanted, min(wanted + 100, 65_536)):
+        if _is_free(port):
+            return port
+    raise ServerDied(f"no port of {wanted} to {wanted + 99} is free")
+
+
+class ChildServer:
+    """`serve run` with the carried model on `port`, writing to the file `log`."""
+
+    def __init__(self, port: int, *, log: Path) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self.log = log
+        self._port = port
+        self._child: subprocess.Popen[bytes] | None = None
+        self._family: set[psutil.Process] = set()
+        self._config: Path | None = None
+
+    @property
+    def shown_command(self) -> list[str]:
+        """The command as a user would type it."""
+        return ["serve", "run", "--address", "local", BUILDER]
+
+    def start(self) -> None:
+        """Start the child, in a session of its own: Ctrl-C in the terminal is for the caller."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        # SERVE_RUN_PORT is what the plain command listens on.
+        target = BUILDER if self._port == SERVE_RUN_PORT else str(self._write_config())
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
+                cwd=_ROOT,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Remember the processes that there are now. Raises ServerDied when it cannot go on."""
+        assert self._child is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._family.update(psutil.Process(self._child.pid).children(recursive=True))
+        if self._child.poll() is not None:
+            raise ServerDied("`serve run` has ended")
+        if match := _FAILED_DEPLOYMENT.search(self.log.read_text(errors="replace")):
+            raise ServerDied(f"the deployment failed ({match[0]})")
+
+    def stop(self) -> None:
+        """End the child and whatever it has started; returns when all of it is gone."""
+        if self._child is None:
+            return
+        with contextlib.suppress(ServerDied):
+            self.check()
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_GRACE_S)
+        self._end(psutil.wait_procs(self._alive(), timeout=5.0)[1])
+        self._child.wait()
+        if self._config is not None:
+            self._config.unlink(missing_ok=True)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of the log."""
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError as error:
+            return f"(no log: {error})"
+
+    def _alive(self) -> list[psutil.Process]:
+        child = self._child
+        family = [process for process in self._family if process.is_running()]
+        if child is not None and child.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family.append(psutil.Process(child.pid))
+        return family
+
+    def _end(self, processes: list[psutil.Process]) -> None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in psutil.wait_procs(processes, timeout=5.0)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=5.0)
+
+    def _write_config(self) -> Path:
+        """A Serve configuration that differs from the plain command in its port alone."""
+        config = {
+            "http_options": {"host": HOST, "port": self._port},
+            "applications": [{"name": "default", "route_prefix": "/", "import_path": BUILDER}],
+        }
+        handle, name = tempfile.mkstemp(prefix="sluice-demo-", suffix=".yaml")
+        with os.fdopen(handle, "w") as file:
+            yaml.safe_dump(config, file)
+        self._config = Path(name)
+        return self._config
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # A port in TIME_WAIT can be used again; one that somebody listens on cannot.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.pop("RAY_ADDRESS", None)
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Said aloud, because Ray's default depends on what earlier clusters left in the home folder.
+    environment.setdefault("RAY_AUTH_MODE", "token")
+    return environment

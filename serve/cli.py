@@ -1,0 +1,193 @@
+"""The command `sluice`: draw an image, list models, check a configuration.
+
+Every failure is one clear line on stderr and a non-zero exit code. torch is imported only by
+`generate` without `--url`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pipelines import catalog
+from pipelines.contracts import StepEvent
+from pipelines.errors import SluiceError
+from serve.api.schemas import ImageGenerationRequest, parse_request
+from serve.client import ServerError, SluiceClient
+from serve.config import Settings
+from serve.http import product_version
+from serve.outputs import OutputFiles
+from serve.tables import models_table, placement_table
+
+app = typer.Typer(
+    help="Draw images with FLUX-family models, here or on a Sluice server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console()
+_err = Console(stderr=True)
+
+
+class Format(StrEnum):
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class DType(StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    except (SluiceError, ServerError, OSError) as error:
+        _fail(error)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw; may hold `--ar 16:9`.")],
+    url: Annotated[str | None, typer.Option(help="A server that draws, instead of here.")] = None,
+    model: Annotated[str | None, typer.Option(help="A name from `sluice models`.")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT, or auto.")] = "auto",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Image i is drawn with seed + i.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 1,
+    negative: Annotated[str | None, typer.Option(help="What to avoid; needs --true-cfg.")] = None,
+    true_cfg: Annotated[float | None, typer.Option(help="Above 1: a second forward.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A file, or a folder that exists.")
+    ] = None,
+    format: Annotated[Format | None, typer.Option(help="By default the output's suffix.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    device: Annotated[Device, typer.Option(help="Only without --url.")] = Device.AUTO,
+    dtype: Annotated[DType, typer.Option(help="Only without --url.")] = DType.AUTO,
+) -> None:
+    """Draw images and save them, in this process or on the server at --url."""
+    seed = secrets.randbits(32) if seed is None else seed
+    files = OutputFiles.plan(output, format, prompt=prompt, seed=seed, count=n, overwrite=overwrite)
+    fields: dict[str, object] = {
+        "prompt": prompt,
+        "model": model,
+        "n": n,
+        "size": size,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "negative_prompt": negative,
+        "true_cfg_scale": true_cfg,
+        "output_format": files.output_format,
+    }
+    request = parse_request(fields)
+    if url is None:
+        images = _draw_here(request, device, dtype)
+    else:
+        if device is not Device.AUTO or dtype is not DType.AUTO:
+            raise typer.BadParameter("the server decides on device and dtype; leave out with --url")
+        images = _draw_there(request, url)
+    for image, path in zip(images, files.paths, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    for index, path in enumerate(files.paths):
+        _out.print(f"{path}  [dim]seed {seed + index}[/dim]", soft_wrap=True)
+
+
+@app.command()
+def models() -> None:
+    """List the models that Sluice knows."""
+    _out.print(models_table(list(catalog.models().values())))
+
+
+@app.command()
+def check(
+    configuration: Annotated[Path, typer.Argument(help="A Serve YAML or a bare settings file.")],
+) -> None:
+    """Validate a configuration, and print what it would place where. Starts nothing."""
+    from serve.placement import placements, read_configurations
+
+    for found in read_configurations(configuration):
+        settings = found.settings
+        source = settings.model_spec().source
+        title = f"{found.application}: {settings.model_id}, weights from {source}"
+        _out.print(placement_table(title, placements(settings)))
+        if found.overridden:
+            names = ", ".join(found.overridden)
+            _out.print(f"Not shown: entries under `deployments:` override {names}.")
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of Sluice and of what it stands on."""
+    _out.print(f"sluice {product_version()}")
+    for name in ("ray", "torch", "diffusers", "transformers"):
+        _out.print(f"{name} {installed_version(name)}", highlight=False)
+
+
+def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) -> list[bytes]:
+    from serve.drawing import LocalDrawing
+
+    arguments = {} if request.model is None else {"model": request.model}
+    drawing = LocalDrawing(Settings.load(arguments), device=device.value, dtype=dtype.value)
+    plan = drawing.plan(request)
+    _warn(plan.warnings)
+    total = plan.params.num_inference_steps * plan.params.num_images
+    with _progress() as progress:
+        task = progress.add_task("loading the model", total=total)
+
+        def on_step(_: StepEvent) -> None:
+            progress.update(task, advance=1, description="drawing")
+
+        return [drawn.data for drawn in drawing.draw(plan, on_step)]
+
+
+def _draw_there(request: ImageGenerationRequest, url: str) -> list[bytes]:
+    with SluiceClient(url) as client, _progress() as progress:
+        progress.add_task(f"waiting for {url}", total=None)
+        answer = client.generate(request)
+        images = [client.image_bytes(image) for image in answer.data]
+    _warn(answer.warnings)
+    return images
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeElapsedColumn(),
+        console=_err,
+        transient=True,
+    )
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        _err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
+
+
+def _fail(error: Exception) -> NoReturn:
+    _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+    raise SystemExit(1)

@@ -1,0 +1,243 @@
+"""Settings: the only reader of environment variables and YAML.
+
+Sources, strongest first: builder arguments (`serve run serve.app:build key=value`, or `args:` of a
+Serve YAML), `SLUICE_*` variables (`__` between levels), the YAML file named by `config`, defaults.
+Knows what can be set, and which combinations cannot work; builds nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from deployments.options import AutoscalingOptions, Options, StagesConfig
+from pipelines import catalog
+from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.errors import ConfigurationError
+from serve.config_errors import readable, unknown_key
+
+ENV_PREFIX = "SLUICE_"
+
+
+def _split_commas(value: Any) -> Any:
+    """Let a list be written as `a,b` where only text can be given (key=value arguments)."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class Limits(Options):
+    """What one request, and all of them together, may ask for."""
+
+    max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
+    """Width times height of one image."""
+
+    min_side: int = Field(default=64, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    """Shortest side of an image, pixels; a multiple of 16."""
+
+    max_side: int = Field(default=2048, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    """Longest side of an image, pixels; a multiple of 16. The model's own bound applies as well."""
+
+    max_steps: int = Field(default=100, ge=1)
+    """Denoising steps of one image."""
+
+    max_images: int = Field(default=10, ge=1)
+    """Images of one request (`n`)."""
+
+    max_prompt_chars: int = Field(default=32_000, ge=1)
+    """Characters of `prompt`, and of `negative_prompt`."""
+
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """Bytes of a request's body."""
+
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds after which a request is cancelled and answered 504."""
+
+    max_queued_requests: int = Field(default=64, ge=1)
+    """Generations in flight, waiting or running, per ingress replica; more are answered 429."""
+
+
+class PromptRulesConfig(Options):
+    """Which prompts are refused before anything is drawn."""
+
+    enabled: bool = True
+    """Whether prompts are checked at all."""
+
+    rules_file: Path | None = None
+    """A rules file instead of the built-in one; read once, where the application is built."""
+
+    disabled_categories: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = ()
+    """Categories of the rules that are not applied."""
+
+
+class IngressConfig(Options):
+    """How many ingress replicas there are, and where they run."""
+
+    replicas: int = Field(default=1, ge=1)
+    """Number of replicas; not used with `autoscaling`."""
+
+    autoscaling: AutoscalingOptions | None = None
+    """Scale with the requests in flight instead of a fixed number."""
+
+    num_cpus: float = Field(default=0.1, gt=0)
+    """CPUs reserved by each replica."""
+
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Node labels that a replica needs, as in `cluster.yaml`."""
+
+    graceful_shutdown_timeout_s: float = Field(default=60.0, ge=0)
+    """Seconds that a replica may use to answer what it has when it is taken away."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator can decide, validated before anything starts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    config: Path | None = None
+    """A YAML file with any of the settings below."""
+
+    model: str = "sluice-shapes"
+    """The model's name in the catalogue; `sluice models` lists them."""
+
+    model_source: str | None = None
+    """A diffusers folder or hub id to read the weights from, instead of the catalogue's."""
+
+    served_model_name: str | None = None
+    """The name under which clients see the model; its catalogue name is understood as well."""
+
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s?#]+$")
+    """The server's address in file links; by default the one the request came to."""
+
+    limits: Limits = Limits()
+    """Bounds on requests."""
+
+    prompt_rules: PromptRulesConfig = PromptRulesConfig()
+    """Refusals by prompt."""
+
+    ingress: IngressConfig = IngressConfig()
+    """The HTTP deployment."""
+
+    stages: StagesConfig = StagesConfig()
+    """Placement, scaling and options of each stage."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config") or env_settings().get("config")
+        from_file = InitSettingsSource(settings_cls, init_kwargs=_read_yaml(path) if path else {})
+        return init_settings, env_settings, from_file
+
+    @classmethod
+    def load(cls, args: Mapping[str, Any] | None = None) -> Settings:
+        """Settings from `args` (dotted keys such as `limits.max_steps` allowed) and the rest.
+
+        Raises ConfigurationError with one line per mistake, naming the field and what would work.
+        """
+        _refuse_unknown_variables(cls)
+        try:
+            return cls(**_nested(args or {}))
+        except ValidationError as error:
+            raise ConfigurationError(readable(cls, error)) from None
+        except ConfigurationError as error:  # fields that contradict each other
+            section = error.message.partition(".")[0]
+            where = "stages." if section in StagesConfig.model_fields else ""
+            raise ConfigurationError(f"{where}{error.message}") from None
+        except SettingsError as error:  # a variable of a nested field that is not JSON
+            raise ConfigurationError(f"{error}: {error.__cause__}; write JSON") from error
+
+    def model_spec(self) -> ModelSpec:
+        """The model to serve.
+
+        Raises ConfigurationError for an unknown model, or limits that its defaults do not fit in.
+        """
+        spec = catalog.find(self.model, source=self.model_source)
+        limits, pixels = self.limits, spec.height * spec.width
+        too_small = [
+            ("max_pixels", limits.max_pixels, pixels),
+            ("max_side", limits.max_side, max(spec.height, spec.width)),
+            ("max_steps", limits.max_steps, spec.num_inference_steps),
+        ]
+        for name, limit, needed in too_small:
+            if limit < needed:
+                raise ConfigurationError(
+                    f"limits.{name}: {limit} is less than the default of {spec.name};"
+                    f" use at least {needed}"
+                )
+        if limits.min_side > min(spec.height, spec.width):
+            raise ConfigurationError(
+                f"limits.min_side: {limits.min_side} is more than the default side of {spec.name};"
+                f" use at most {min(spec.height, spec.width)}"
+            )
+        return spec
+
+    @property
+    def model_id(self) -> str:
+        """The name under which clients see the model."""
+        return self.served_model_name or self.model
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"config: cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"config: {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"config: {path} must hold a mapping, such as 'model: flux.1-dev'")
+    args = {str(key): value for key, value in cast("dict[object, Any]", content).items()}
+    if "config" in args:
+        raise ConfigurationError(f"config: {path} names another settings file; put it all in one")
+    return _nested(args)
+
+
+def _nested(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `{"limits.max_steps": 5}` into `{"limits": {"max_steps": 5}}`, merging what is there."""
+    result: dict[str, Any] = {}
+    for key in sorted(args, key=lambda key: key.count(".")):
+        *parents, last = key.split(".")
+        level = result
+        for parent in parents:
+            inner = level.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigurationError(f"{key}: {parent} is set as a whole as well; choose one")
+            level = cast("dict[str, Any]", inner)
+        # Copied, because a dotted key may be merged into it.
+        level[last] = copy.deepcopy(args[key])
+    return result
+
+
+def _refuse_unknown_variables(settings: type[Settings]) -> None:
+    """A mistyped variable would be silently ignored otherwise."""
+    for variable in os.environ:
+        if variable.upper().startswith(ENV_PREFIX):
+            name = variable[len(ENV_PREFIX) :].lower().split("__")[0]
+            if name not in settings.model_fields:
+                known = [f"{ENV_PREFIX}{field.upper()}" for field in settings.model_fields]
+                raise ConfigurationError(unknown_key(variable, known))

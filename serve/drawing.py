@@ -1,0 +1,97 @@
+"""`sluice generate` without a server: the whole chain in this process.
+
+The only module of this package that leads to torch, and only when it draws. What it accepts and
+how it fills the defaults is the server's own code.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deployments.files import encode_image
+from deployments.parameters import with_seed
+from pipelines.contracts import StepEvent
+from serve.api.normalise import Plan, normalise
+from serve.api.schemas import ImageGenerationRequest
+from serve.app import load_rules
+from serve.config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One finished file and the seed that drew it."""
+
+    data: bytes
+    seed: int
+
+
+class LocalDrawing:
+    """The settings of this machine, and the chain that they describe.
+
+    `device` is "auto", "cpu" or "cuda"; `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere) or
+    the name of one.
+    """
+
+    def __init__(self, settings: Settings, *, device: str = "auto", dtype: str = "auto") -> None:
+        self._settings = settings
+        self._spec = settings.model_spec()
+        self._device = device
+        self._dtype = dtype
+
+    def plan(self, request: ImageGenerationRequest) -> Plan:
+        """What will be drawn; raises what the server would answer with a 4xx."""
+        plan = normalise(
+            request,
+            spec=self._spec,
+            limits=self._settings.limits,
+            served_names=(self._settings.model_id, self._spec.name),
+            random_seed=secrets.randbits(32),
+        )
+        if (rules := load_rules(self._settings.prompt_rules)) is not None:
+            rules.check(plan.params.prompt, param="prompt")
+        return plan
+
+    def draw(self, plan: Plan, on_step: Callable[[StepEvent], None]) -> list[Drawing]:
+        """Load the model and draw; raises the errors of `pipelines.errors`."""
+        import torch
+        from pipelines.stages.safety import load_image_classifier
+
+        from pipelines.local import LocalChain
+
+        device = self._device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = self._dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if device == "cuda" else "float32"
+        safety = self._settings.stages.safety
+        chain = LocalChain.load(
+            self._spec,
+            device=device,
+            dtype=dtype,
+            classifier=load_image_classifier(
+                safety.classifier,
+                source=safety.source,
+                threshold=safety.threshold,
+                flagged_labels=safety.flagged_labels,
+                device=device,
+                dtype=safety.dtype,
+                threads=safety.resolved_threads,
+            ),
+        )
+        images = chain.generate(plan.params, on_step=on_step)
+        finish = plan.finish
+        return [
+            Drawing(
+                data=encode_image(
+                    image.pixels,
+                    output_format=finish.output_format,
+                    output_compression=finish.output_compression,
+                    parameters=with_seed(finish.parameters, finish.seed + index),
+                ),
+                seed=finish.seed + index,
+            )
+            for index, image in enumerate(images)
+        ]

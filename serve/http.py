@@ -1,0 +1,39 @@
+"""The ASGI application: routes, error handlers and middleware, wired once. Knows no Ray."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from serve.api import files, health, images, models
+from serve.api.errors import install_error_handlers
+from serve.api.services import Services
+from serve.middleware import middleware
+
+TITLE = "Sluice"
+
+
+def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
+    """The application over `services`; `echo_request_id` is off where the server below does it."""
+    app = FastAPI(
+        title=TITLE,
+        version=product_version(),
+        middleware=middleware(services.settings.limits, echo_request_id=echo_request_id),
+        redirect_slashes=False,
+        # FastAPI's own spans would start a trace beside the one that Serve has begun.
+        telemetry={"tracing": False},
+    )
+    app.state.services = services
+    install_error_handlers(app)
+    for module in (images, models, files, health):
+        app.include_router(module.router)
+    return app
+
+
+def product_version() -> str:
+    """The installed version, or "0+unknown" in a checkout that was never installed."""
+    try:
+        return version("sluice")
+    except PackageNotFoundError:
+        return "0+unknown"

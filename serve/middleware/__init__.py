@@ -1,0 +1,21 @@
+"""Middleware of a few lines each, and the one list that gives their order."""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+
+from serve.config import Limits
+from serve.middleware.body_limit import BodyLimitMiddleware
+from serve.middleware.error_boundary import ErrorBoundaryMiddleware
+from serve.middleware.request_id import RequestIdMiddleware
+from serve.middleware.timeout import TimeoutMiddleware
+
+
+def middleware(limits: Limits, *, echo_request_id: bool) -> list[Middleware]:
+    """All middleware, outermost first: an error of any inner one is answered, with its id."""
+    return [
+        Middleware(RequestIdMiddleware, echo=echo_request_id),
+        Middleware(ErrorBoundaryMiddleware),
+        Middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes),
+        Middleware(TimeoutMiddleware, seconds=limits.request_timeout_s),
+    ]

@@ -1,0 +1,33 @@
+"""Bounds the time of a request; what it started is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipelines.errors import RequestTimeout
+
+
+class TimeoutMiddleware:
+    """Cancels the request after `seconds` and raises RequestTimeout."""
+
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                await self._app(scope, receive, send)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise RequestTimeout(
+                f"not done after {self._seconds:g} s, this server's limit;"
+                " ask for fewer images, fewer steps or a smaller size"
+            ) from error

@@ -1,0 +1,124 @@
+"""The one fake of the HTTP tests: a graph and a store in memory, with the product's protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deployments.storage import StoredFile
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import FinishedImage, GenerationJob, GenerationResult, Usage
+from pipelines.errors import FileNotStored, SluiceError
+from pipelines.moderation import PromptRules
+from serve.api.admission import Admission
+from serve.api.services import Services
+from serve.config import Settings
+
+SPEC = ModelSpec(
+    name="test-model",
+    source="nowhere",
+    description="A model of the tests.",
+    license="apache-2.0",
+    created=1_700_000_000,
+    height=64,
+    width=64,
+    num_inference_steps=12,
+    guidance_scale=3.5,
+    guidance_embeds=True,
+    max_sequence_length=20,
+    max_side=512,
+    parameters=1_000_000,
+)
+
+PIXELS = b"\x89PNG\r\n\x1a\n" + bytes(32)
+"""Stands for the file of every image; the HTTP side never looks inside."""
+
+
+@dataclass
+class FakeStore:
+    """A dictionary of files."""
+
+    files: dict[str, StoredFile] = field(default_factory=dict)
+
+    def put(self, data: bytes, content_type: str) -> str:
+        file_id = f"{len(self.files):032x}"
+        self.files[file_id] = StoredFile(data=data, content_type=content_type)
+        return file_id
+
+    def get(self, file_id: str) -> StoredFile:
+        if file_id not in self.files:
+            raise FileNotStored(f"no file {file_id!r} is stored here", file_id=file_id)
+        return self.files[file_id]
+
+
+@dataclass
+class FakeGraph:
+    """Answers every job at once with `PIXELS`, or fails, or hangs, as it is told.
+
+    `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung.
+    """
+
+    store: FakeStore = field(default_factory=FakeStore)
+    error: BaseException | None = None
+    hangs: bool = False
+    stages: Mapping[str, bool] = field(default_factory=lambda: {"TextEncoder": True})
+    jobs: list[GenerationJob] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+
+    async def generate(self, job: GenerationJob) -> GenerationResult:
+        self.jobs.append(job)
+        if self.error is not None:
+            raise self.error
+        if self.hangs:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(job.request_id)
+                raise
+        return GenerationResult(
+            images=tuple(self._image(job, i) for i in range(job.params.num_images)),
+            usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),
+            warnings=("from the graph",) if "warn me" in job.params.prompt else (),
+            timings={"encode": 0.004, "denoise.wait": 0.0015},
+        )
+
+    async def ready(self) -> Mapping[str, bool]:
+        if isinstance(self.error, SluiceError):
+            raise self.error
+        return self.stages
+
+    def _image(self, job: GenerationJob, index: int) -> FinishedImage:
+        finish, content_type = job.finish, f"image/{job.finish.output_format}"
+        return FinishedImage(
+            b64=base64.b64encode(PIXELS).decode() if finish.inline else None,
+            file_id=self.store.put(PIXELS, content_type) if finish.store else None,
+            output_format=finish.output_format,
+            width=job.params.width,
+            height=job.params.height,
+            seed=job.params.seed + index,
+            sha256=hashlib.sha256(PIXELS).hexdigest(),
+            num_bytes=len(PIXELS),
+        )
+
+
+def services(
+    graph: FakeGraph | None = None,
+    *,
+    spec: ModelSpec = SPEC,
+    rules: PromptRules | None = None,
+    **settings: object,
+) -> Services:
+    """Services over a fake graph; `settings` are nested settings or dotted keys."""
+    graph = graph or FakeGraph()
+    loaded = Settings.load(settings)
+    return Services(
+        settings=loaded,
+        spec=spec,
+        graph=graph,
+        store=graph.store,
+        rules=rules,
+        admission=Admission(loaded.limits.max_queued_requests),
+    )
