@@ -1,0 +1,234 @@
+"""What a prompt may say besides the picture: a task prefix and options, taken out of the text.
+
+    [GEN] a red fox in snow --ar 16:9   ->   text "a red fox in snow", aspect_ratio (16, 9)
+
+Anything else stays as written: other bracketed text, ordinary dashes. Knows neither the content
+policy (`pipelines.moderation`) nor a server's limits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.errors import InvalidRequest, UnsupportedFeature
+
+MAX_RATIO = 3
+"""Sides differ at most by this factor."""
+
+_TASK = re.compile(r"\s*\[\s*(gen|edit|vqa|caption)\s*\]\s*", re.IGNORECASE | re.ASCII)
+_MISSING_MODELS = {
+    "edit": "an image-editing model such as FLUX.1-Kontext, together with an image input",
+    "vqa": "a vision-language model",
+    "caption": "a vision-language model",
+}
+
+# Phones turn "--" into one of these, alone or doubled: en dash, em dash, bar, minus.
+_TYPED_DASHES = "[–—―−]{1,2}"
+_RATIO_OPTION = re.compile(
+    rf"(?<!\S)(?:--(?:ar|aspect)(?![\w-])|{_TYPED_DASHES}(?:ar|aspect)(?=[\s=]*[0-9]))"
+    r"[\s=]*(?P<value>(?!--)\S*)",
+    re.IGNORECASE,
+)
+_RATIO = re.compile(r"(?P<width>[0-9]{1,4}):(?P<height>[0-9]{1,4})(?P<tail>[.,;!?)]*)")
+
+_FIELD_BY_OPTION: dict[str, str | None] = {
+    "c": None,
+    "cfg": "guidance_scale",
+    "chaos": None,
+    "cref": None,
+    "draft": None,
+    "fast": None,
+    "guidance": "guidance_scale",
+    "h": "size",
+    "hd": "quality",
+    "height": "size",
+    "iw": None,
+    "n": "n",
+    "negative": "negative_prompt",
+    "niji": "model",
+    "no": "negative_prompt",
+    "oref": None,
+    "q": "quality",
+    "quality": "quality",
+    "raw": None,
+    "relax": None,
+    "repeat": "n",
+    "s": None,
+    "scale": "guidance_scale",
+    "seed": "seed",
+    "size": "size",
+    "sref": None,
+    "steps": "num_inference_steps",
+    "stop": "num_inference_steps",
+    "style": None,
+    "stylize": None,
+    "sw": None,
+    "tile": None,
+    "turbo": None,
+    "v": "model",
+    "version": "model",
+    "w": "size",
+    "weird": None,
+    "width": "size",
+}
+"""Options that other services read from a prompt, with the request field that does the same."""
+
+_NAMES = "|".join(sorted(_FIELD_BY_OPTION, key=len, reverse=True))
+# A long dash also stands in ordinary text ("she said —no"), so it needs a number behind the name.
+_FOREIGN_OPTION = re.compile(
+    rf"(?<!\S)(?:--(?P<name>{_NAMES})(?![\w-])|{_TYPED_DASHES}(?P<typed>{_NAMES})(?=[\s=]+[0-9]))",
+    re.IGNORECASE,
+)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPrompt:
+    """The prompt proper, the task it asks for, and (width, height) of its ratio if it names one."""
+
+    text: str
+    task: Literal["text-to-image"] = "text-to-image"
+    aspect_ratio: tuple[int, int] | None = None
+
+
+def parse_prompt(text: str, *, param: str = "prompt") -> ParsedPrompt:
+    """The parts of `text`, a prompt as the client wrote it in the field `param`.
+
+    A text without prefix and options comes back unchanged. Raises InvalidRequest for characters
+    that no prompt holds, a bad ratio, an option that is not read here, or when nothing but syntax
+    was written; UnsupportedFeature for a task that needs another kind of model.
+    """
+    _check_characters(text, param)
+    text = _without_task(text, param)
+    text, ratio = _without_ratio(text, param)
+    _refuse_foreign_options(text, param)
+    if _is_blank(text):
+        raise InvalidRequest(
+            f"{param}: describe the image in words; the text is blank", param=param
+        )
+    return ParsedPrompt(text=text, aspect_ratio=ratio)
+
+
+def size_for_ratio(
+    ratio: tuple[int, int],
+    *,
+    area: int,
+    multiple: int = SIZE_MULTIPLE,
+    max_side: int,
+    max_area: int | None = None,
+) -> tuple[int, int]:
+    """(height, width) in pixels, multiples of `multiple`, for `ratio` given as (width, height).
+
+    Of the sizes with no side over `max_side` and no more than `max_area` pixels (None: no bound)
+    the one nearest to `area` pixels and to the ratio, a wrong ratio counting twice as much.
+    Raises ValueError when not even the smallest size is allowed.
+    """
+    wanted = ratio[0] / ratio[1]
+    # Aim at what the limits let the ratio reach, so that no area is won by giving up the ratio.
+    area = min(area, max_area or area, int(max_side * max_side * min(wanted, 1 / wanted)))
+    sizes = [
+        (height, width)
+        for height in range(multiple, max_side + 1, multiple)
+        for width in _around(height * wanted, multiple)
+        if width <= max_side and (max_area is None or height * width <= max_area)
+    ]
+    if not sizes:
+        raise ValueError(
+            f"no size of multiples of {multiple} fits into side {max_side}, area {max_area}"
+        )
+    return min(sizes, key=lambda size: _misfit(*size, wanted=wanted, area=area))
+
+
+def _around(value: float, multiple: int) -> Iterable[int]:
+    below = int(value // multiple) * multiple
+    return {max(below, multiple), below + multiple}
+
+
+def _misfit(height: int, width: int, *, wanted: float, area: int) -> float:
+    return abs(math.log(height * width / area)) + 2 * abs(math.log(width / height / wanted))
+
+
+def _check_characters(text: str, param: str) -> None:
+    if found := _CONTROL.search(text):
+        raise InvalidRequest(
+            f"{param}: holds the control character U+{ord(found[0]):04X} at position "
+            f"{found.start()}; remove it (tabs and line ends are allowed)",
+            param=param,
+        )
+    if found := _SURROGATE.search(text):
+        raise InvalidRequest(
+            f"{param}: holds half of a surrogate pair at position {found.start()}, which is no "
+            "character; send valid Unicode",
+            param=param,
+        )
+
+
+def _without_task(text: str, param: str) -> str:
+    end = 0
+    while match := _TASK.match(text, end):
+        task = match[1].lower()
+        if task != "gen":
+            raise UnsupportedFeature(
+                f"{param}: [{task.upper()}] needs {_MISSING_MODELS[task]}, and this server has "
+                "none; it serves [GEN], images from text",
+                param=param,
+            )
+        end = match.end()
+    return text[end:]
+
+
+def _without_ratio(text: str, param: str) -> tuple[str, tuple[int, int] | None]:
+    ratio: tuple[int, int] | None = None
+    pieces: list[str] = []
+    end = 0
+    for option in _RATIO_OPTION.finditer(text):
+        value = _RATIO.fullmatch(option["value"])
+        found = _checked_ratio(value, option[0].strip(), param)
+        if ratio and ratio[0] * found[1] != ratio[1] * found[0]:
+            raise InvalidRequest(
+                f"{param}: --ar is given twice, {ratio[0]}:{ratio[1]} and {found[0]}:{found[1]}; "
+                "keep one",
+                param=param,
+            )
+        ratio = ratio or found
+        pieces += [text[end : option.start()].rstrip(), value["tail"] if value else ""]
+        end = option.end()
+    return ("".join([*pieces, text[end:]]).strip(), ratio) if ratio else (text, None)
+
+
+def _checked_ratio(value: re.Match[str] | None, written: str, param: str) -> tuple[int, int]:
+    width, height = (int(value["width"]), int(value["height"])) if value else (0, 0)
+    if min(width, height) < 1 or max(width, height) > MAX_RATIO * min(width, height):
+        raise InvalidRequest(
+            f"{param}: {written[:40]!r} is no aspect ratio; write --ar W:H with positive whole "
+            f"numbers from 1:{MAX_RATIO} to {MAX_RATIO}:1, for example --ar 16:9",
+            param=param,
+        )
+    return width, height
+
+
+def _refuse_foreign_options(text: str, param: str) -> None:
+    option = _FOREIGN_OPTION.search(text)
+    if option is None:
+        return
+    name = (option["name"] or option["typed"]).lower()
+    field = _FIELD_BY_OPTION[name]
+    instead = f"use the request field `{field}` instead" if field else "leave it out"
+    raise InvalidRequest(
+        f"{param}: the option --{name} is not read from the prompt; {instead}. "
+        "The only option in a prompt is --ar W:H",
+        param=param,
+    )
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing visible is in `text`: only spaces, separators and invisible characters."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
