@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -20,7 +20,8 @@ class Calls:
     Serve cancels what a cancelled request has yet to send, but not always what already runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
         self._responses: list[DeploymentResponse[Any]] = []
 
     def __enter__(self) -> Self:
@@ -44,10 +45,9 @@ class Calls:
         Raises what `result` raises, where Serve runs everything in one process.
         """
         try:
-            response = handle.remote(*args)
+            response: Any = handle.remote(*args)
         except CALL_ERRORS as error:
-            raise _own_or(error, stage) from error
-        assert isinstance(response, DeploymentResponse)
+            self._raise(error, stage)
         self._responses.append(response)
         return response
 
@@ -57,7 +57,14 @@ class Calls:
         try:
             return await response
         except CALL_ERRORS as error:
-            raise _own_or(error, stage) from error
+            self._raise(error, stage)
+
+    def _raise(self, error: BaseException, stage: StageName) -> NoReturn:
+        """Our own cancellation as it is, and anything else as one of our errors."""
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise error
+        raise translate(error, stage=stage, request_id=self._request_id) from error
 
 
 async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -73,16 +80,8 @@ async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
 async def is_ready(stage: StageName, handle: DeploymentHandle, *, timeout_s: float) -> bool:
     """Whether a replica of the stage answers in time; `handle` calls its method `ready`."""
     try:
-        with Calls() as calls:
+        with Calls("readiness") as calls:
             async with asyncio.timeout(timeout_s):
                 return bool(await calls.result(stage, handle))
     except (TimeoutError, ReplicaLost, SluiceError):
         return False
-
-
-def _own_or(error: BaseException, stage: StageName) -> BaseException:
-    """Our own cancellation as it is, and anything else translated."""
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        return error
-    return translate(error, stage=stage)

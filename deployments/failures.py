@@ -55,7 +55,9 @@ class ReplicaLost(Exception):
         self.stage = stage
 
 
-def translate(error: BaseException, *, stage: str) -> SluiceError | ReplicaLost:
+def translate(
+    error: BaseException, *, stage: str, request_id: str = ""
+) -> SluiceError | ReplicaLost:
     """Our own error for what a call to `stage` raised; what clients must not see is logged.
 
     A lost replica may be of a stage before `stage`, whose result was passed on by reference: the
@@ -77,7 +79,7 @@ def translate(error: BaseException, *, stage: str) -> SluiceError | ReplicaLost:
             case _ if isinstance(link, _LOST):
                 named = _DEPLOYMENT.search(str(link))
                 return ReplicaLost(named.group(1) if named else stage)
-    logger.error("%s failed unexpectedly", stage, exc_info=error)
+    logger.error("request %s: %s failed unexpectedly", request_id, stage, exc_info=error)
     return StageFailed(f"{stage} failed on this request", stage=stage)
 
 

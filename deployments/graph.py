@@ -90,7 +90,7 @@ class Graph:
         image is drawn again, up to `MAX_ATTEMPTS` times, and the same seed gives the same image.
         """
         began = time.perf_counter()
-        with Calls() as calls:
+        with Calls(job.request_id) as calls:
             prompts = self._start_encoding(calls, job.params)
             facts, *drawn = await all_or_none(
                 self._read_facts(job, prompts),
@@ -128,7 +128,7 @@ class Graph:
         """What the encoder knows of each prompt, without its tensors."""
 
         async def attempt(number: int) -> list[PromptFacts]:
-            with Calls() as calls:
+            with Calls(job.request_id) as calls:
                 prompts = shared if number == 0 else self._start_encoding(calls, job.params)
                 waiting = [
                     calls.result(StageName.TEXT_ENCODER, self._facts, prompt) for prompt in prompts
@@ -142,7 +142,7 @@ class Graph:
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
 
         async def attempt(number: int) -> FinishedImage:
-            with Calls() as calls:
+            with Calls(job.request_id) as calls:
                 # The encodings may have died with their replica; the encoder's cache is cheap.
                 prompts = shared if number == 0 else self._start_encoding(calls, job.params)
                 latent_job = _latent_job(job, index, work_id=f"{work_id}/{number}")

@@ -1,14 +1,28 @@
-"""Stand-ins for what a test of one deployment does not want to load. Typed as the real ones."""
+"""Stand-ins for what a test of one part does not want to load, with the interface of the real one.
+
+`FakeHandle` is a Serve handle over an object in this event loop: its calls run concurrently, wait
+for the responses among their arguments, and can be cancelled. The fake stages hand on small tuples
+where the real ones hand on tensors; the graph looks at neither.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 
-from pipelines.contracts import SafetyVerdict
+from deployments.advice import PromptFacts
+from deployments.graph import StageHandles
+from pipelines.contracts import (
+    FinishedImage,
+    FinishSpec,
+    LatentJob,
+    SafetyVerdict,
+    TextPrompt,
+)
 
 
 class FakeClassifier:
@@ -33,11 +47,125 @@ class FakeClassifier:
         ]
 
 
-class FakeMethod:
-    """A handle's method whose call is answered by a coroutine function in this event loop."""
+class FakeResponse:
+    """A call under way, as `DeploymentResponse`."""
 
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
 
-    def remote(self, *args: Any) -> asyncio.Task[Any]:
-        return asyncio.ensure_future(self._answer(*args))
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.shield(self._task).__await__()
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class FakeHandle:
+    """A handle whose calls run a stage's methods as tasks, as `DeploymentHandle`."""
+
+    def __init__(self, stage: object, method_name: str = "") -> None:
+        self._stage = stage
+        self._method_name = method_name
+
+    def options(self, *, method_name: str = "", _by_reference: bool = True) -> FakeHandle:
+        return FakeHandle(self._stage, method_name or self._method_name)
+
+    def remote(self, *args: Any) -> FakeResponse:
+        async def call() -> Any:
+            values = [await arg if isinstance(arg, FakeResponse) else arg for arg in args]
+            return await getattr(self._stage, self._method_name)(*values)
+
+        task = asyncio.get_running_loop().create_task(call())
+        # An error that nobody awaits, because the caller has gone, is no news.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return FakeResponse(task)
+
+
+Hook = Callable[[LatentJob], Awaitable[None]]
+
+
+async def _nothing(job: LatentJob) -> None:
+    del job
+
+
+@dataclass
+class FakeStages:
+    """All five stages in one object, with hooks for what should go wrong.
+
+    `on_denoise` and `on_decode` are awaited with the image's job and may raise or wait;
+    `flagged_seeds` are refused by the classifier. The lists record what was run to its end.
+    """
+
+    on_denoise: Hook = _nothing
+    on_decode: Hook = _nothing
+    on_encode: Callable[[TextPrompt], Awaitable[None]] | None = None
+    flagged_seeds: tuple[int, ...] = ()
+    dropped_text: str = ""
+    encoded: list[str] = field(default_factory=list)
+    started: list[LatentJob] = field(default_factory=list)
+    denoised: list[LatentJob] = field(default_factory=list)
+    cancelled: list[LatentJob] = field(default_factory=list)
+    finished: list[FinishSpec] = field(default_factory=list)
+    is_ready: bool = True
+
+    def handles(self) -> StageHandles:
+        handle = cast(Any, FakeHandle(self))
+        return StageHandles(
+            text_encoder=handle,
+            denoiser=handle,
+            vae_decoder=handle,
+            safety=handle,
+            finisher=handle,
+        )
+
+    async def encode(self, prompt: TextPrompt) -> str:
+        if self.on_encode is not None:
+            await self.on_encode(prompt)
+        self.encoded.append(prompt.prompt)
+        return prompt.prompt
+
+    async def facts(self, conditioning: str) -> PromptFacts:
+        return PromptFacts(num_tokens=len(conditioning), dropped_text=self.dropped_text)
+
+    async def denoise(self, job: LatentJob, *conditionings: str) -> tuple[LatentJob, int]:
+        self.started.append(job)
+        try:
+            await self.on_denoise(job)
+        except asyncio.CancelledError:
+            self.cancelled.append(job)
+            raise
+        self.denoised.append(job)
+        return job, len(conditionings)
+
+    async def decode(self, latents: tuple[LatentJob, int]) -> LatentJob:
+        await self.on_decode(latents[0])
+        return latents[0]
+
+    async def classify(self, image: LatentJob) -> SafetyVerdict:
+        return SafetyVerdict(
+            flagged=image.seed in self.flagged_seeds,
+            category="sexual",
+            score=0.9,
+            threshold=0.8,
+            classifier="fake",
+            timings={"safety_wait": 0.0, "safety": 0.25},
+        )
+
+    async def finish(self, image: LatentJob, spec: FinishSpec) -> FinishedImage:
+        self.finished.append(spec)
+        return FinishedImage(
+            b64="",
+            file_id=None,
+            output_format=spec.output_format,
+            width=image.width,
+            height=image.height,
+            seed=spec.seed,
+            sha256=spec.parameters,
+            num_bytes=0,
+            timings={"denoise": 0.5},
+        )
+
+    async def ready(self) -> bool:
+        if not self.is_ready:
+            await asyncio.sleep(3600)
+        return True

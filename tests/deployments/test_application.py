@@ -1,0 +1,135 @@
+"""The application without its processes: every stage for real, in Serve's local testing mode."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray.serve
+from PIL import Image
+from ray.serve.handle import DeploymentHandle
+
+from deployments.application import bind_stages
+from deployments.options import StagesConfig
+from pipelines.contracts import FinishedImage, GenerationResult
+from pipelines.errors import ContentPolicyViolation, DegenerateImage
+from pipelines.local import LocalChain
+from tests.deployments.driver import bind_driver, make_job, tiny_spec
+from tests.deployments.fakes import FakeClassifier
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Iterator[FakeClassifier]:
+    """In the place of the real one: random weights draw nothing that it could judge."""
+    fake = FakeClassifier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.stages.safety.load_image_classifier", lambda kind, **options: fake)
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def driver(dev_like: Path, classifier: FakeClassifier) -> DeploymentHandle[Any]:
+    application = bind_driver(dev_like, StagesConfig())
+    return ray.serve.run(application, name="local-graph", _local_testing_mode=True)
+
+
+def _generate(driver: DeploymentHandle[Any], **changes: Any) -> GenerationResult:
+    return driver.generate.remote(make_job(**changes)).result(timeout_s=120)
+
+
+def _pixels(image: FinishedImage) -> np.ndarray:
+    assert image.b64 is not None
+    with Image.open(io.BytesIO(base64.b64decode(image.b64))) as opened:
+        return np.asarray(opened)
+
+
+def test_names_and_options_are_where_configurations_expect_them(tmp_path: Path) -> None:
+    stages = bind_stages(tiny_spec(tmp_path), StagesConfig())
+    deployments = {key: app._bound_deployment for key, app in stages.items()}
+    assert {key: deployment.name for key, deployment in deployments.items()} == {
+        "text_encoder": "TextEncoder",
+        "denoiser": "Denoiser",
+        "vae_decoder": "VaeDecoder",
+        "safety": "SafetyClassifier",
+        "finisher": "Finisher",
+    }
+    assert all(deployment.num_replicas == 1 for deployment in deployments.values())
+
+
+def test_binding_touches_no_weights(tmp_path: Path) -> None:
+    assert len(bind_stages(tiny_spec(tmp_path / "missing"), StagesConfig())) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"height": 32, "width": 80, "steps": 3, "seed": 5},
+        {"negative_prompt": "a dog", "true_cfg_scale": 3.0},
+        {"num_images": 3, "seed": 2},
+    ],
+    ids=["plain", "not-square", "true-cfg", "three-images"],
+)
+def test_the_graph_draws_what_the_local_chain_draws(
+    driver: DeploymentHandle[Any], dev_like: Path, changes: dict[str, Any]
+) -> None:
+    result = _generate(driver, **changes)
+    params = make_job(**changes).params
+    expected = LocalChain.load(tiny_spec(dev_like)).generate(params)
+    assert len(result.images) == params.num_images
+    for index, (image, wanted) in enumerate(zip(result.images, expected, strict=True)):
+        difference = np.abs(_pixels(image).astype(int) - wanted.pixels)
+        assert difference.max() <= 1
+        assert (difference == 0).mean() >= 0.999
+        assert image.seed == params.seed + index
+        assert (image.height, image.width) == (params.height, params.width)
+
+
+def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) -> None:
+    result = _generate(driver, prompt="the red cat on the blue square " * 5, true_cfg_scale=2.0)
+    assert result.usage.input_tokens == 16
+    assert result.usage.output_tokens == 16
+    prompt_warning, cfg_warning = result.warnings
+    assert prompt_warning.startswith("prompt: longer than 16 tokens")
+    assert cfg_warning.startswith("true_cfg_scale:")
+    phases = "encode_wait encode denoise_wait denoise decode_wait decode"
+    phases += " safety_wait safety finish_wait finish store total"
+    assert result.timings.keys() == set(phases.split())
+    assert all(seconds >= 0 for seconds in result.timings.values())
+
+
+def test_each_file_says_its_own_seed(driver: DeploymentHandle[Any]) -> None:
+    result = _generate(driver, num_images=2, seed=40)
+    texts = []
+    for image in result.images:
+        assert image.b64 is not None
+        with Image.open(io.BytesIO(base64.b64decode(image.b64))) as opened:
+            texts.append(opened.info["parameters"].splitlines()[-1])
+    assert texts == ["Steps: 2, Seed: 40", "Steps: 2, Seed: 41"]
+
+
+def test_a_flagged_image_is_refused(
+    driver: DeploymentHandle[Any], classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "flag_from", 0.0)
+    with pytest.raises(ContentPolicyViolation) as caught:
+        _generate(driver)
+    assert (caught.value.stage, caught.value.image_index) == ("image", 0)
+
+
+def test_an_error_of_a_stage_comes_out_as_itself_and_the_next_job_works(
+    driver: DeploymentHandle[Any],
+) -> None:
+    with pytest.raises(DegenerateImage):
+        _generate(driver, guidance_scale=float("nan"))
+    assert len(_generate(driver).images) == 1
+
+
+def test_every_stage_is_ready(driver: DeploymentHandle[Any]) -> None:
+    answers = driver.ready.remote().result(timeout_s=30)
+    assert list(answers.values()) == [True] * 5

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from deployments.boundary import MAX_CONSECUTIVE_FAILURES, Boundary, starting
+from deployments.options import DenoiserOptions
+from pipelines.errors import CheckpointError, DegenerateImage, StageFailed
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
+
+
+def _fail(boundary: Boundary, error: BaseException) -> None:
+    with boundary.call():
+        raise error
+
+
+def test_the_cause_of_a_failed_start_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(CheckpointError), starting("Denoiser", DenoiserOptions()):
+        raise CheckpointError("no weights in folder x")
+    assert "Denoiser could not start" in caplog.text
+    assert "no weights in folder x" in caplog.text
+
+
+def test_own_errors_and_cancellation_pass() -> None:
+    boundary = Boundary("Denoiser")
+    for error in (DegenerateImage("black"), asyncio.CancelledError()):
+        for _ in range(MAX_CONSECUTIVE_FAILURES + 1):
+            with pytest.raises(type(error)):
+                _fail(boundary, error)
+    boundary.check_health()
+
+
+def test_other_errors_leave_as_stage_failed_without_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(StageFailed) as caught:
+        _fail(Boundary("Denoiser"), RuntimeError("CUDA error: device-side assert"))
+    assert caught.value.stage == "Denoiser"
+    assert "CUDA" not in caught.value.message
+    assert "device-side assert" in caplog.text
+
+
+def test_failures_in_a_row_make_it_sick_and_a_success_heals_it() -> None:
+    boundary = Boundary("Denoiser")
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(StageFailed):
+                _fail(boundary, RuntimeError())
+
+    fail(MAX_CONSECUTIVE_FAILURES - 1)
+    boundary.check_health()
+    with boundary.call():
+        pass
+    fail(MAX_CONSECUTIVE_FAILURES - 1)
+    boundary.check_health()
+    fail(1)
+    with pytest.raises(StageFailed):
+        boundary.check_health()

@@ -1,0 +1,175 @@
+"""The application on a real Ray cluster: processes, cancellation and crashes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.serve
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from deployments.options import DenoiserOptions, StagesConfig, VaeDecoderOptions
+from pipelines.contracts import GenerationResult
+from pipelines.engine.engine import EngineStats
+from pipelines.errors import DegenerateImage, SluiceError, StageFailed
+from tests.cluster import LocalCluster
+from tests.deployments.driver import bind_driver, make_job
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+APP = "graph-test"
+DEADLINE_S = 120.0
+LONG = 400
+"""Steps that keep the tiny denoiser busy for seconds."""
+
+Driver = DeploymentHandle[Any]
+
+
+@pytest.fixture(scope="module")
+def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
+    config = StagesConfig(
+        denoiser=DenoiserOptions(health_check_period_s=1),
+        vae_decoder=VaeDecoderOptions(health_check_period_s=1),
+    )
+    yield ray.serve.run(bind_driver(dev_like, config), name=APP, route_prefix=None)
+    ray.serve.delete(APP)
+
+
+def _start(driver: Driver, **changes: Any) -> DeploymentResponse[GenerationResult]:
+    response = driver.generate.remote(make_job(**changes))
+    assert isinstance(response, DeploymentResponse)
+    return response
+
+
+def _generate(driver: Driver, **changes: Any) -> GenerationResult:
+    return _start(driver, **changes).result(timeout_s=DEADLINE_S)
+
+
+def _hashes(result: GenerationResult) -> list[str]:
+    return [image.sha256 for image in result.images]
+
+
+def _wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.02)
+
+
+def _engine(driver: Driver) -> EngineStats:
+    return driver.engine.remote().result(timeout_s=DEADLINE_S)
+
+
+def _wait_for_works(driver: Driver, works: int) -> None:
+    """Until the engine holds that many works and, if any, has begun to step them."""
+    before = _engine(driver).ticks
+    _wait_until(lambda: (s := _engine(driver)).works == works and (not works or s.ticks > before))
+
+
+def test_equal_requests_give_equal_files(driver: Driver) -> None:
+    first, second = _generate(driver), _generate(driver)
+    assert _hashes(first) == _hashes(second)
+    assert first.images[0].b64 == second.images[0].b64
+    assert second.timings["encode"] == 0.0  # from the cache
+    assert _hashes(_generate(driver, seed=1)) != _hashes(first)
+
+
+def test_several_images_have_the_seeds_of_single_ones(driver: Driver) -> None:
+    together = _generate(driver, num_images=3, seed=7)
+    alone = [_generate(driver, seed=seed) for seed in (7, 8, 9)]
+    assert [image.seed for image in together.images] == [7, 8, 9]
+    assert _hashes(together) == [_hashes(result)[0] for result in alone]
+
+
+def test_a_negative_prompt_takes_part(driver: Driver) -> None:
+    plain = _generate(driver)
+    guided = _generate(driver, negative_prompt="a dog", true_cfg_scale=3.0)
+    assert _hashes(guided) != _hashes(plain)
+    assert guided.usage.input_tokens > plain.usage.input_tokens
+
+
+def test_the_ingress_process_needs_no_torch(driver: Driver) -> None:
+    _generate(driver)
+    assert not driver.loaded.remote("torch").result(timeout_s=DEADLINE_S)
+    assert driver.loaded.remote("deployments.graph").result(timeout_s=DEADLINE_S)
+
+
+def test_every_stage_is_ready(driver: Driver) -> None:
+    answers = driver.ready.remote().result(timeout_s=DEADLINE_S)
+    assert len(answers) == 5
+    assert all(answers.values())
+
+
+def test_a_cancelled_request_frees_the_engine(driver: Driver) -> None:
+    response = _start(driver, steps=100_000, num_images=2)
+    _wait_for_works(driver, 2)
+    response.cancel()
+    _wait_for_works(driver, 0)
+    assert len(_generate(driver).images) == 1
+
+
+def test_an_error_leaves_the_others_in_flight_alone(driver: Driver) -> None:
+    expected = _hashes(_generate(driver, steps=LONG))
+    good = _start(driver, steps=LONG)
+    _wait_for_works(driver, 1)
+    with pytest.raises(DegenerateImage) as caught:
+        _generate(driver, guidance_scale=float("nan"))
+    assert isinstance(caught.value, SluiceError)
+    assert _hashes(good.result(timeout_s=DEADLINE_S)) == expected
+
+
+def test_the_first_failure_stops_the_siblings(driver: Driver) -> None:
+    """A flawed prompt fails all its images at once; none of them may stay in the engine."""
+    with pytest.raises(DegenerateImage):
+        _generate(driver, guidance_scale=float("nan"), num_images=3, steps=LONG)
+    _wait_for_works(driver, 0)
+
+
+def test_a_denoiser_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
+    expected = _hashes(_generate(driver, steps=LONG))
+    disturbed = _start(driver, steps=LONG)
+    _wait_for_works(driver, 1)
+    cluster.kill_replica("Denoiser", app=APP)
+    assert _hashes(disturbed.result(timeout_s=DEADLINE_S)) == expected
+
+
+def test_a_decoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
+    size = {"height": 1024, "width": 1024, "steps": 1}
+    expected = _hashes(_generate(driver, **size))
+    disturbed = _start(driver, **size)
+    _wait_for_works(driver, 1)
+    _wait_for_works(driver, 0)
+    cluster.kill_replica("VaeDecoder", app=APP)
+    assert _hashes(disturbed.result(timeout_s=DEADLINE_S)) == expected
+
+
+def test_a_text_encoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
+    expected = _hashes(_generate(driver, prompt="the blue cat"))
+    cluster.kill_replica("TextEncoder", app=APP)
+    assert _hashes(_generate(driver, prompt="the blue cat")) == expected
+
+
+def test_a_stage_that_cannot_start_fails_the_deployment(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    del cluster
+    with pytest.raises(RuntimeError, match="failed"):
+        ray.serve.run(
+            bind_driver(tmp_path / "missing", StagesConfig()), name="broken", route_prefix=None
+        )
+    ray.serve.delete("broken")
+
+
+def test_endless_deaths_end_in_the_stages_failure(driver: Driver, cluster: LocalCluster) -> None:
+    response = _start(driver, steps=100_000)
+    for _ in range(3):
+        _wait_for_works(driver, 1)
+        cluster.kill_replica("Denoiser", app=APP)
+    with pytest.raises(StageFailed) as caught:
+        response.result(timeout_s=DEADLINE_S)
+    assert caught.value.stage == "Denoiser"
+    assert not isinstance(caught.value.__cause__, RayError)
