@@ -43,7 +43,7 @@ class Limits(Options):
     max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
     """Width times height of one image."""
 
-    min_side: int = Field(default=64, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    min_side: int = Field(default=32, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
     """Shortest side of an image, pixels; a multiple of 16."""
 
     max_side: int = Field(default=2048, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)

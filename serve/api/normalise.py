@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.prompt import parse_prompt
-
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
+from pipelines.prompt import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Size, SizeRules
 from serve.config import Limits
@@ -123,8 +122,6 @@ def _prompt_and_size(
     """The prompt without its syntax, and the size, which an `--ar` in it may decide."""
     _check_length("prompt", request.prompt, limits)
     parsed = parse_prompt(request.prompt, param="prompt")
-    if not parsed.text.strip():
-        raise InvalidRequest("prompt: must say what to draw, and it is blank", param="prompt")
     rules = SizeRules.of(spec, limits)
     default = Size(height=spec.height, width=spec.width)
     explicit = None if request.size == "auto" else rules.parse(request.size)

@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipelines.prompt import AspectRatio, size_for_ratio
-
 from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
 from pipelines.errors import InvalidRequest
+from pipelines.prompt import size_for_ratio
 from serve.config import Limits
 
 _SIZE = re.compile(r"([+-]?\d{1,9})[xX×]([+-]?\d{1,9})", re.ASCII)
@@ -58,13 +57,16 @@ class SizeRules:
         self._check("size", size)
         return size
 
-    def for_ratio(self, ratio: AspectRatio, near: Size) -> Size:
-        """The size of this ratio with about the area of `near`; raises InvalidRequest."""
-        size = Size(
-            *size_for_ratio(
-                ratio, area=near.height * near.width, multiple=self.multiple, max_side=self.max_side
-            )
+    def for_ratio(self, ratio: tuple[int, int], near: Size) -> Size:
+        """The size of `ratio` (width, height) with the area of `near`; raises InvalidRequest."""
+        height, width = size_for_ratio(
+            ratio,
+            area=near.height * near.width,
+            multiple=self.multiple,
+            max_side=self.max_side,
+            max_area=self.max_pixels,
         )
+        size = Size(height, width)
         self._check("prompt", size)
         return size
 

@@ -1,0 +1,71 @@
+"""A client that leaves takes its work along: spoken in raw ASGI, because no HTTP client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from starlette.types import Message, Scope
+
+from serve.http import create_app
+from tests.serve.fakes import FakeGraph, services
+
+SCOPE: Scope = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/v1/images/generations",
+    "raw_path": b"/v1/images/generations",
+    "query_string": b"",
+    "root_path": "",
+    "headers": [(b"host", b"t"), (b"content-type", b"application/json")],
+    "client": ("127.0.0.1", 1),
+    "server": ("t", 80),
+}
+BODY = json.dumps({"prompt": "a cat"}).encode()
+
+
+@pytest.mark.timeout(20)
+async def test_the_job_is_cancelled():
+    graph = FakeGraph(hangs=True)
+    given = services(graph)
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    inbox.put_nowait({"type": "http.request", "body": BODY, "more_body": False})
+    serving = asyncio.create_task(create_app(given)({**SCOPE}, inbox.get, send))
+    while not graph.jobs:
+        await asyncio.sleep(0)
+    assert given.admission.in_flight == 1
+    inbox.put_nowait({"type": "http.disconnect"})
+    await serving
+    assert graph.cancelled == [graph.jobs[0].request_id]
+    assert given.admission.in_flight == 0
+    assert sent[0]["status"] == 499
+
+
+@pytest.mark.timeout(20)
+async def test_cancelling_the_request_cancels_the_job():
+    """What Ray Serve does when its proxy loses the client."""
+    graph = FakeGraph(hangs=True)
+    given = services(graph)
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def send(message: Message) -> None:
+        raise AssertionError(f"nothing is to be sent, got {message}")
+
+    inbox.put_nowait({"type": "http.request", "body": BODY, "more_body": False})
+    serving = asyncio.create_task(create_app(given)({**SCOPE}, inbox.get, send))
+    while not graph.jobs:
+        await asyncio.sleep(0)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert len(graph.cancelled) == 1
+    assert given.admission.in_flight == 0

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from pipelines.catalog import ModelSpec
+from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
+from serve.api.normalise import MAX_SEED, Plan, normalise
+from serve.api.schemas import parse_request
+from serve.config import Limits
+from tests.serve.fakes import SPEC
+
+RANDOM_SEED = 4242
+LIMITS = Limits(max_steps=20, max_images=4, max_prompt_chars=200, max_pixels=256 * 256)
+
+
+def plan(spec: ModelSpec = SPEC, limits: Limits = LIMITS, **body: Any) -> Plan:
+    return normalise(
+        parse_request({"prompt": "a cat", **body}),
+        spec=spec,
+        limits=limits,
+        served_names=("alias", spec.name),
+        random_seed=RANDOM_SEED,
+    )
+
+
+def refusal(**body: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        plan(**body)
+    return caught.value
+
+
+def test_a_bare_prompt_gets_the_models_defaults():
+    made = plan()
+    params = made.params
+    assert (params.prompt, params.negative_prompt) == ("a cat", None)
+    assert (params.height, params.width) == (SPEC.height, SPEC.width)
+    assert params.num_inference_steps == SPEC.num_inference_steps
+    assert params.guidance_scale == SPEC.guidance_scale
+    assert (params.seed, params.num_images) == (RANDOM_SEED, 1)
+    assert params.max_sequence_length == SPEC.max_sequence_length
+    assert not params.uses_true_cfg
+    assert made.quality == "medium"
+    assert made.revised_prompt is None
+    assert made.warnings == ()
+
+
+def test_every_field_is_used():
+    made = plan(
+        model="alias",
+        n=2,
+        size="128x64",
+        num_inference_steps=5,
+        guidance_scale=2.5,
+        seed=9,
+        negative_prompt="blurry",
+        true_cfg_scale=4,
+        output_format="jpeg",
+        output_compression=70,
+        response_format="b64_json",
+        background="opaque",
+        moderation="auto",
+        stream=False,
+        partial_images=0,
+    )
+    params, finish = made.params, made.finish
+    assert (params.num_images, params.width, params.height) == (2, 128, 64)
+    assert (params.num_inference_steps, params.guidance_scale, params.seed) == (5, 2.5, 9)
+    assert (params.negative_prompt, params.true_cfg_scale) == ("blurry", 4.0)
+    assert params.uses_true_cfg
+    assert (finish.output_format, finish.output_compression, finish.seed) == ("jpeg", 70, 9)
+    assert (finish.inline, finish.store) == (True, False)
+    assert made.quality is None
+    assert made.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("response_format", "inline", "store"),
+    [(None, True, True), ("b64_json", True, False), ("url", False, True)],
+)
+def test_response_format(response_format: str | None, inline: bool, store: bool):
+    finish = plan(response_format=response_format).finish
+    assert (finish.inline, finish.store) == (inline, store)
+
+
+@pytest.mark.parametrize(
+    ("quality", "steps", "shown"),
+    [("auto", 12, "medium"), ("low", 6, "low"), ("medium", 12, "medium"), ("high", 18, "high")],
+)
+def test_quality_presets(quality: str, steps: int, shown: str):
+    made = plan(quality=quality)
+    assert made.params.num_inference_steps == steps
+    assert made.quality == shown
+
+
+def test_quality_is_bounded_by_the_servers_steps():
+    made = plan(limits=Limits(max_steps=15), quality="high")
+    assert made.params.num_inference_steps == 15
+    assert made.warnings == ("quality: 15 steps instead of 18, this server's limit",)
+
+
+def test_explicit_steps_win_over_quality():
+    made = plan(quality="low", num_inference_steps=3)
+    assert made.params.num_inference_steps == 3
+    assert made.quality is None
+    assert made.warnings == ("quality: not used, num_inference_steps was given",)
+
+
+def test_a_model_of_one_step_has_at_least_one():
+    spec = dataclasses.replace(SPEC, num_inference_steps=1)
+    assert plan(spec, quality="low").params.num_inference_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"prompt": ""}, "prompt", "blank"),
+        ({"prompt": " \n\t "}, "prompt", "blank"),
+        ({"prompt": "[GEN] --ar 1:1"}, "prompt", "blank"),
+        ({"prompt": "x" * 201}, "prompt", "at most 200 characters, got 201"),
+        (
+            {"negative_prompt": "x" * 201, "true_cfg_scale": 2},
+            "negative_prompt",
+            "at most 200 characters",
+        ),
+        ({"n": 0}, "n", "must be 1 to 4, got 0"),
+        ({"n": -1}, "n", "must be 1 to 4"),
+        ({"n": 1000}, "n", "must be 1 to 4, got 1000"),
+        ({"size": "100x64"}, "size", "nearest allowed size is 96x64"),
+        ({"size": "0x0"}, "size", "32 to 512 pixels"),
+        ({"size": "512x512"}, "size", "at most 65536 pixels"),
+        ({"size": "huge"}, "size", "'auto' or 'WIDTHxHEIGHT'"),
+        ({"num_inference_steps": 0}, "num_inference_steps", "must be 1 to 20"),
+        ({"num_inference_steps": 21}, "num_inference_steps", "must be 1 to 20"),
+        ({"guidance_scale": -0.1}, "guidance_scale", "must be 0 to 100"),
+        ({"guidance_scale": 101}, "guidance_scale", "must be 0 to 100"),
+        ({"true_cfg_scale": -1}, "true_cfg_scale", "must be 0 to 100"),
+        ({"seed": -1}, "seed", "must be 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed", "must be 0 to 9223372036854775807"),
+        ({"seed": 10**3000}, "seed", "more than 20 digits"),
+        ({"seed": MAX_SEED, "n": 2}, "seed", f"must be 0 to {MAX_SEED - 1}"),
+        ({"output_compression": 101}, "output_compression", "must be 0 to 100"),
+        ({"partial_images": 4}, "partial_images", "must be 0 to 3"),
+        ({"user": "u" * 257}, "user", "at most 256 characters"),
+    ],
+)
+def test_refusals_name_field_and_range(body: dict[str, Any], param: str, said: str):
+    error = refusal(**body)
+    assert error.param == param
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"stream": True}, "stream"),
+        ({"partial_images": 1}, "partial_images"),
+        ({"background": "transparent"}, "background"),
+        ({"moderation": "low"}, "moderation"),
+        ({"style": "vivid"}, "style"),
+        ({"prompt": "[EDIT] make it blue"}, "prompt"),
+        ({"prompt": "[VQA] what is it?"}, "prompt"),
+        ({"prompt": "[CAPTION]"}, "prompt"),
+    ],
+)
+def test_what_is_not_offered_is_refused(body: dict[str, Any], param: str):
+    error = refusal(**body)
+    assert isinstance(error, UnsupportedFeature)
+    assert error.param == param
+
+
+def test_seeds():
+    assert plan(seed=0).params.seed == 0
+    assert plan(seed=MAX_SEED).params.seed == MAX_SEED
+    assert plan(seed=MAX_SEED - 3, n=4).params.num_images == 4
+
+
+def test_model_names():
+    assert plan(model=SPEC.name) == plan(model="alias") == plan()
+    with pytest.raises(ModelNotFound, match="'dall-e-3' is not served here; served: alias"):
+        plan(model="dall-e-3")
+
+
+def test_guidance_on_a_model_without_it():
+    spec = dataclasses.replace(SPEC, guidance_embeds=False, guidance_scale=0.0)
+    made = plan(spec, guidance_scale=7)
+    assert made.params.guidance_scale == 0.0
+    assert made.warnings == ("guidance_scale: not used, test-model takes no guidance",)
+
+
+def test_negative_prompt_and_true_cfg_need_each_other():
+    alone = plan(negative_prompt="blurry")
+    assert alone.params.negative_prompt is None
+    assert alone.warnings == ("negative_prompt: not used unless true_cfg_scale is above 1",)
+    scale = plan(true_cfg_scale=4)
+    assert scale.params.true_cfg_scale == 1.0
+    assert scale.warnings == (
+        "true_cfg_scale: not used without negative_prompt, which may be empty",
+    )
+    both = plan(negative_prompt="", true_cfg_scale=4)
+    assert both.params.uses_true_cfg
+    assert both.warnings == ()
+
+
+def test_compression_of_png_is_named():
+    assert plan(output_compression=50).warnings == (
+        "output_compression: not used, png is lossless",
+    )
+    assert plan(output_compression=50, output_format="webp").warnings == ()
+
+
+class TestPromptSyntax:
+    def test_gen_is_taken_off(self):
+        made = plan(prompt="[GEN] a cat")
+        assert made.params.prompt == made.revised_prompt == "a cat"
+
+    @pytest.mark.parametrize("ratio", ["16:9", "9:16", "3:1", "1:3", "1:1", "4:3"])
+    def test_a_ratio_sets_the_size(self, ratio: str):
+        made = plan(prompt=f"a cat --ar {ratio}")
+        width, height = map(int, ratio.split(":"))
+        params = made.params
+        assert made.revised_prompt == "a cat"
+        assert params.width / params.height == pytest.approx(width / height, rel=0.3)
+        assert params.width % 16 == params.height % 16 == 0
+        assert params.width * params.height == pytest.approx(64 * 64, rel=0.3)
+
+    def test_a_ratio_agrees_with_its_own_size(self):
+        made = plan(prompt="a cat --ar 2:1", size="256x128")
+        assert (made.params.width, made.params.height) == (256, 128)
+
+    def test_a_ratio_against_the_size_is_refused(self):
+        error = refusal(prompt="a cat --ar 16:9", size="128x128")
+        assert error.param == "size"
+        assert "size: 128x128 contradicts the --ar of the prompt" in error.message
+
+    def test_a_bad_ratio_names_the_prompt(self):
+        assert refusal(prompt="a cat --ar 0:9").param == "prompt"
+
+    def test_other_options_name_the_field_to_use(self):
+        assert "`seed`" in refusal(prompt="a cat --seed 7").message
+
+
+def test_metadata_lists_what_was_used():
+    text = plan(
+        prompt="a cat\non a mat", negative_prompt="blurry", true_cfg_scale=3, seed=5
+    ).finish.parameters
+    assert text == (
+        "a cat\non a mat\n"
+        "Negative prompt: blurry\n"
+        "Steps: 12, Sampler: Euler, CFG scale: 3, Distilled CFG Scale: 3.5,"
+        " Seed: 5, Size: 64x64, Model: alias"
+    )

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.errors import InvalidRequest, UnsupportedFeature
+from serve.api.schemas import parse_request
+
+
+def test_defaults():
+    request = parse_request({"prompt": "a cat"})
+    assert (request.n, request.size, request.quality) == (1, "auto", "auto")
+    assert request.response_format is None
+
+
+def test_null_means_absent():
+    request = parse_request({"prompt": "a cat", "seed": None, "n": None, "style": None})
+    assert request.model_fields_set == {"prompt"}
+
+
+def test_an_integer_is_a_number():
+    assert parse_request({"prompt": "x", "guidance_scale": 3}).guidance_scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({}, "prompt", "required"),
+        ({"prompt": None}, "prompt", "required"),
+        ({"prompt": 3}, "prompt", "must be a string, got 3"),
+        ({"prompt": ["a"]}, "prompt", "must be a string, got an array"),
+        ({"prompt": "a\x00b"}, "prompt", "U+0000"),
+        ({"prompt": "a\ud800"}, "prompt", "U+D800"),
+        ({"prompt": "x", "n": "2"}, "n", 'must be an integer, got "2"'),
+        ({"prompt": "x", "n": 2.0}, "n", "must be an integer"),
+        ({"prompt": "x", "n": True}, "n", "must be an integer, got true"),
+        ({"prompt": "x", "seed": "7"}, "seed", "must be an integer"),
+        ({"prompt": "x", "stream": 1}, "stream", "must be true or false"),
+        ({"prompt": "x", "guidance_scale": "3"}, "guidance_scale", "must be a finite number"),
+        ({"prompt": "x", "guidance_scale": True}, "guidance_scale", "must be a finite number"),
+        ({"prompt": "x", "guidance_scale": float("nan")}, "guidance_scale", "finite"),
+        ({"prompt": "x", "true_cfg_scale": float("inf")}, "true_cfg_scale", "finite"),
+        ({"prompt": "x", "true_cfg_scale": 10**400}, "true_cfg_scale", "finite"),
+        ({"prompt": "x", "num_inference_steps": float("nan")}, "num_inference_steps", "integer"),
+        ({"prompt": "x", "quality": "hd"}, "quality", "'auto', 'low', 'medium' or 'high'"),
+        ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
+        ({"prompt": "x", "response_format": "b64"}, "response_format", "'b64_json' or 'url'"),
+        ({"prompt": "x", "size": {"a": 1}}, "size", "must be a string, got an object"),
+    ],
+)
+def test_wrong_types_name_their_field(body: dict[str, Any], param: str, said: str):
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(body)
+    assert caught.value.param == param
+    assert caught.value.message.startswith(f"{param}: ")
+    assert said in caught.value.message
+
+
+def test_an_unknown_field_suggests_the_nearest():
+    with pytest.raises(InvalidRequest, match=r"promt: unknown field; did you mean 'prompt'\?"):
+        parse_request({"promt": "a cat"})
+    with pytest.raises(InvalidRequest, match="known fields: prompt, model"):
+        parse_request({"prompt": "x", "zzzzz": 1})
+
+
+@pytest.mark.parametrize("name", ["lora", "strength", "image", "deadline_ms", "priority"])
+def test_a_field_known_from_elsewhere_says_why_not(name: str):
+    with pytest.raises(UnsupportedFeature, match=f"{name}: this .* leave it out") as caught:
+        parse_request({"prompt": "x", name: 1})
+    assert caught.value.param == name
+
+
+def test_deep_nesting_in_a_value_is_only_a_wrong_type():
+    nested: list[Any] = []
+    for _ in range(900):
+        nested = [nested]
+    with pytest.raises(InvalidRequest, match="prompt: must be a string"):
+        parse_request({"prompt": nested})
