@@ -123,26 +123,31 @@ def size_for_ratio(
     area: int,
     multiple: int = SIZE_MULTIPLE,
     max_side: int,
+    min_side: int = SIZE_MULTIPLE,
     max_area: int | None = None,
 ) -> tuple[int, int]:
     """(height, width) in pixels, multiples of `multiple`, for `ratio` given as (width, height).
 
-    Of the sizes with no side over `max_side` and no more than `max_area` pixels (None: no bound)
-    the one nearest to `area` pixels and to the ratio, a wrong ratio counting twice as much.
-    Raises ValueError when not even the smallest size is allowed.
+    Of the sizes with sides from `min_side` to `max_side` and no more than `max_area` pixels (None:
+    no bound) the one nearest to `area` pixels and to the ratio, a wrong ratio counting twice as
+    much. Raises ValueError when no size is within the limits.
     """
     wanted = ratio[0] / ratio[1]
     # Aim at what the limits let the ratio reach, so that no area is won by giving up the ratio.
+    area = max(area, int(min_side * min_side * max(wanted, 1 / wanted)))
     area = min(area, max_area or area, int(max_side * max_side * min(wanted, 1 / wanted)))
     sizes = [
         (height, width)
         for height in range(multiple, max_side + 1, multiple)
         for width in _around(height * wanted, multiple)
-        if width <= max_side and (max_area is None or height * width <= max_area)
+        if min_side <= min(height, width)
+        and width <= max_side
+        and (max_area is None or height * width <= max_area)
     ]
     if not sizes:
         raise ValueError(
-            f"no size of multiples of {multiple} fits into side {max_side}, area {max_area}"
+            f"no size has sides from {min_side} to {max_side}, multiples of {multiple}, and at "
+            f"most {max_area or 'any number of'} pixels"
         )
     return min(sizes, key=lambda size: _misfit(*size, wanted=wanted, area=area))
 

@@ -232,8 +232,16 @@ def test_the_area_limit_holds(ratio: tuple[int, int], side: int) -> None:
     assert height * width <= side * side
 
 
+@settings(deadline=None)
+@given(ratio=ratios)
+def test_the_smallest_side_holds_and_the_area_grows_to_it(ratio: tuple[int, int]) -> None:
+    height, width = size_for_ratio(ratio, area=64 * 64, min_side=64, max_side=512)
+    assert min(height, width) >= 64
+    assert abs(width / height / (ratio[0] / ratio[1]) - 1) <= 0.25
+
+
 def test_impossible_limits_are_an_error() -> None:
-    with pytest.raises(ValueError, match="no size of multiples of 16"):
+    with pytest.raises(ValueError, match="no size has sides from 16 to 8, multiples of 16"):
         size_for_ratio((1, 1), area=4096, max_side=8)
 
 
