@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -35,6 +36,12 @@ ENV_PREFIX = "SLUICE_"
 def _split_commas(value: Any) -> Any:
     """Let a list be written as `a,b` where only text can be given (key=value arguments)."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s?#]+", value):
+        raise ValueError("must be an address such as https://images.example.com")
+    return value
 
 
 class Limits(Options):
@@ -123,7 +130,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = None
     """The name under which clients see the model; its catalogue name is understood as well."""
 
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s?#]+$")
+    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """The server's address in file links; by default the one the request came to."""
 
     limits: Limits = Limits()

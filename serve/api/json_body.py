@@ -7,7 +7,7 @@ nor digits without end can raise anything but `InvalidRequest`. Knows no field n
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -47,7 +47,7 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
         raise InvalidRequest("the body holds a number with too many digits") from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {_json_type(value)}")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,5 +60,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_type(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "a number"

@@ -27,8 +27,8 @@ async def openai_of() -> AsyncIterator[OpenAIOf]:
     """Makes an OpenAI client of an application over a given graph; without retries, unless asked."""
     made: list[openai.AsyncOpenAI] = []
 
-    def make(graph: FakeGraph, *, max_retries: int = 0, **settings: object) -> openai.AsyncOpenAI:
-        transport = httpx2.ASGITransport(app=create_app(services(graph, **settings)))
+    def make(graph: FakeGraph, *, max_retries: int = 0) -> openai.AsyncOpenAI:
+        transport = httpx2.ASGITransport(app=create_app(services(graph)))
         made.append(
             openai.AsyncOpenAI(
                 api_key="unused",

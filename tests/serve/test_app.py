@@ -1,0 +1,87 @@
+"""The builder, as Serve calls it, without Ray running and without weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve._private.build_app import build_app
+
+from pipelines.errors import ConfigurationError
+from serve.app import build, load_rules
+from serve.config import PromptRulesConfig
+from tests.serve.deployed import deployments
+
+STAGES = ["Denoiser", "Finisher", "Ingress", "SafetyClassifier", "TextEncoder", "VaeDecoder"]
+
+
+def test_all_deployments_fit_a_machine_of_two_cores():
+    found = deployments(build({}))
+    assert sorted(found) == STAGES
+    assert sum(each.ray_actor_options["num_cpus"] for each in found.values()) <= 1.5
+    assert all(each.ray_actor_options.get("num_gpus", 0) == 0 for each in found.values())
+
+
+def test_serve_run_passes_flat_text():
+    application = call_user_app_builder_with_args_if_necessary(
+        build, {"limits.max_queued_requests": "7", "stages.denoiser.num_gpus": "1"}
+    )
+    found = deployments(application)
+    assert found["Denoiser"].ray_actor_options["num_gpus"] == 1.0
+    # Refusals must get through while all generations are under way.
+    assert found["Ingress"].max_ongoing_requests > 7
+
+
+def test_bad_arguments_are_refused_before_anything_starts():
+    with pytest.raises(ConfigurationError, match="did you mean 'model'"):
+        call_user_app_builder_with_args_if_necessary(build, {"modle": "flux.1-dev"})
+
+
+def test_ingress_scaling_and_place():
+    found = deployments(
+        build(
+            {
+                "ingress": {
+                    "autoscaling": {"min_replicas": 2, "max_replicas": 5},
+                    "label_selector": {"sluice-pool": "cpu"},
+                }
+            }
+        )
+    )
+    config = found["Ingress"]._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas) == (2, 5)
+    assert found["Ingress"].ray_actor_options["label_selector"] == {"sluice-pool": "cpu"}
+
+
+def test_prompt_rules_are_read_where_the_application_is_built(tmp_path: Path):
+    assert load_rules(PromptRulesConfig(enabled=False)) is None
+    with pytest.raises(ConfigurationError, match="prompt_rules: .*nope"):
+        load_rules(PromptRulesConfig(disabled_categories=("nope",)))
+    with pytest.raises(ConfigurationError, match="prompt_rules: .*rules.yaml"):
+        load_rules(PromptRulesConfig(rules_file=tmp_path / "rules.yaml"))
+
+
+def test_arguments_of_the_ingress_can_be_sent():
+    (ingress,) = [
+        deployment
+        for deployment in build_app(build({}), name="default").deployments
+        if deployment.name == "Ingress"
+    ]
+    settings, _, rules = cloudpickle.loads(cloudpickle.dumps(ingress.init_args[:3]))
+    assert settings.model == "sluice-shapes"
+    assert rules.match("a red circle") is None
+
+
+def test_importing_the_http_side_imports_no_torch():
+    code = (
+        "import sys, serve.app, serve.ingress, serve.cli, serve.demo;"
+        "serve.app.build({});"
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
