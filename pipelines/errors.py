@@ -64,7 +64,9 @@ class RequestTooLarge(InvalidRequest):
 
 
 class ModelNotFound(SluiceError):
-    """No model called `model` is served here."""
+    """No model called `model` is served here; `param` is the field that names models."""
+
+    param = "model"
 
     def __init__(self, message: str, *, model: str) -> None:
         super().__init__(message, model=model)

@@ -24,7 +24,7 @@ _NUM_CPUS = 4
 
 _ENVIRONMENT = {
     # Workers import the repository's packages, and its tests, from wherever pytest was started.
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "OMP_NUM_THREADS": "1",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -40,11 +40,8 @@ class LocalCluster:
     def kill_replica(self, deployment: str, *, app: str) -> None:
         """Kill one replica of a deployment, as a crash would."""
         prefix = f"SERVE_REPLICA::{app}#{deployment}#"
-        names = [
-            actor["name"]
-            for actor in ray.util.list_named_actors(all_namespaces=True)
-            if actor["name"].startswith(prefix)
-        ]
+        actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)
+        names = [actor["name"] for actor in actors if actor["name"].startswith(prefix)]
         assert names, f"no replica of {deployment} runs in {app}"
         ray.kill(ray.get_actor(names[0], namespace="serve"))
 

@@ -80,7 +80,11 @@ def error_response(error: errors.SluiceError) -> Response:
         if isinstance(error, errors.ContentPolicyViolation) and error.fields[name] is not None
     }
     return _response(
-        rule, error.message, param=error.fields.get("param"), extras=extras, headers=_headers(error)
+        rule,
+        error.message,
+        param=getattr(error, "param", None),
+        extras=extras,
+        headers=_headers(error),
     )
 
 

@@ -10,7 +10,10 @@ import pytest
 
 from serve.api.services import Services
 from serve.http import create_app
+from tests.cluster import cluster
 from tests.serve.fakes import FakeGraph, services
+
+__all__ = ["cluster"]
 
 ClientOf = Callable[[Services], httpx.AsyncClient]
 

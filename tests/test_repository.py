@@ -1,0 +1,71 @@
+"""Rules of the repository that no linter knows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("serve", "deployments", "pipelines")
+
+
+def product_files() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def test_files_stay_small_enough_to_read() -> None:
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in product_files()}
+    assert len(lengths) > 30
+    assert {path.name: n for path, n in lengths.items() if n > 300} == {}
+
+
+def test_every_module_says_what_it_knows() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in product_files()
+        if (text := path.read_text("utf-8").strip()) and not text.startswith('"""')
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "folder", ["", *PACKAGES, "benchmarks", "pipelines/embedded", "pipelines/moderation"]
+)
+def test_packages_have_a_readme(folder: str) -> None:
+    assert len((ROOT / folder / "README.md").read_text("utf-8")) > 300
+
+
+def test_every_python_file_of_the_readme_exists() -> None:
+    """The annotated trees and the reading list must not drift from the code."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    named = {word.strip("`,.()[]") for word in text.split() if "/" in word}
+    files = {
+        word for word in named if word.endswith((".py", ".yaml")) and not word.startswith("http")
+    }
+    assert files
+    assert {word for word in files if not (ROOT / word).exists()} == set()
+
+
+def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "pipelines/embedded/sluice-shapes/model_index.json",
+        "pipelines/embedded/sluice-shapes/transformer/diffusion_pytorch_model.safetensors",
+        "pipelines/moderation/default_rules.yaml",
+        "serve/configs/embedded.yaml",
+        "serve/configs/flux-dev.yaml",
+    ):
+        assert needed in names, needed
+    assert not any(name.startswith(("tests/", "benchmarks/", ".venv")) for name in names)
+    assert wheel.stat().st_size < 16 * 2**20
