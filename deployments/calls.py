@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -35,7 +36,9 @@ class Calls:
     ) -> None:
         if kind is not None:
             for response in self._responses:
-                response.cancel()
+                # Cancelling a call that has failed before it reached a replica raises its error.
+                with contextlib.suppress(*CALL_ERRORS):
+                    response.cancel()
 
     def start(
         self, stage: StageName, handle: DeploymentHandle, *args: Any

@@ -183,9 +183,12 @@ async def _retried(job: GenerationJob, attempt: Callable[[int], Awaitable[T]]) -
                 number + 1,
                 MAX_ATTEMPTS,
             )
-            stage = lost.stage
+            if number + 1 == MAX_ATTEMPTS:
+                raise StageFailed(
+                    f"{lost.stage} failed {MAX_ATTEMPTS} times on this request", stage=lost.stage
+                ) from None
         await asyncio.sleep(_RETRY_PAUSE_S)
-    raise StageFailed(f"{stage} failed {MAX_ATTEMPTS} times on this request", stage=stage)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _latent_job(job: GenerationJob, index: int, *, work_id: str) -> LatentJob:

@@ -102,14 +102,34 @@ class SafetyOptions(BatchingStageOptions):
 
     section: ClassVar[str] = "safety"
 
-    classifier: str = "open-nsfw"
-    """The classifier's kind, by its name in `pipelines.stages.safety`."""
+    classifier: Literal["open_nsfw", "huggingface", "off"] = "open_nsfw"
+    """With "open_nsfw": carried weights, on the CPU. With "huggingface": any image classifier.
+    With "off": nothing is refused, and every verdict says so."""
     source: str | None = None
-    """Weights of a Hugging Face classifier: a hub id or a folder; not for carried ones."""
+    """Weights of kind "huggingface": a hub id or a folder."""
     threshold: float = Field(default=0.8, ge=0.0, le=1.0)
     """Score from which an image is refused."""
     flagged_labels: tuple[str, ...] = ()
-    """Labels of a Hugging Face classifier that count as unsafe."""
+    """Labels of kind "huggingface" that count as unsafe, for example ["nsfw"]."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.classifier == "huggingface":
+            examples = {"source": '"Falconsai/nsfw_image_detection"', "flagged_labels": '["nsfw"]'}
+            for field, example in examples.items():
+                if not getattr(self, field):
+                    raise self._reject(
+                        field, f'is needed for classifier "huggingface", for example {example}'
+                    )
+            return self
+        for field in ("source", "flagged_labels", "num_gpus"):
+            if getattr(self, field):
+                raise self._reject(
+                    field,
+                    f'has no use for classifier "{self.classifier}"; leave it out, or set'
+                    " classifier: huggingface",
+                )
+        return self
 
 
 class FinisherOptions(StageOptions):
@@ -119,6 +139,12 @@ class FinisherOptions(StageOptions):
 
     num_cpus: NonNegativeFloat = 0.1
     """CPUs that Ray reserves for each replica; fractions share a core."""
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        if self.num_gpus > 0:
+            raise self._reject("num_gpus", "has no use, as files are made on the CPU; leave it out")
+        return self
 
 
 class StorageOptions(Options):

@@ -18,6 +18,10 @@ class SafetyClassifier:
         with starting("SafetyClassifier", options):
             from pipelines.stages.safety import load_image_classifier
 
+            if options.classifier == "huggingface":
+                import torch
+
+                torch.set_num_threads(options.resolved_threads)
             self._classifier = load_image_classifier(
                 options.classifier,
                 source=options.source,

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray.serve
-from PIL import Image
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
 from deployments.options import StagesConfig
-from pipelines.contracts import FinishedImage, GenerationResult
+from pipelines.contracts import GenerationResult
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
 from pipelines.local import LocalChain
 from tests.deployments.driver import bind_driver, make_job, tiny_spec
 from tests.deployments.fakes import FakeClassifier
+from tests.deployments.images import assert_same_image, parameters_of, pixels_of
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +37,6 @@ def driver(dev_like: Path, classifier: FakeClassifier) -> DeploymentHandle[Any]:
 
 def _generate(driver: DeploymentHandle[Any], **changes: Any) -> GenerationResult:
     return driver.generate.remote(make_job(**changes)).result(timeout_s=120)
-
-
-def _pixels(image: FinishedImage) -> np.ndarray:
-    assert image.b64 is not None
-    with Image.open(io.BytesIO(base64.b64decode(image.b64))) as opened:
-        return np.asarray(opened)
 
 
 def test_names_and_options_are_where_configurations_expect_them(tmp_path: Path) -> None:
@@ -83,9 +74,7 @@ def test_the_graph_draws_what_the_local_chain_draws(
     expected = LocalChain.load(tiny_spec(dev_like)).generate(params)
     assert len(result.images) == params.num_images
     for index, (image, wanted) in enumerate(zip(result.images, expected, strict=True)):
-        difference = np.abs(_pixels(image).astype(int) - wanted.pixels)
-        assert difference.max() <= 1
-        assert (difference == 0).mean() >= 0.999
+        assert_same_image(pixels_of(image), wanted.pixels)
         assert image.seed == params.seed + index
         assert (image.height, image.width) == (params.height, params.width)
 
@@ -105,12 +94,8 @@ def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) ->
 
 def test_each_file_says_its_own_seed(driver: DeploymentHandle[Any]) -> None:
     result = _generate(driver, num_images=2, seed=40)
-    texts = []
-    for image in result.images:
-        assert image.b64 is not None
-        with Image.open(io.BytesIO(base64.b64decode(image.b64))) as opened:
-            texts.append(opened.info["parameters"].splitlines()[-1])
-    assert texts == ["Steps: 2, Seed: 40", "Steps: 2, Seed: 41"]
+    settings = [parameters_of(image).splitlines()[-1] for image in result.images]
+    assert settings == ["Steps: 2, Seed: 40", "Steps: 2, Seed: 41"]
 
 
 def test_a_flagged_image_is_refused(

@@ -18,6 +18,7 @@ from pipelines.engine.engine import EngineStats
 from pipelines.errors import DegenerateImage, SluiceError, StageFailed
 from tests.cluster import LocalCluster
 from tests.deployments.driver import bind_driver, make_job
+from tests.deployments.images import assert_same_image, pixels_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -25,6 +26,8 @@ APP = "graph-test"
 DEADLINE_S = 120.0
 LONG = 400
 """Steps that keep the tiny denoiser busy for seconds."""
+ENDLESS = 5_000
+"""Steps that nobody waits for."""
 
 Driver = DeploymentHandle[Any]
 
@@ -82,7 +85,8 @@ def test_several_images_have_the_seeds_of_single_ones(driver: Driver) -> None:
     together = _generate(driver, num_images=3, seed=7)
     alone = [_generate(driver, seed=seed) for seed in (7, 8, 9)]
     assert [image.seed for image in together.images] == [7, 8, 9]
-    assert _hashes(together) == [_hashes(result)[0] for result in alone]
+    for image, single in zip(together.images, alone, strict=True):
+        assert_same_image(pixels_of(image), pixels_of(single.images[0]))
 
 
 def test_a_negative_prompt_takes_part(driver: Driver) -> None:
@@ -105,7 +109,7 @@ def test_every_stage_is_ready(driver: Driver) -> None:
 
 
 def test_a_cancelled_request_frees_the_engine(driver: Driver) -> None:
-    response = _start(driver, steps=100_000, num_images=2)
+    response = _start(driver, steps=ENDLESS, num_images=2)
     _wait_for_works(driver, 2)
     response.cancel()
     _wait_for_works(driver, 0)
@@ -138,13 +142,15 @@ def test_a_denoiser_that_dies_is_survived(driver: Driver, cluster: LocalCluster)
 
 
 def test_a_decoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
-    size = {"height": 1024, "width": 1024, "steps": 1}
+    size = {"height": 1024, "width": 1024, "steps": 4}
     expected = _hashes(_generate(driver, **size))
+    ticks = _engine(driver).ticks
     disturbed = _start(driver, **size)
     _wait_for_works(driver, 1)
     _wait_for_works(driver, 0)
     cluster.kill_replica("VaeDecoder", app=APP)
     assert _hashes(disturbed.result(timeout_s=DEADLINE_S)) == expected
+    assert _engine(driver).ticks == ticks + 2 * size["steps"]  # it was drawn again
 
 
 def test_a_text_encoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
@@ -153,19 +159,8 @@ def test_a_text_encoder_that_dies_is_survived(driver: Driver, cluster: LocalClus
     assert _hashes(_generate(driver, prompt="the blue cat")) == expected
 
 
-def test_a_stage_that_cannot_start_fails_the_deployment(
-    cluster: LocalCluster, tmp_path: Path
-) -> None:
-    del cluster
-    with pytest.raises(RuntimeError, match="failed"):
-        ray.serve.run(
-            bind_driver(tmp_path / "missing", StagesConfig()), name="broken", route_prefix=None
-        )
-    ray.serve.delete("broken")
-
-
 def test_endless_deaths_end_in_the_stages_failure(driver: Driver, cluster: LocalCluster) -> None:
-    response = _start(driver, steps=100_000)
+    response = _start(driver, steps=ENDLESS)
     for _ in range(3):
         _wait_for_works(driver, 1)
         cluster.kill_replica("Denoiser", app=APP)

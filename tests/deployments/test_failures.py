@@ -21,6 +21,7 @@ from pipelines.errors import (
     InvalidRequest,
     NotReady,
     Overloaded,
+    SluiceError,
     StageFailed,
 )
 
@@ -54,6 +55,7 @@ def test_our_own_errors_come_out_as_themselves(own: Any) -> None:
     for wrapped in (own, _task_error(own), _task_error(_task_error(own))):
         found = translate(wrapped, stage="Denoiser")
         assert type(found) is type(own)
+        assert isinstance(found, SluiceError)
         assert (found.message, found.fields) == (own.message, own.fields)
 
 
@@ -71,7 +73,7 @@ def _upstream_death() -> RayServeException:
         (_upstream_death(), "Denoiser"),
         (ActorDiedError(), "VaeDecoder"),
         (ActorUnavailableError("away", b"\0" * 16), "VaeDecoder"),
-        (ObjectLostError("0" * 56, "", ""), "VaeDecoder"),
+        (ObjectLostError("0" * 56, b"", ""), "VaeDecoder"),
         (asyncio.CancelledError(), "VaeDecoder"),
         (RequestCancelledError("id"), "VaeDecoder"),
     ],

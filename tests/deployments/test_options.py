@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from deployments.options import (
     AutoscalingOptions,
     DenoiserOptions,
+    FinisherOptions,
     SafetyOptions,
     StageOptions,
     StagesConfig,
@@ -38,9 +39,11 @@ def test_serve_accepts_every_combination_of_kwargs() -> None:
         max_queued_requests=10,
     )
     deployment = ray.serve.deployment(name="X", **options.deployment_kwargs())(object)
-    assert deployment.ray_actor_options["num_gpus"] == 0.5
-    assert deployment.ray_actor_options["label_selector"] == {"pool": "decode"}
-    assert deployment.ray_actor_options["accelerator_type"] == "H100"
+    actor = deployment.ray_actor_options
+    assert actor is not None
+    assert actor["num_gpus"] == 0.5
+    assert actor["label_selector"] == {"pool": "decode"}
+    assert actor["accelerator_type"] == "H100"
     assert deployment.max_queued_requests == 10
     scaling = deployment._deployment_config.autoscaling_config
     assert scaling is not None
@@ -76,6 +79,17 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
             "max_ongoing_requests to 100",
         ),
         (DenoiserOptions, {"max_works": 65}, "denoiser.max_works", "at most 64"),
+        (SafetyOptions, {"classifier": "huggingface"}, "safety.source", "Falconsai"),
+        (
+            SafetyOptions,
+            {"classifier": "huggingface", "source": "x/y"},
+            "safety.flagged_labels",
+            "nsfw",
+        ),
+        (SafetyOptions, {"source": "x/y"}, "safety.source", "classifier: huggingface"),
+        (SafetyOptions, {"flagged_labels": ["nsfw"]}, "safety.flagged_labels", "leave it out"),
+        (SafetyOptions, {"num_gpus": 1}, "safety.num_gpus", "leave it out"),
+        (FinisherOptions, {"num_gpus": 1}, "finisher.num_gpus", "leave it out"),
         (StorageOptions, {"kind": "s3"}, "storage.bucket", "my-images"),
         (StorageOptions, {"kind": "s3", "bucket": "b", "max_bytes": 9}, "storage.max", "lifecycle"),
         (StorageOptions, {"kind": "s3", "bucket": "b", "directory": "/x"}, "storage.dir", "local"),
@@ -100,6 +114,7 @@ def test_what_cannot_work_names_the_field_and_a_value_that_would(
         (StageOptions, {"dtype": "int8"}, "dtype"),
         (StageOptions, {"gpus": 1}, "gpus"),
         (SafetyOptions, {"threshold": 1.5}, "threshold"),
+        (SafetyOptions, {"classifier": "magic"}, "huggingface"),
         (StorageOptions, {"ttl_s": 0}, "ttl_s"),
     ],
 )

@@ -64,9 +64,18 @@ async def test_a_broken_classifier_is_a_failure_and_never_a_pass(
 
 
 def test_options_reach_the_classifier(fake: FakeClassifier) -> None:
-    SafetyClassifier(SafetyOptions(threshold=0.25, num_threads=2, flagged_labels=("nsfw",)))
+    SafetyClassifier(
+        SafetyOptions(
+            classifier="huggingface",
+            source="some/model",
+            threshold=0.25,
+            num_threads=2,
+            flagged_labels=("nsfw",),
+        )
+    )
     asked = vars(fake)["asked"]
     assert asked["threshold"] == 0.25
     assert asked["threads"] == 2
+    assert (asked["kind"], asked["source"]) == ("huggingface", "some/model")
     assert asked["flagged_labels"] == ("nsfw",)
     assert (asked["device"], asked["dtype"]) == ("cpu", "float32")
