@@ -7,6 +7,7 @@ Every failure is one clear line on stderr and a non-zero exit code. torch is imp
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from importlib.metadata import version as installed_version
@@ -34,7 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_out = Console()
+# A pipe or a log has no width of its own; 80 columns would cut the tables.
+_out = Console(width=None if sys.stdout.isatty() else 140)
 _err = Console(stderr=True)
 
 

@@ -50,7 +50,7 @@ class Limits(Options):
     max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
     """Width times height of one image."""
 
-    min_side: int = Field(default=32, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    min_side: int = Field(default=64, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
     """Shortest side of an image, pixels; a multiple of 16."""
 
     max_side: int = Field(default=2048, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
@@ -210,9 +210,9 @@ class Settings(BaseSettings):
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"config: cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigurationError(f"config: cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"config: {path} is not YAML: {error}") from error
     if content is None:
         return {}

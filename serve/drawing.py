@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deployments.files import encode_image
 from deployments.parameters import with_seed
@@ -17,6 +18,9 @@ from serve.api.normalise import Plan, normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
 from serve.config import Settings
+
+if TYPE_CHECKING:
+    from pipelines.local import LocalChain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +59,6 @@ class LocalDrawing:
 
     def draw(self, plan: Plan, on_step: Callable[[StepEvent], None]) -> list[Drawing]:
         """Load the model and draw; raises the errors of `pipelines.errors`."""
-        import torch
-        from pipelines.stages.safety import load_image_classifier
-
-        from pipelines.local import LocalChain
-
-        device = self._device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = self._dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if device == "cuda" else "float32"
-        safety = self._settings.stages.safety
-        chain = LocalChain.load(
-            self._spec,
-            device=device,
-            dtype=dtype,
-            classifier=load_image_classifier(
-                safety.classifier,
-                source=safety.source,
-                threshold=safety.threshold,
-                flagged_labels=safety.flagged_labels,
-                device=device,
-                dtype=safety.dtype,
-                threads=safety.resolved_threads,
-            ),
-        )
-        images = chain.generate(plan.params, on_step=on_step)
         finish = plan.finish
         return [
             Drawing(
@@ -93,5 +70,38 @@ class LocalDrawing:
                 ),
                 seed=finish.seed + index,
             )
-            for index, image in enumerate(images)
+            for index, image in enumerate(self._load().generate(plan.params, on_step=on_step))
         ]
+
+    def _load(self) -> LocalChain:
+        import torch
+
+        _silence_transformers()
+        from pipelines.local import LocalChain
+        from pipelines.stages.safety import load_image_classifier
+
+        device = self._device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = self._dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if device == "cuda" else "float32"
+        safety = self._settings.stages.safety
+        classifier = load_image_classifier(
+            safety.classifier,
+            source=safety.source,
+            threshold=safety.threshold,
+            flagged_labels=safety.flagged_labels,
+            device=safety.resolved_device,
+            dtype=safety.dtype,
+            threads=safety.resolved_threads,
+        )
+        return LocalChain.load(self._spec, device=device, dtype=dtype, classifier=classifier)
+
+
+def _silence_transformers() -> None:
+    """Its bars and hints, the first of them at import, would tear our own progress bar."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

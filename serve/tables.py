@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def models_table(specs: Sequence[ModelSpec]) -> Table:
     """One row per model of the catalogue."""
-    table = Table("model", "parameters", "size", "steps", "guidance", "licence", "weights from")
+    table = _table("model", "parameters", "size", "steps", "guidance", "licence", "weights from")
     for spec in specs:
         table.add_row(
             spec.name,
@@ -32,10 +33,8 @@ def models_table(specs: Sequence[ModelSpec]) -> Table:
 
 def placement_table(title: str, rows: Sequence[Placement]) -> Table:
     """One row per deployment, and the sums: what the cluster must hold at least and at most."""
-    table = Table(
-        "deployment", "replicas", "CPU", "GPU", "GPU in all", "device", "dtype", "weights", "where",
-        title=escape(title), title_justify="left", show_footer=True,
-    )  # fmt: skip
+    table = _table("deployment", "replicas", "CPU", "GPU", "GPUs", "device", "weights", "where")
+    table.title, table.title_justify = escape(title), "left"
     for row in rows:
         table.add_row(
             row.deployment,
@@ -43,20 +42,28 @@ def placement_table(title: str, rows: Sequence[Placement]) -> Table:
             f"{row.num_cpus:g}",
             f"{row.num_gpus:g}",
             _span(row.min_replicas * row.num_gpus, row.max_replicas * row.num_gpus),
-            row.device,
-            row.dtype or "-",
+            f"{row.device} {row.dtype}" if row.dtype else row.device,
             "-" if row.weights_bytes is None else _size(row.weights_bytes),
             escape(row.where) or "any node",
         )
-    table.columns[0].footer = "in all"
-    table.columns[2].footer = _span(
+    cpus = _span(
         sum(row.min_replicas * row.num_cpus for row in rows),
         sum(row.max_replicas * row.num_cpus for row in rows),
     )
-    table.columns[4].footer = _span(
+    gpus = _span(
         sum(row.min_replicas * row.num_gpus for row in rows),
         sum(row.max_replicas * row.num_gpus for row in rows),
     )
+    table.caption = f"In all: {cpus} CPUs, {gpus} GPUs; CPU, GPU and weights are per replica."
+    table.caption_justify = "left"
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A table that breaks lines where it is too wide, but for the names in its first column."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in columns:
+        table.add_column(name, no_wrap=name == columns[0], overflow="fold")
     return table
 
 

@@ -54,21 +54,27 @@ class SizeRules:
                 param="size",
             )
         size = Size(height=int(match[2]), width=int(match[1]))
-        self._check("size", size)
+        self._check(size)
         return size
 
     def for_ratio(self, ratio: tuple[int, int], near: Size) -> Size:
         """The size of `ratio` (width, height) with the area of `near`; raises InvalidRequest."""
-        height, width = size_for_ratio(
-            ratio,
-            area=near.height * near.width,
-            multiple=self.multiple,
-            max_side=self.max_side,
-            max_area=self.max_pixels,
-        )
-        size = Size(height, width)
-        self._check("prompt", size)
-        return size
+        try:
+            height, width = size_for_ratio(
+                ratio,
+                area=near.height * near.width,
+                multiple=self.multiple,
+                max_side=self.max_side,
+                min_side=self.min_side,
+                max_area=self.max_pixels,
+            )
+        except ValueError as error:
+            raise InvalidRequest(
+                f"prompt: --ar {ratio[0]}:{ratio[1]} has no size with sides of {self.min_side} to"
+                f" {self.max_side} pixels and at most {self.max_pixels} in all",
+                param="prompt",
+            ) from error
+        return Size(height, width)
 
     def nearest(self, size: Size) -> Size:
         """The allowed size nearest to `size`, shrunk in proportion if it has too many pixels."""
@@ -85,7 +91,7 @@ class SizeRules:
             height, width = min(height, longest), min(width, longest)
         return Size(height, width)
 
-    def _check(self, param: str, size: Size) -> None:
+    def _check(self, size: Size) -> None:
         if any(side % self.multiple for side in size):
             problem = f"both sides must be multiples of {self.multiple}"
         elif not all(self.min_side <= side <= self.max_side for side in size):
@@ -95,6 +101,6 @@ class SizeRules:
         else:
             return
         raise InvalidRequest(
-            f"{param}: {problem}, got {size}; the nearest allowed size is {self.nearest(size)}",
-            param=param,
+            f"size: {problem}, got {size}; the nearest allowed size is {self.nearest(size)}",
+            param="size",
         )

@@ -58,7 +58,8 @@ class FakeStore:
 class FakeGraph:
     """Answers every job at once with `PIXELS`, or fails, or hangs, as it is told.
 
-    `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung.
+    `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung;
+    `entered` is released by each job.
     """
 
     store: FakeStore = field(default_factory=FakeStore)
@@ -66,10 +67,12 @@ class FakeGraph:
     hangs: bool = False
     stages: Mapping[str, bool] = field(default_factory=lambda: {"TextEncoder": True})
     jobs: list[GenerationJob] = field(default_factory=list)
+    entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         self.jobs.append(job)
+        self.entered.release()
         if self.error is not None:
             raise self.error
         if self.hangs:

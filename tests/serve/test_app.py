@@ -14,7 +14,7 @@ from ray.serve._private.build_app import build_app
 from pipelines.errors import ConfigurationError
 from serve.app import build, load_rules
 from serve.config import PromptRulesConfig
-from tests.serve.deployed import deployments
+from tests.serve.deployed import deployments, replicas, resources
 
 STAGES = ["Denoiser", "Finisher", "Ingress", "SafetyClassifier", "TextEncoder", "VaeDecoder"]
 
@@ -22,8 +22,8 @@ STAGES = ["Denoiser", "Finisher", "Ingress", "SafetyClassifier", "TextEncoder", 
 def test_all_deployments_fit_a_machine_of_two_cores():
     found = deployments(build({}))
     assert sorted(found) == STAGES
-    assert sum(each.ray_actor_options["num_cpus"] for each in found.values()) <= 1.5
-    assert all(each.ray_actor_options.get("num_gpus", 0) == 0 for each in found.values())
+    assert sum(resources(each)["num_cpus"] for each in found.values()) <= 1.5
+    assert all(resources(each)["num_gpus"] == 0 for each in found.values())
 
 
 def test_serve_run_passes_flat_text():
@@ -31,7 +31,7 @@ def test_serve_run_passes_flat_text():
         build, {"limits.max_queued_requests": "7", "stages.denoiser.num_gpus": "1"}
     )
     found = deployments(application)
-    assert found["Denoiser"].ray_actor_options["num_gpus"] == 1.0
+    assert resources(found["Denoiser"])["num_gpus"] == 1.0
     # Refusals must get through while all generations are under way.
     assert found["Ingress"].max_ongoing_requests > 7
 
@@ -52,16 +52,15 @@ def test_ingress_scaling_and_place():
             }
         )
     )
-    config = found["Ingress"]._deployment_config.autoscaling_config
-    assert (config.min_replicas, config.max_replicas) == (2, 5)
-    assert found["Ingress"].ray_actor_options["label_selector"] == {"sluice-pool": "cpu"}
+    assert replicas(found["Ingress"]) == (2, 5)
+    assert resources(found["Ingress"])["label_selector"] == {"sluice-pool": "cpu"}
 
 
 def test_prompt_rules_are_read_where_the_application_is_built(tmp_path: Path):
     assert load_rules(PromptRulesConfig(enabled=False)) is None
-    with pytest.raises(ConfigurationError, match="prompt_rules: .*nope"):
+    with pytest.raises(ConfigurationError, match=r"prompt_rules: .*nope"):
         load_rules(PromptRulesConfig(disabled_categories=("nope",)))
-    with pytest.raises(ConfigurationError, match="prompt_rules: .*rules.yaml"):
+    with pytest.raises(ConfigurationError, match=r"prompt_rules: .*rules\.yaml"):
         load_rules(PromptRulesConfig(rules_file=tmp_path / "rules.yaml"))
 
 

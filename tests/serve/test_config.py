@@ -116,9 +116,7 @@ class TestMistakes:
 
     def test_unknown_parts_of_variables(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("SLUICE_LIMITS__MAX_STEP", "5")
-        assert complaint() == (
-            "limits.max_step: unknown setting; did you mean 'limits.max_steps'?"
-        )
+        assert complaint() == ("limits.max_step: unknown setting; did you mean 'limits.max_steps'?")
 
     def test_a_variable_that_is_not_json(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("SLUICE_LIMITS", "{")

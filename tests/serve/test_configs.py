@@ -1,4 +1,4 @@
-"""The shipped configurations and the machines for them: valid, buildable, and made for each other."""
+"""The shipped configurations and their machines: valid, buildable, and made for each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve.app import build
 from serve.config import Settings
-from tests.serve.deployed import deployments
+from tests.serve.deployed import deployments, replicas, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "serve" / "configs").glob("*.yaml"))
@@ -29,14 +29,6 @@ def args_of(name: str) -> dict[str, Any]:
 
 def built(name: str) -> dict[str, Deployment]:
     return deployments(build(args_of(name)))
-
-
-def replicas(deployment: Deployment) -> tuple[int, int]:
-    config = deployment._deployment_config.autoscaling_config
-    if config is None:
-        assert isinstance(deployment.num_replicas, int)
-        return deployment.num_replicas, deployment.num_replicas
-    return config.min_replicas, config.max_replicas
 
 
 def test_there_are_three():
@@ -60,15 +52,15 @@ def test_serve_gives_up_after_the_application(name: str):
 
 def test_embedded_fits_a_laptop():
     found = built("embedded")
-    assert sum(each.ray_actor_options["num_cpus"] for each in found.values()) <= 1.5
-    assert all(each.ray_actor_options.get("num_gpus", 0) == 0 for each in found.values())
+    assert sum(resources(each)["num_cpus"] for each in found.values()) <= 1.5
+    assert all(resources(each)["num_gpus"] == 0 for each in found.values())
     assert all(replicas(each) == (1, 1) for each in found.values())
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
 def test_flux_has_an_h100_per_denoiser_and_shares_small_gpus(name: str):
     found = built(name)
-    gpus = {key: each.ray_actor_options.get("num_gpus", 0) for key, each in found.items()}
+    gpus = {key: resources(each)["num_gpus"] for key, each in found.items()}
     assert gpus == {
         "Ingress": 0,
         "TextEncoder": 0.6,
@@ -91,10 +83,10 @@ def test_every_replica_fits_a_machine_of_its_pool(name: str):
         for kind in CLUSTER["available_node_types"].values()
     }
     for deployment in built(name).values():
-        options = deployment.ray_actor_options
+        options = resources(deployment)
         machine = pools[options["label_selector"]["sluice-pool"]]
         assert options["num_cpus"] <= machine["CPU"], deployment.name
-        assert options.get("num_gpus", 0) <= machine.get("GPU", 0), deployment.name
+        assert options["num_gpus"] <= machine.get("GPU", 0), deployment.name
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
@@ -107,9 +99,9 @@ def test_the_largest_scale_fits_the_largest_pools(name: str):
     for resource, option in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         asked = dict.fromkeys(kinds, 0.0)
         for deployment in built(name).values():
-            options = deployment.ray_actor_options
+            options = resources(deployment)
             pool = options["label_selector"]["sluice-pool"]
-            asked[pool] += replicas(deployment)[1] * options.get(option, 0)
+            asked[pool] += replicas(deployment)[1] * options[option]
         for pool, kind in kinds.items():
             assert asked[pool] <= kind["max_workers"] * kind["resources"].get(resource, 0), pool
 

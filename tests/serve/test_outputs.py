@@ -9,7 +9,11 @@ from serve.outputs import OutputFiles
 
 
 def planned(
-    output: Path | None, output_format: str | None = None, *, count: int = 1, overwrite: bool = False
+    output: Path | None,
+    output_format: str | None = None,
+    *,
+    count: int = 1,
+    overwrite: bool = False,
 ) -> OutputFiles:
     return OutputFiles.plan(
         output, output_format, prompt="A red circle!", seed=7, count=count, overwrite=overwrite

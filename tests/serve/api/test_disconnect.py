@@ -40,8 +40,7 @@ async def test_the_job_is_cancelled():
 
     inbox.put_nowait({"type": "http.request", "body": BODY, "more_body": False})
     serving = asyncio.create_task(create_app(given)({**SCOPE}, inbox.get, send))
-    while not graph.jobs:
-        await asyncio.sleep(0)
+    await graph.entered.acquire()
     assert given.admission.in_flight == 1
     inbox.put_nowait({"type": "http.disconnect"})
     await serving
@@ -62,8 +61,7 @@ async def test_cancelling_the_request_cancels_the_job():
 
     inbox.put_nowait({"type": "http.request", "body": BODY, "more_body": False})
     serving = asyncio.create_task(create_app(given)({**SCOPE}, inbox.get, send))
-    while not graph.jobs:
-        await asyncio.sleep(0)
+    await graph.entered.acquire()
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving

@@ -7,9 +7,7 @@ from tests.serve.fakes import FakeGraph
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "image/jpeg", "image/webp"])
-async def test_a_file_with_its_type(
-    client: httpx.AsyncClient, graph: FakeGraph, content_type: str
-):
+async def test_a_file_with_its_type(client: httpx.AsyncClient, graph: FakeGraph, content_type: str):
     file_id = graph.store.put(b"bytes", content_type)
     response = await client.get(f"/v1/files/{file_id}")
     assert response.status_code == 200

@@ -31,9 +31,7 @@ async def test_not_ready_names_the_stage(client_of: ClientOf):
     assert response.headers["retry-after"] == "1"
 
 
-async def test_a_graph_that_does_not_answer(
-    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_graph_that_does_not_answer(client_of: ClientOf, monkeypatch: pytest.MonkeyPatch):
     class Silent(FakeGraph):
         async def ready(self) -> Mapping[str, bool]:
             await asyncio.Event().wait()

@@ -207,8 +207,8 @@ async def test_admission_bounds_requests_in_flight(client_of: ClientOf):
     given = services(graph, limits={"max_queued_requests": 2})
     client = client_of(given)
     waiting = [asyncio.create_task(client.post(URL, json={"prompt": "x"})) for _ in range(2)]
-    while given.admission.in_flight < 2:
-        await asyncio.sleep(0)
+    for _ in waiting:
+        await graph.entered.acquire()
     refused = await client.post(URL, json={"prompt": "x"})
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "overloaded"

@@ -24,7 +24,7 @@ OpenAIOf = Callable[..., openai.AsyncOpenAI]
 
 @pytest.fixture
 async def openai_of() -> AsyncIterator[OpenAIOf]:
-    """Makes an OpenAI client of an application over a given graph; without retries, unless asked."""
+    """Makes an OpenAI client of an application over a given graph; retries only when asked."""
     made: list[openai.AsyncOpenAI] = []
 
     def make(graph: FakeGraph, *, max_retries: int = 0) -> openai.AsyncOpenAI:
@@ -61,7 +61,9 @@ async def test_an_image(openai_of: OpenAIOf):
     )
     assert answer.data is not None
     assert [base64.b64decode(image.b64_json or "") for image in answer.data] == [PIXELS, PIXELS]
-    assert all((image.url or "").startswith("http://sluice.test/v1/files/") for image in answer.data)
+    assert all(
+        (image.url or "").startswith("http://sluice.test/v1/files/") for image in answer.data
+    )
     assert [getattr(image, "seed", None) for image in answer.data] == [3, 4]
     assert (answer.size, answer.quality, answer.output_format) == ("128x64", "high", "webp")
     assert answer.background == "opaque"

@@ -40,6 +40,14 @@ def test_refusals_name_the_nearest_size(text: str, said: str):
     assert said in caught.value.message
 
 
+def test_a_ratio_without_any_size():
+    rules = SizeRules(default=Size(64, 64), min_side=64, max_side=128, max_pixels=64 * 80)
+    assert rules.for_ratio((1, 1), Size(64, 64)) == Size(64, 64)
+    with pytest.raises(InvalidRequest, match="prompt: --ar 3:1 has no size") as caught:
+        rules.for_ratio((3, 1), Size(64, 64))
+    assert caught.value.param == "prompt"
+
+
 @given(
     size=st.tuples(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9)),
     low=st.integers(1, 8),
