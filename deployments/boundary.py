@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deployments.placement import StageOptions
@@ -17,8 +17,10 @@ from pipelines.errors import SluiceError, StageFailed
 
 logger = logging.getLogger("ray.serve")
 
-MAX_CONSECUTIVE_FAILURES = 5
-"""A GPU in an error state fails every call while its process looks alive: let it be replaced."""
+MAX_FAILURES = 5
+FAILING_FOR_S = 5.0
+"""A GPU in an error state fails every call while its process looks alive, so a replica is sick
+after that many unexpected failures in a row, over that time: not after one batch that failed."""
 
 
 @contextmanager
@@ -43,9 +45,12 @@ def starting(stage: str, options: StageOptions) -> Iterator[None]:
 class Boundary:
     """Around each call of one stage."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stage = stage
+        self._clock = clock
         self._failures = 0
+        self._first_failure = 0.0
+        self._last_failure = 0.0
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -55,14 +60,21 @@ class Boundary:
         except SluiceError:
             raise
         except Exception as error:
-            self._failures += 1
+            self._count_failure()
             logger.exception("%s failed", self._stage)
             raise StageFailed(f"{self._stage} failed on this request", stage=self._stage) from error
         self._failures = 0
 
     def check_health(self) -> None:
-        """Raises StageFailed after several unexpected errors in a row."""
-        if self._failures >= MAX_CONSECUTIVE_FAILURES:
+        """Raises StageFailed after unexpected failures in a row; see `MAX_FAILURES`."""
+        failing_for = self._last_failure - self._first_failure
+        if self._failures >= MAX_FAILURES and failing_for >= FAILING_FOR_S:
             raise StageFailed(
                 f"the last {self._failures} calls failed unexpectedly", stage=self._stage
             )
+
+    def _count_failure(self) -> None:
+        self._last_failure = self._clock()
+        if self._failures == 0:
+            self._first_failure = self._last_failure
+        self._failures += 1

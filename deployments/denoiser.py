@@ -32,9 +32,11 @@ class Denoiser:
             from pipelines.stages.denoiser import DenoiserStage
 
             torch.set_num_threads(options.resolved_threads)
-            self._device = options.resolved_device
             stage = DenoiserStage.load(
-                source, device=self._device, dtype=options.dtype, attention=options.attention
+                source,
+                device=options.resolved_device,
+                dtype=options.dtype,
+                attention=options.attention,
             )
             self._engine = Engine(
                 stage,
@@ -56,12 +58,14 @@ class Denoiser:
         DegenerateImage, Overloaded, StageFailed.
         """
         with self._boundary.call():
+            # Left on the CPU: the engine's thread moves them, as this one must not wait for a GPU.
             future = self._engine.submit(
                 job,
-                unpack_conditioning(positive, device=self._device),
-                None if negative is None else unpack_conditioning(negative, device=self._device),
+                unpack_conditioning(positive),
+                None if negative is None else unpack_conditioning(negative),
             )
-            return pack_latents(await self._result(job.work_id, future))
+            latents = await self._result(job.work_id, future)
+            return await asyncio.to_thread(pack_latents, latents)
 
     async def stats(self) -> EngineStats:
         """Works, queued tokens and ticks of this replica's engine."""

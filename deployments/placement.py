@@ -48,7 +48,8 @@ class AutoscalingOptions(Options):
     section: ClassVar[str] = "autoscaling"
 
     min_replicas: NonNegativeInt = 1
-    """Replicas kept without traffic; 0 lets the stage sleep, at the price of a cold start."""
+    """Replicas kept without traffic; 0 lets the stage sleep, at the price of a cold start. A
+    readiness probe asks every stage, and so wakes it."""
     max_replicas: PositiveInt = 1
     """Replicas under full load."""
     initial_replicas: NonNegativeInt | None = None

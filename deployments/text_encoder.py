@@ -47,11 +47,11 @@ class TextEncoder:
 
         `timings` holds "encode_wait" and "encode" as this caller met them. Raises StageFailed.
         """
+        if prompt in self._cache:
+            self._cache.move_to_end(prompt)
+            return replace(self._cache[prompt], timings={"encode_wait": 0.0, "encode": 0.0})
         with self._boundary.call():
             began = asyncio.get_running_loop().time()
-            if prompt in self._cache:
-                self._cache.move_to_end(prompt)
-                return replace(self._cache[prompt], timings={"encode_wait": 0.0, "encode": 0.0})
             conditioning, ran = await self._join(prompt)
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)

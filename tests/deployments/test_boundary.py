@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from deployments.boundary import MAX_CONSECUTIVE_FAILURES, Boundary, starting
+from deployments.boundary import FAILING_FOR_S, MAX_FAILURES, Boundary, starting
 from deployments.options import DenoiserOptions
 from pipelines.errors import CheckpointError, DegenerateImage, StageFailed
 
@@ -30,7 +30,7 @@ def test_the_cause_of_a_failed_start_is_logged(caplog: pytest.LogCaptureFixture)
 def test_own_errors_and_cancellation_pass() -> None:
     boundary = Boundary("Denoiser")
     for error in (DegenerateImage("black"), asyncio.CancelledError()):
-        for _ in range(MAX_CONSECUTIVE_FAILURES + 1):
+        for _ in range(MAX_FAILURES + 1):
             with pytest.raises(type(error)):
                 _fail(boundary, error)
     boundary.check_health()
@@ -47,19 +47,30 @@ def test_other_errors_leave_as_stage_failed_without_details(
 
 
 def test_failures_in_a_row_make_it_sick_and_a_success_heals_it() -> None:
-    boundary = Boundary("Denoiser")
+    now = 0.0
+    boundary = Boundary("Denoiser", clock=lambda: now)
 
     def fail(times: int) -> None:
+        nonlocal now
         for _ in range(times):
+            now += FAILING_FOR_S
             with pytest.raises(StageFailed):
                 _fail(boundary, RuntimeError())
 
-    fail(MAX_CONSECUTIVE_FAILURES - 1)
+    fail(MAX_FAILURES - 1)
     boundary.check_health()
     with boundary.call():
         pass
-    fail(MAX_CONSECUTIVE_FAILURES - 1)
+    fail(MAX_FAILURES - 1)
     boundary.check_health()
     fail(1)
     with pytest.raises(StageFailed):
         boundary.check_health()
+
+
+def test_one_failed_batch_is_no_reason_to_replace_a_replica() -> None:
+    boundary = Boundary("VaeDecoder", clock=lambda: 7.0)
+    for _ in range(MAX_FAILURES * 3):
+        with pytest.raises(StageFailed):
+            _fail(boundary, RuntimeError("out of memory"))
+    boundary.check_health()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.serve
 from pydantic import ValidationError
 
+import deployments
 from deployments.options import (
     AutoscalingOptions,
     DenoiserOptions,
@@ -156,3 +158,12 @@ def test_options_are_frozen() -> None:
     options = StagesConfig()
     with pytest.raises(ValidationError, match="frozen"):
         options.denoiser = DenoiserOptions()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_readme_names_every_option() -> None:
+    readme = (Path(deployments.__file__).parent / "README.md").read_text("utf-8")
+    config = StagesConfig()
+    sections = [getattr(config, name) for name in StagesConfig.model_fields]
+    named = {name for section in sections for name in type(section).model_fields}
+    named |= set(StagesConfig.model_fields) | set(AutoscalingOptions.model_fields)
+    assert {name for name in named if f"`{name}`" not in readme} == set()
