@@ -40,9 +40,9 @@ class GraphDriver:
         return module in sys.modules
 
 
-def bind_driver(source: Path, config: StagesConfig) -> Application:
-    """An application of the stages, with the weights of `source`, and a driver."""
-    stages = bind_stages(tiny_spec(source), config)
+def bind_driver(spec: ModelSpec, config: StagesConfig) -> Application:
+    """An application of the stages of `spec`, and a driver."""
+    stages = bind_stages(spec, config)
     decorate = ray.serve.deployment(
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )

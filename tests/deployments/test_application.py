@@ -12,7 +12,9 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
 from deployments.options import StagesConfig
+from pipelines import catalog
 from pipelines.contracts import GenerationResult
+from pipelines.embedded import EMBEDDED_MODEL_NAME
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
 from pipelines.local import LocalChain
 from tests.deployments.driver import bind_driver, make_job, tiny_spec
@@ -31,7 +33,7 @@ def classifier() -> Iterator[FakeClassifier]:
 
 @pytest.fixture(scope="module")
 def driver(dev_like: Path, classifier: FakeClassifier) -> DeploymentHandle[Any]:
-    application = bind_driver(dev_like, StagesConfig())
+    application = bind_driver(tiny_spec(dev_like), StagesConfig())
     return ray.serve.run(application, name="local-graph", _local_testing_mode=True)
 
 
@@ -113,6 +115,22 @@ def test_an_error_of_a_stage_comes_out_as_itself_and_the_next_job_works(
     with pytest.raises(DegenerateImage):
         _generate(driver, guidance_scale=float("nan"))
     assert len(_generate(driver).images) == 1
+
+
+def test_the_carried_model_is_drawn_as_by_the_local_chain(classifier: FakeClassifier) -> None:
+    spec = catalog.find(EMBEDDED_MODEL_NAME)
+    application = bind_driver(spec, StagesConfig())
+    driver = ray.serve.run(application, name="local-carried", _local_testing_mode=True)
+    changes: dict[str, Any] = {
+        "prompt": "a red circle on a white background",
+        "height": spec.height,
+        "width": spec.width,
+        "steps": 4,
+        "guidance_scale": spec.guidance_scale,
+    }
+    (image,) = _generate(driver, **changes).images
+    (expected,) = LocalChain.load(spec).generate(make_job(**changes).params)
+    assert_same_image(pixels_of(image), expected.pixels)
 
 
 def test_every_stage_is_ready(driver: DeploymentHandle[Any]) -> None:

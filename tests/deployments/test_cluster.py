@@ -17,7 +17,7 @@ from pipelines.contracts import GenerationResult
 from pipelines.engine.engine import EngineStats
 from pipelines.errors import DegenerateImage, SluiceError, StageFailed
 from tests.cluster import LocalCluster
-from tests.deployments.driver import bind_driver, make_job
+from tests.deployments.driver import bind_driver, make_job, tiny_spec
 from tests.deployments.images import assert_same_image, pixels_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -38,7 +38,7 @@ def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
         denoiser=DenoiserOptions(health_check_period_s=1),
         vae_decoder=VaeDecoderOptions(health_check_period_s=1),
     )
-    yield ray.serve.run(bind_driver(dev_like, config), name=APP, route_prefix=None)
+    yield ray.serve.run(bind_driver(tiny_spec(dev_like), config), name=APP, route_prefix=None)
     ray.serve.delete(APP)
 
 
