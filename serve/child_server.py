@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from serve.placement import BUILDER
+from serve.configurations import BUILDER
 
 HOST = "127.0.0.1"
 SERVE_RUN_PORT = 8000
@@ -30,6 +30,9 @@ _GRACE_S = 30.0
 _FAILED_DEPLOYMENT = re.compile(
     r"DEPLOY_FAILED|Deploying app(lication)? '?\w+'? failed|failed to deploy"
 )
+
+_OWN_ERROR = re.compile(r"pipelines\.errors\.(\w+: .+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ServerDied(Exception):
@@ -83,7 +86,7 @@ class ChildServer:
             self._family.update(psutil.Process(self._child.pid).children(recursive=True))
         if self._child.poll() is not None:
             raise ServerDied("`serve run` has ended")
-        if match := _FAILED_DEPLOYMENT.search(self.log.read_text(errors="replace")):
+        if match := _FAILED_DEPLOYMENT.search(self._read_log()):
             raise ServerDied(f"the deployment failed ({match[0]})")
 
     def stop(self) -> None:
@@ -102,11 +105,17 @@ class ChildServer:
             self._config.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 40) -> str:
-        """The last lines of the log."""
+        """The last lines of the log, and after them the first of our own errors in all of it."""
+        log = self._read_log()
+        cause = _OWN_ERROR.search(log)
+        tail = "\n".join(log.splitlines()[-lines:])
+        return f"{tail}\n\nCause: {cause[1]}" if cause else tail
+
+    def _read_log(self) -> str:
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            return _COLOUR.sub("", self.log.read_text(errors="replace"))
         except OSError as error:
-            return f"(no log: {error})"
+            return f"(no log: {error.strerror})"
 
     def _alive(self) -> list[psutil.Process]:
         child = self._child

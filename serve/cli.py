@@ -127,7 +127,8 @@ def check(
     configuration: Annotated[Path, typer.Argument(help="A Serve YAML or a bare settings file.")],
 ) -> None:
     """Validate a configuration, and print what it would place where. Starts nothing."""
-    from serve.placement import placements, read_configurations
+    from serve.configurations import read_configurations
+    from serve.placement import placements
 
     for found in read_configurations(configuration):
         settings = found.settings

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 
 from serve.api.schemas import ImageGenerationRequest, ImagesResponse
 from serve.child_server import ChildServer, ServerDied, choose_port
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Stopped:
         return 0
     except (ServerDied, ServerError) as error:
-        _console.print(f"[red]The demo failed:[/red] {error}", markup=True)
-        _console.print(f"The end of {server.log}:\n{server.log_tail()}", markup=False)
+        _console.print(f"The end of {server.log}:\n{server.log_tail()}\n", markup=False)
+        _console.print(f"[red]The demo failed:[/red] {escape(str(error))}")
         return 1
     finally:
         # From here on a second Ctrl-C must not interrupt the cleaning up.

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from PIL import Image
+
+from serve import cli
+from serve.client import SluiceClient
+
+CONFIGS = Path(__file__).resolve().parents[2] / "serve" / "configs"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs `sluice` with arguments, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_it(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run_it
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """A server behind --url; the bodies of the requests it got."""
+    bodies: list[dict[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.read())
+        bodies.append(body)
+        if body["prompt"] == "refuse":
+            error = {"message": "prompt: refused by the content policy", "code": "x"}
+            return httpx.Response(400, json={"error": error})
+        seeds = range(body["seed"], body["seed"] + body.get("n", 1))
+        images = [{"b64_json": base64.b64encode(b"image").decode(), "seed": s} for s in seeds]
+        usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        details = {
+            "input_tokens_details": {"text_tokens": 1},
+            "output_tokens_details": {"image_tokens": 1},
+        }
+        return httpx.Response(
+            200,
+            json={
+                "created": 1,
+                "model": "m",
+                "data": images,
+                "output_format": "png",
+                "quality": None,
+                "size": "64x64",
+                "usage": usage | details,
+                "warnings": ["a [warning]"],
+            },
+        )
+
+    client = functools.partial(SluiceClient, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(cli, "SluiceClient", client)
+    return bodies
+
+
+class TestGenerateOverHttp:
+    def test_every_option_is_sent(self, run: Run, server: list[dict[str, object]], tmp_path: Path):
+        outcome = run(
+            *("generate", "a cat", "--url", "http://s", "--size", "128x64", "--steps", "5"),
+            *("--guidance", "2", "--seed", "9", "-n", "2", "--negative", "dog"),
+            *("--true-cfg", "3", "--format", "webp", "--model", "m", "-o", str(tmp_path)),
+        )
+        assert outcome.code == 0
+        assert server == [
+            {
+                "prompt": "a cat",
+                "model": "m",
+                "n": 2,
+                "size": "128x64",
+                "num_inference_steps": 5,
+                "guidance_scale": 2.0,
+                "seed": 9,
+                "negative_prompt": "dog",
+                "true_cfg_scale": 3.0,
+                "output_format": "webp",
+            }
+        ]
+        assert (tmp_path / "a-cat-9.webp").read_bytes() == b"image"
+        assert (tmp_path / "a-cat-10.webp").read_bytes() == b"image"
+        assert outcome.out.splitlines() == [
+            f"{tmp_path}/a-cat-9.webp  seed 9",
+            f"{tmp_path}/a-cat-10.webp  seed 10",
+        ]
+        assert "warning: a [warning]" in outcome.err
+
+    def test_a_refusal_is_one_line(self, run: Run, server: list[dict[str, object]], tmp_path: Path):
+        outcome = run("generate", "refuse", "--url", "http://s")
+        assert outcome.code == 1
+        assert outcome.err.strip() == "error: prompt: refused by the content policy"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_device_is_the_servers(self, run: Run, server: list[dict[str, object]]):
+        outcome = run("generate", "a cat", "--url", "http://s", "--device", "cpu")
+        assert outcome.code == 2
+        assert server == []
+
+    def test_nothing_is_replaced_unasked(
+        self, run: Run, server: list[dict[str, object]], tmp_path: Path
+    ):
+        (tmp_path / "cat.png").write_bytes(b"old")
+        arguments = ("generate", "a cat", "--url", "http://s", "-o", "cat.png")
+        outcome = run(*arguments)
+        assert outcome.code == 1
+        assert "--overwrite" in outcome.err
+        assert server == []
+        assert run(*arguments, "--overwrite").code == 0
+        assert (tmp_path / "cat.png").read_bytes() == b"image"
+
+
+class TestGenerateHere:
+    def test_the_carried_model_draws(self, run: Run, tmp_path: Path):
+        arguments = ("generate", "a red circle on a white background", "--seed", "3")
+        outcome = run(*arguments, "-n", "2", "--steps", "2", "-o", "x.png")
+        assert outcome.code == 0, outcome.err
+        image = Image.open(io.BytesIO((tmp_path / "x-4.png").read_bytes()))
+        assert image.size == (64, 64)
+        assert "Seed: 4" in image.info["parameters"]
+        assert (tmp_path / "x-3.png").read_bytes() != (tmp_path / "x-4.png").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["a cat", "-n", "0"], "n: must be 1 to 10"),
+            (["a cat", "--size", "100x64"], "nearest allowed size is 96x64"),
+            (["a cat", "--model", "nope"], "no model is called 'nope'"),
+            ([" "], "blank"),
+            (["gore, behead him"], "content policy"),
+        ],
+    )
+    def test_what_the_server_would_refuse_is_refused(
+        self, run: Run, arguments: list[str], said: str
+    ):
+        outcome = run("generate", *arguments)
+        assert outcome.code == 1
+        assert outcome.err.startswith("error: ")
+        assert said in outcome.err
+
+
+def test_models(run: Run):
+    outcome = run("models")
+    assert outcome.code == 0
+    for name in ("sluice-shapes", "flux.1-dev", "flux.1-schnell", "11.9 B", "1024x1024"):
+        assert name in outcome.out
+
+
+@pytest.mark.parametrize("name", ["embedded", "flux-dev", "flux-schnell"])
+def test_check_prints_the_placement(run: Run, name: str):
+    outcome = run("check", str(CONFIGS / f"{name}.yaml"))
+    assert outcome.code == 0, outcome.err
+    for deployment in ("Ingress", "TextEncoder", "Denoiser", "VaeDecoder", "Finisher"):
+        assert deployment in outcome.out
+
+
+def test_check_sums_up(run: Run):
+    outcome = run("check", str(CONFIGS / "flux-dev.yaml"))
+    assert "22.2 GiB" in outcome.out
+    assert "2 to 12 GPUs" in outcome.out
+    assert "sluice-pool=denoise" in outcome.out
+
+
+def test_check_says_why_not(run: Run, tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("limits: {max_step: 3}\n")
+    outcome = run("check", "bad.yaml")
+    assert outcome.code == 1
+    assert "did you mean 'limits.max_steps'?" in outcome.err
+    assert run("check", "none.yaml").code == 1
+
+
+def test_version(run: Run):
+    assert "sluice 0." in run("version").out
+
+
+def test_a_wrong_command(run: Run):
+    assert run("nope").code == 2
+    assert run("generate").code == 2

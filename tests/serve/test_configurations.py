@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.errors import ConfigurationError
+from serve.configurations import read_configurations
+
+
+def test_a_bare_settings_file(tmp_path: Path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: flux.1-schnell\nstages.denoiser.num_gpus: 1\n")
+    (found,) = read_configurations(path)
+    assert found.settings.model == "flux.1-schnell"
+
+
+def application(**changes: object) -> dict[str, object]:
+    plain = {"name": "a", "route_prefix": "/", "import_path": "serve.app:build", "args": {}}
+    return {"applications": [plain | changes]}
+
+
+def test_overrides_are_reported(tmp_path: Path):
+    path = tmp_path / "serve.yaml"
+    content = application(deployments=[{"name": "Denoiser", "num_replicas": 2}])
+    path.write_text(yaml.safe_dump(content))
+    assert read_configurations(path)[0].overridden == ("Denoiser",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (["a"], "must hold settings"),
+        ({"modle": "x"}, "did you mean 'model'"),
+        (application(args={"limits": {"max_step": 1}}), "a: args: limits.max_step: unknown"),
+        (application(args={"model": "nope"}), "a: args: model: no model is called 'nope'"),
+        (application(import_path="other:build"), "import_path is 'other:build'"),
+        (application(deployments=[{"name": "Denoisr"}]), "none is called 'Denoisr'"),
+        (
+            application(arg={}),
+            "applications.arg: unknown setting; did you mean 'applications.args'",
+        ),
+        (application() | {"htp_options": {}}, "did you mean 'http_options'"),
+        (application() | {"http_options": {"prt": 1}}, "did you mean 'http_options.port'"),
+        (
+            application(deployments=[{"name": "Denoiser", "num_replica": 2}]),
+            "did you mean 'applications.deployments.num_replicas'",
+        ),
+    ],
+)
+def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
+    path = tmp_path / "file.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigurationError) as caught:
+        read_configurations(path)
+    assert said in caught.value.message
+
+
+def test_no_file(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_configurations(tmp_path / "none.yaml")

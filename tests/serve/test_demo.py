@@ -1,0 +1,138 @@
+"""The demo: its parts here, and the whole of it as a user runs it, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from serve.child_server import ChildServer, ServerDied, choose_port
+from serve.demo import PROMPT, curl_line
+from tests.cluster import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_busy_port_is_passed_over():
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert choose_port(port) > port
+    assert choose_port(port) == port
+
+
+def test_the_curl_line_can_be_pasted():
+    words = shlex.split(curl_line("http://127.0.0.1:8000"))
+    assert words[0] == "curl"
+    assert "http://127.0.0.1:8000/v1/images/generations" in words
+    assert json.loads(words[words.index("-d") + 1])["prompt"]
+    assert words[words.index("|") + 1 :][:2] == ["python3", "-c"]
+    compile(words[-1], "curl_line", "exec")
+
+
+def test_the_log_is_shown_with_its_cause(tmp_path: Path):
+    server = ChildServer(8000, log=tmp_path / "demo.log")
+    assert server.log_tail() == "(no log: No such file or directory)"
+    lines = ["\x1b[36m(pid=1)\x1b[0m pipelines.errors.CheckpointError: /w: no model_index.json"]
+    server.log.write_text("\n".join(lines + [f"line {i}" for i in range(50)]))
+    tail = server.log_tail(lines=2)
+    assert tail == "line 48\nline 49\n\nCause: CheckpointError: /w: no model_index.json"
+
+
+def test_stopping_what_never_started(tmp_path: Path):
+    ChildServer(8000, log=tmp_path / "demo.log").stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_free_port():
+    with pytest.raises(ServerDied, match="no port of 65536"):
+        choose_port(65_536)
+
+
+class Demo:
+    """The demo in a process of its own, whose descendants can be told by a mark."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.image = folder / "demo.png"
+        self._mark = f"SLUICETEST={uuid.uuid4()}"
+        name, _, value = self._mark.partition("=")
+        command = [sys.executable, "-m", "serve.demo", *arguments]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(free_port()), "--output", str(self.image)],
+            cwd=ROOT,
+            env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, timeout_s: float) -> str:
+        try:
+            return self.process.communicate(timeout=timeout_s)[0]
+        finally:
+            if self.process.poll() is None:
+                self.process.terminate()
+                self.process.communicate(timeout=60)
+
+    def survivors(self) -> list[str]:
+        """Command lines of processes that were started by this demo and still run."""
+        name, _, value = self._mark.partition("=")
+        found: list[str] = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(name) == value:
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return found
+
+
+@pytest.mark.cluster
+def test_it_draws_one_image_and_leaves_nothing_behind(tmp_path: Path):
+    demo = Demo(tmp_path, "--once")
+    output = demo.finish(240)
+    assert demo.process.returncode == 0, output
+    assert Image.open(demo.image).size == (64, 64)
+    assert PROMPT in output
+    assert str(demo.image) in output
+    assert "Server: http://127.0.0.1:" in output
+    assert "curl " in output
+    assert demo.survivors() == []
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path, stop: signal.Signals):
+    demo = Demo(tmp_path)
+    deadline = time.monotonic() + 90
+    while not any("raylet" in line for line in demo.survivors()):
+        assert demo.process.poll() is None, demo.finish(1)
+        assert time.monotonic() < deadline, "no raylet was started"
+        time.sleep(0.5)
+    demo.process.send_signal(stop)
+    output = demo.finish(90)
+    assert demo.process.returncode == 0, output
+    assert output.endswith("Stopped.\n")
+    assert demo.survivors() == []
+
+
+@pytest.mark.cluster
+def test_settings_that_cannot_work_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLUICE_MODEL", "nope")
+    demo = Demo(tmp_path, "--once")
+    output = demo.finish(240)
+    assert demo.process.returncode == 1
+    assert "Cause: ConfigurationError: model: no model is called 'nope'" in output
+    assert demo.survivors() == []
