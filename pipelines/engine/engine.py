@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Tick, Work
-from pipelines.errors import Overloaded, SluiceError, StageFailed
+from pipelines.errors import Overloaded, StageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +175,8 @@ class Engine:
         for entry in entries:
             if entry.trajectory is None:
                 entry.admitted = time.monotonic()
-                try:
+                with self._alone(entry):
                     entry.trajectory = self._stage.admit(entry.job, entry.positive, entry.negative)
-                except (SluiceError, RuntimeError, ValueError) as error:
-                    self._fail(entry.job.work_id, error)
         return [entry for entry in entries if entry.trajectory is not None]
 
     def _step(self, entries: Sequence[_Entry]) -> None:
@@ -185,15 +184,14 @@ class Engine:
         if not entries:
             return
         self._ticks += 1
+        if len(entries) == 1:
+            with self._alone(entries[0]):
+                self._stage.tick([entries[0].trajectory])
+            return
         try:
             self._stage.tick([entry.trajectory for entry in entries])
-        except (SluiceError, RuntimeError, ValueError) as error:
-            if len(entries) == 1:
-                self._fail(entries[0].job.work_id, error)
-                return
-            logger.warning(
-                "a tick of %d works failed, stepping each alone: %s", len(entries), error
-            )
+        except Exception:  # the loop must outlive whatever a work makes the stage raise
+            logger.exception("a tick of %d works failed, stepping each alone", len(entries))
             for entry in entries:
                 self._step([entry])
 
@@ -203,9 +201,10 @@ class Engine:
             finished = {work.id for work in self._scheduler.advance(tick, time.monotonic())}
             entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
         for entry in entries:
-            self._report(entry)
-            if entry.job.work_id in finished:
-                self._finish(entry)
+            with self._alone(entry):
+                self._report(entry)
+                if entry.job.work_id in finished:
+                    self._finish(entry)
 
     def _report(self, entry: _Entry) -> None:
         if entry.on_step is not None:
@@ -218,15 +217,19 @@ class Engine:
             )
 
     def _finish(self, entry: _Entry) -> None:
-        try:
-            latents = self._stage.finish(entry.trajectory)
-        except (SluiceError, RuntimeError, ValueError) as error:
-            self._fail(entry.job.work_id, error)
-            return
+        latents = self._stage.finish(entry.trajectory)
         with self._changed:
             is_wanted = self._entries.pop(entry.job.work_id, None) is not None
         if is_wanted:
             entry.future.set_result(replace(latents, timings=_timings(entry)))
+
+    @contextmanager
+    def _alone(self, entry: _Entry) -> Generator[None]:
+        """Whatever one work raises is its caller's news, and must not end the loop."""
+        try:
+            yield
+        except Exception as error:  # the edge of the engine's thread
+            self._fail(entry.job.work_id, error)
 
     def _fail(self, work_id: str, error: Exception) -> None:
         with self._changed:

@@ -148,11 +148,15 @@ class DenoiserStage:
             position += len(item.segments)
 
     def finish(self, trajectory: Trajectory) -> Latents:
-        """The result of a finished trajectory. Raises DegenerateImage if it is not finite."""
-        if not bool(trajectory.latents.isfinite().all()):
+        """The result of a finished trajectory, on the CPU, where any decoder can take it from.
+
+        Raises DegenerateImage if it is not finite.
+        """
+        packed = trajectory.latents.cpu()
+        if not bool(packed.isfinite().all()):
             raise DegenerateImage("denoising produced latents that are not finite")
         return Latents(
-            packed=trajectory.latents,
+            packed=packed,
             height=trajectory.job.height,
             width=trajectory.job.width,
             steps_run=trajectory.step,

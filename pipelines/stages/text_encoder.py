@@ -39,13 +39,13 @@ class TextEncoderStage:
         pooled = self._pooled(texts)
         ids, tails = self._t5_tokens(texts, length)
         embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
-        padding = self._t5_tokenizer.pad_token_id
+        used = (ids != torch.tensor(self._t5_tokenizer.pad_token_id)).sum(dim=1).tolist()
         return [
             TextConditioning(
                 # Cloned: a view would keep, and send, the whole batch.
                 prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
                 pooled_prompt_embeds=pooled[i].clone(),
-                num_tokens=int((ids[i] != padding).sum()),
+                num_tokens=used[i],
                 dropped_text=tails[i],
             )
             for i in range(len(prompts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -25,7 +27,7 @@ def test_pack_is_the_pipelines_and_unpack_undoes_it(rows: int, columns: int, cha
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_euler_step_is_the_schedulers(dtype: torch.dtype) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     schedule = make_schedule(dict(scheduler.config), num_steps=5, image_tokens=256, device=CPU)
     scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.6, 0.4, 0.2], mu=0.5)
     assert torch.equal(schedule.sigmas, scheduler.sigmas)

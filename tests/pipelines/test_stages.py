@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.checkpoint import load_vae
 from pipelines.contracts import DecodedImage, LatentJob, Latents, TextConditioning, TextPrompt
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
 from pipelines.stages.denoiser import DenoiserStage
@@ -103,12 +104,13 @@ def test_values_that_are_not_finite_are_an_error_of_that_image_alone(dev_like: P
 
 
 def test_a_flat_image_is_an_error_not_a_result(dev_like: Path) -> None:
-    stage = VaeDecoderStage.load(str(dev_like))
+    vae = load_vae(str(dev_like), device="cpu", dtype="float32")
+    assert vae.decoder.conv_out.bias is not None
     with torch.no_grad():
-        stage._vae.decoder.conv_out.weight.zero_()
+        vae.decoder.conv_out.weight.zero_()
+        vae.decoder.conv_out.bias.fill_(-1.0)
+    stage = VaeDecoderStage(vae)
     flat = Latents(packed=torch.randn(16, 64), height=64, width=64, steps_run=1)
-    with torch.no_grad():
-        stage._vae.decoder.conv_out.bias.fill_(-1.0)
     (image,) = stage.decode([flat])
     assert isinstance(image, DegenerateImage)
     assert "all one value (0 of 255)" in str(image)

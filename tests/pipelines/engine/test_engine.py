@@ -51,7 +51,7 @@ class StepRecorder:
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> Walk:
         if job.seed == self.bad_admission:
-            raise ValueError("cannot admit")
+            raise TypeError("cannot admit")
         return Walk(job)
 
     def tick(self, trajectories: Sequence[Walk]) -> None:
@@ -142,6 +142,17 @@ def test_a_bad_work_fails_alone(engine: Engine, stage: StepRecorder, where: str)
     assert bad.exception(10) is not None
     engine.check_health()
     assert engine.stats().works == 0
+
+
+def test_a_listener_that_raises_fails_its_own_work_alone(engine: Engine) -> None:
+    def listener(_: StepEvent) -> None:
+        raise KeyError("listener")
+
+    bad = engine.submit(job("bad"), TEXT, on_step=listener)
+    good = engine.submit(job("good"), TEXT)
+    assert good.result(10).steps_run == 3
+    assert isinstance(bad.exception(10), KeyError)
+    engine.check_health()
 
 
 def test_the_queue_is_bounded_and_ids_are_unique(engine: Engine, stage: StepRecorder) -> None:
