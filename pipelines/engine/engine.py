@@ -228,7 +228,7 @@ class Engine:
         """Whatever one work raises is its caller's news, and must not end the loop."""
         try:
             yield
-        except Exception as error:  # the edge of the engine's thread
+        except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
             self._fail(entry.job.work_id, error)
 
     def _fail(self, work_id: str, error: Exception) -> None:
