@@ -1,7 +1,8 @@
 """One `serve run` as a child process, and everything that it starts in turn.
 
-Ray starts many processes of its own (raylet, GCS, workers, dashboard). All are remembered, so that
-each is gone after `stop`, and none of another Ray on the machine is touched.
+Ray starts many processes of its own (raylet, GCS, workers, dashboard), some of which outlive their
+parents. All inherit a mark in their environment, so that each is gone after `stop`, and none of
+another Ray on the machine is touched.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import psutil
@@ -25,12 +27,16 @@ HOST = "127.0.0.1"
 SERVE_RUN_PORT = 8000
 """Where `serve run module:builder` listens; only a configuration file can choose another port."""
 
+_MARK = "DEMO_SERVER_ID"
+"""The environment variable that marks a server's processes; its value is the server's own."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 _GRACE_S = 30.0
+_LEAVE_S = 5.0
+# What Serve's controller and client write once they have given up.
 _FAILED_DEPLOYMENT = re.compile(
-    r"DEPLOY_FAILED|Deploying app(lication)? '?\w+'? failed|failed to deploy"
+    r"Failed to update the deployments \[[^]]*\]|Deploying app(?:lication)? '?\w+'? failed"
 )
-
 _OWN_ERROR = re.compile(r"pipelines\.errors\.(\w+: .+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -55,8 +61,13 @@ class ChildServer:
         self.log = log
         self._port = port
         self._child: subprocess.Popen[bytes] | None = None
-        self._family: set[psutil.Process] = set()
+        self._id = uuid.uuid4().hex
         self._config: Path | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to stop."""
+        return self._child is not None
 
     @property
     def shown_command(self) -> list[str]:
@@ -72,7 +83,7 @@ class ChildServer:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
                 cwd=_ROOT,
-                env=_environment(),
+                env=_environment() | {_MARK: self._id},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -80,11 +91,8 @@ class ChildServer:
             )
 
     def check(self) -> None:
-        """Remember the processes that there are now. Raises ServerDied when it cannot go on."""
-        assert self._child is not None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._family.update(psutil.Process(self._child.pid).children(recursive=True))
-        if self._child.poll() is not None:
+        """Raises ServerDied when it cannot go on."""
+        if self._child is None or self._child.poll() is not None:
             raise ServerDied("`serve run` has ended")
         if match := _FAILED_DEPLOYMENT.search(self._read_log()):
             raise ServerDied(f"the deployment failed ({match[0]})")
@@ -93,13 +101,18 @@ class ChildServer:
         """End the child and whatever it has started; returns when all of it is gone."""
         if self._child is None:
             return
-        with contextlib.suppress(ServerDied):
-            self.check()
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_GRACE_S)
-        self._end(psutil.wait_procs(self._alive(), timeout=5.0)[1])
+        # Most leave by themselves, once they miss their raylet.
+        psutil.wait_procs(self._family(), timeout=_LEAVE_S)
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            family = self._family()
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(process)
+            psutil.wait_procs(family, timeout=_LEAVE_S)
         self._child.wait()
         if self._config is not None:
             self._config.unlink(missing_ok=True)
@@ -117,22 +130,15 @@ class ChildServer:
         except OSError as error:
             return f"(no log: {error.strerror})"
 
-    def _alive(self) -> list[psutil.Process]:
-        child = self._child
-        family = [process for process in self._family if process.is_running()]
-        if child is not None and child.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family.append(psutil.Process(child.pid))
-        return family
-
-    def _end(self, processes: list[psutil.Process]) -> None:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        for process in psutil.wait_procs(processes, timeout=5.0)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=5.0)
+    def _family(self) -> list[psutil.Process]:
+        """Every process that this server started and that still runs, at whatever remove."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            # Those of other users cannot be read, and are none of ours.
+            with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+                if process.environ().get(_MARK) == self._id:
+                    found.append(process)
+        return found
 
     def _write_config(self) -> Path:
         """A Serve configuration that differs from the plain command in its port alone."""

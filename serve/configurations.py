@@ -77,7 +77,8 @@ def _refuse_ignored_keys(content: Mapping[str, Any]) -> None:
     _check_keys("http_options.", content.get("http_options") or {}, HTTPOptionsSchema)
     for application in content["applications"]:
         _check_keys("applications.", application, ServeApplicationSchema)
-        for deployment in application.get("deployments") or []:
+        deployments: list[dict[str, Any]] = application.get("deployments") or []
+        for deployment in deployments:
             _check_keys("applications.deployments.", deployment, DeploymentSchema)
 
 
@@ -93,7 +94,7 @@ def _configuration(application: Mapping[str, Any]) -> Configuration:
     name, import_path = application.get("name", "default"), application["import_path"]
     if import_path != BUILDER:
         raise ConfigurationError(f"{name}: import_path is {import_path!r}; use {BUILDER!r}")
-    args = application.get("args") or {}
+    args: dict[str, Any] = application.get("args") or {}
     try:
         build(args)
         settings = Settings.load(args)

@@ -18,9 +18,11 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.errors import ConfigurationError
 from serve.api.schemas import ImageGenerationRequest, ImagesResponse
 from serve.child_server import ChildServer, ServerDied, choose_port
 from serve.client import ServerError, SluiceClient
+from serve.config import Settings
 
 PROMPT = "a red circle left of a blue square on a white background"
 SEED = 7
@@ -45,9 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _console.print(f"Port {options.port} is busy; using {port}.")
     server = ChildServer(port, log=options.output.with_name("demo.log"))
     try:
+        # Bad settings are said here, in one line, instead of somewhere in Ray's log.
+        Settings.load().model_spec()
         return _show(server, options.output, once=options.once, timeout_s=options.timeout)
     except _Stopped:
         return 0
+    except ConfigurationError as error:
+        _console.print(f"[red]The demo failed:[/red] {escape(error.message)}")
+        return 1
     except (ServerDied, ServerError) as error:
         _console.print(f"The end of {server.log}:\n{server.log_tail()}\n", markup=False)
         _console.print(f"[red]The demo failed:[/red] {escape(str(error))}")
@@ -56,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # From here on a second Ctrl-C must not interrupt the cleaning up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _console.print("Stopping the server ...")
-        server.stop()
-        _console.print("Stopped.")
+        if server.started:
+            _console.print("Stopping the server ...")
+            server.stop()
+            _console.print("Stopped.")
 
 
 def curl_line(url: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from serve.child_server import ChildServer, ServerDied, choose_port
-from serve.demo import PROMPT, curl_line
+from serve.demo import PROMPT, curl_line, main
 from tests.cluster import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,8 @@ def test_it_draws_one_image_and_leaves_nothing_behind(tmp_path: Path):
     demo = Demo(tmp_path, "--once")
     output = demo.finish(240)
     assert demo.process.returncode == 0, output
-    assert Image.open(demo.image).size == (64, 64)
+    with Image.open(demo.image) as image:
+        assert image.size == (64, 64)
     assert PROMPT in output
     assert str(demo.image) in output
     assert "Server: http://127.0.0.1:" in output
@@ -113,15 +114,14 @@ def test_it_draws_one_image_and_leaves_nothing_behind(tmp_path: Path):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path, stop: signal.Signals):
+def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path):
     demo = Demo(tmp_path)
     deadline = time.monotonic() + 90
     while not any("raylet" in line for line in demo.survivors()):
         assert demo.process.poll() is None, demo.finish(1)
         assert time.monotonic() < deadline, "no raylet was started"
         time.sleep(0.5)
-    demo.process.send_signal(stop)
+    demo.process.send_signal(signal.SIGTERM)
     output = demo.finish(90)
     assert demo.process.returncode == 0, output
     assert output.endswith("Stopped.\n")
@@ -129,10 +129,25 @@ def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path, stop: s
 
 
 @pytest.mark.cluster
-def test_settings_that_cannot_work_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SLUICE_MODEL", "nope")
+def test_a_stage_that_cannot_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLUICE_MODEL_SOURCE", str(tmp_path / "no-weights"))
     demo = Demo(tmp_path, "--once")
     output = demo.finish(240)
     assert demo.process.returncode == 1
-    assert "Cause: ConfigurationError: model: no model is called 'nope'" in output
+    assert "Cause: CheckpointError: " in output
+    assert "no-weights" in output
     assert demo.survivors() == []
+
+
+def test_settings_that_cannot_work_are_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SLUICE_MODEL", "nope")
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(["--once", "--output", str(tmp_path / "demo.png")]) == 1
+    finally:
+        signal.signal(signal.SIGINT, handlers[0])
+        signal.signal(signal.SIGTERM, handlers[1])
+    assert "model: no model is called 'nope'" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
