@@ -33,9 +33,10 @@ _MARK = "DEMO_SERVER_ID"
 _ROOT = Path(__file__).resolve().parent.parent
 _GRACE_S = 30.0
 _LEAVE_S = 5.0
-# What Serve's controller and client write once they have given up.
+# What Serve's controller and client write once they have given up, and what no retry can mend.
 _FAILED_DEPLOYMENT = re.compile(
     r"Failed to update the deployments \[[^]]*\]|Deploying app(?:lication)? '?\w+'? failed"
+    r"|(?:CheckpointError|ConfigurationError): "
 )
 _OWN_ERROR = re.compile(r"pipelines\.errors\.(\w+: .+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -94,8 +95,8 @@ class ChildServer:
         """Raises ServerDied when it cannot go on."""
         if self._child is None or self._child.poll() is not None:
             raise ServerDied("`serve run` has ended")
-        if match := _FAILED_DEPLOYMENT.search(self._read_log()):
-            raise ServerDied(f"the deployment failed ({match[0]})")
+        if _FAILED_DEPLOYMENT.search(self._read_log()):
+            raise ServerDied("the application could not be deployed")
 
     def stop(self) -> None:
         """End the child and whatever it has started; returns when all of it is gone."""

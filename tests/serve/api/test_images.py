@@ -13,6 +13,7 @@ import pytest
 from pipelines.errors import ContentPolicyViolation, Overloaded
 from pipelines.moderation import PromptRules
 from serve.api.images import server_timing
+from serve.http import create_app
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import PIXELS, FakeGraph, services
 
@@ -235,3 +236,12 @@ async def test_a_request_that_takes_too_long(client_of: ClientOf):
 def test_server_timing_has_only_tokens():
     assert server_timing({"a b;c": 0.00049, "d": 1}) == "a_b_c;dur=0.5, d;dur=1000.0"
     assert server_timing({}) == ""
+
+
+async def test_links_under_a_route_prefix():
+    transport = httpx.ASGITransport(app=create_app(services()), root_path="/flux")
+    async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        answer = (await client.post(f"/flux{URL}", json={"prompt": "a cat"})).json()
+        url = answer["data"][0]["url"]
+        assert url.startswith("http://t/flux/v1/files/")
+        assert (await client.get(url)).content == PIXELS
