@@ -48,7 +48,7 @@ def load_rules(config: PromptRulesConfig) -> PromptRules | None:
 def ingress_deployment(settings: Settings) -> Deployment:
     """The ingress with its scaling, its place, and how much it holds at once."""
     ingress = settings.ingress
-    scaling: dict[str, Any] = {"num_replicas": ingress.replicas}
+    scaling: dict[str, Any] = {"num_replicas": ingress.num_replicas or 1}
     if ingress.autoscaling is not None:
         scaling = {"autoscaling_config": ingress.autoscaling.model_dump(exclude_none=True)}
     actor: dict[str, Any] = {"num_cpus": ingress.num_cpus}

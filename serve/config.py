@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -91,11 +91,13 @@ class PromptRulesConfig(Options):
 class IngressConfig(Options):
     """How many ingress replicas there are, and where they run."""
 
-    replicas: int = Field(default=1, ge=1)
-    """Number of replicas; not used with `autoscaling`."""
+    section: ClassVar[str] = "ingress"
+
+    num_replicas: int | None = Field(default=None, ge=1)
+    """A fixed number of replicas; left out (and without `autoscaling`), 1."""
 
     autoscaling: AutoscalingOptions | None = None
-    """Scale with the requests in flight instead of a fixed number."""
+    """Replicas by the requests in flight, instead of `num_replicas`."""
 
     num_cpus: float = Field(default=0.1, gt=0)
     """CPUs reserved by each replica."""
@@ -105,6 +107,12 @@ class IngressConfig(Options):
 
     graceful_shutdown_timeout_s: float = Field(default=60.0, ge=0)
     """Seconds that a replica may use to answer what it has when it is taken away."""
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.num_replicas is not None and self.autoscaling is not None:
+            raise self._reject("num_replicas", "cannot stand beside autoscaling; leave one out")
+        return self
 
 
 class Settings(BaseSettings):

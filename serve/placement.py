@@ -35,7 +35,7 @@ def placements(settings: Settings) -> list[Placement]:
     """Every deployment of the application, the ingress first."""
     spec = settings.model_spec()
     ingress, stages = settings.ingress, settings.stages
-    low, high = _bounds(ingress.replicas, ingress.autoscaling)
+    low, high = _bounds(ingress.num_replicas, ingress.autoscaling)
     first = Placement(
         deployment=INGRESS_NAME,
         min_replicas=low,
@@ -47,7 +47,7 @@ def placements(settings: Settings) -> list[Placement]:
 
 
 def _stage(name: StageName, options: StageOptions, spec: ModelSpec) -> Placement:
-    low, high = _bounds(options.num_replicas or 1, options.autoscaling)
+    low, high = _bounds(options.num_replicas, options.autoscaling)
     where = [options.accelerator_type or "", _labels(options.label_selector)]
     weights = spec.parameters * _BYTES[options.dtype] if name is StageName.DENOISER else None
     return Placement(
@@ -63,9 +63,9 @@ def _stage(name: StageName, options: StageOptions, spec: ModelSpec) -> Placement
     )
 
 
-def _bounds(replicas: int, autoscaling: AutoscalingOptions | None) -> tuple[int, int]:
+def _bounds(replicas: int | None, autoscaling: AutoscalingOptions | None) -> tuple[int, int]:
     if autoscaling is None:
-        return replicas, replicas
+        return replicas or 1, replicas or 1
     return autoscaling.min_replicas, autoscaling.max_replicas
 
 

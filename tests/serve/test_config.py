@@ -107,6 +107,10 @@ class TestMistakes:
         assert complaint({"stages.denoiser.device": "cuda"}).startswith("stages.denoiser.device: ")
         assert complaint({"stages.storage.kind": "s3"}).startswith("stages.storage.bucket: ")
 
+    def test_the_ingress_scales_in_one_way(self):
+        both = {"ingress.num_replicas": 2, "ingress.autoscaling.max_replicas": 3}
+        assert complaint(both).startswith("ingress.num_replicas: cannot stand beside autoscaling")
+
     def test_a_section_as_a_whole_and_in_parts(self):
         assert "choose one" in complaint({"limits": "5", "limits.max_steps": 5})
 

@@ -33,6 +33,6 @@ def test_flux_dev():
 
 
 def test_fixed_replicas_have_equal_bounds():
-    rows = placements(Settings.load({"stages.denoiser.num_replicas": 3, "ingress.replicas": 2}))
+    rows = placements(Settings.load({"stages.denoiser.num_replicas": 3, "ingress.num_replicas": 2}))
     bounds = {row.deployment: (row.min_replicas, row.max_replicas) for row in rows}
     assert (bounds["Denoiser"], bounds["Ingress"], bounds["Finisher"]) == ((3, 3), (2, 2), (1, 1))
