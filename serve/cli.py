@@ -156,7 +156,7 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
     plan = drawing.plan(request)
     _warn(plan.warnings)
     total = plan.params.num_inference_steps * plan.params.num_images
-    with _progress() as progress:
+    with _progress("{task.completed}/{task.total} steps") as progress:
         task = progress.add_task("loading the model", total=total)
 
         def on_step(_: StepEvent) -> None:
@@ -166,7 +166,7 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
 
 
 def _draw_there(request: ImageGenerationRequest, url: str) -> list[bytes]:
-    with SluiceClient(url) as client, _progress() as progress:
+    with SluiceClient(url) as client, _progress("") as progress:
         progress.add_task(f"waiting for {url}", total=None)
         answer = client.generate(request)
         images = [client.image_bytes(image) for image in answer.data]
@@ -174,12 +174,13 @@ def _draw_there(request: ImageGenerationRequest, url: str) -> list[bytes]:
     return images
 
 
-def _progress() -> Progress:
+def _progress(count: str) -> Progress:
+    """A line on stderr that is gone at the end; `count` shows how much is done."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn(count),
         TimeElapsedColumn(),
         console=_err,
         transient=True,
