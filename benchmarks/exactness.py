@@ -27,7 +27,8 @@ from benchmarks.report import print_json, print_table
 from pipelines.catalog import ModelSpec, models
 from pipelines.contracts import GenerationParams
 from pipelines.local import LocalChain
-from tests.oracle import Difference, compare, oracle_images, tiny_spec
+from tests.oracle import Difference, compare, oracle_images
+from tests.specs import tiny_spec
 from tests.tiny_flux import make_tiny_flux
 
 SIZES = [(64, 64), (64, 128), (144, 80), (256, 256)]

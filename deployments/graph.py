@@ -145,7 +145,9 @@ class Graph:
             with Calls(job.request_id) as calls:
                 # The encodings may have died with their replica; the encoder's cache is cheap.
                 prompts = shared if number == 0 else self._start_encoding(calls, job.params)
-                latent_job = _latent_job(job, index, work_id=f"{work_id}/{number}")
+                latent_job = LatentJob.of(
+                    job.params, index, group=job.request_id, work_id=f"{work_id}/{number}"
+                )
                 return await self._run_image(calls, job, index, latent_job, prompts)
 
         began = time.perf_counter()
@@ -189,20 +191,6 @@ async def _retried(job: GenerationJob, attempt: Callable[[int], Awaitable[T]]) -
                 ) from None
         await asyncio.sleep(_RETRY_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _latent_job(job: GenerationJob, index: int, *, work_id: str) -> LatentJob:
-    params = job.params
-    return LatentJob(
-        work_id=work_id,
-        group=job.request_id,
-        height=params.height,
-        width=params.width,
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        true_cfg_scale=params.true_cfg_scale,
-        seed=params.seed + index,
-    )
 
 
 def _finish_spec(job: GenerationJob, index: int) -> FinishSpec:

@@ -95,6 +95,20 @@ class LatentJob:
     true_cfg_scale: float = 1.0
     seed: int
 
+    @classmethod
+    def of(cls, params: GenerationParams, index: int, *, group: str, work_id: str) -> LatentJob:
+        """Image `index` of a request, with its own seed."""
+        return cls(
+            work_id=work_id,
+            group=group,
+            height=params.height,
+            width=params.width,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            true_cfg_scale=params.true_cfg_scale,
+            seed=params.seed + index,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEvent:

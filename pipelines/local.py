@@ -6,7 +6,6 @@ The same stages and the same scheduler as in the served application, without its
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines.catalog import ModelSpec
@@ -94,7 +93,8 @@ class LocalChain:
         """Plan, step, advance, until every image is done."""
         scheduler = Scheduler(max_tokens_per_tick=_MAX_TOKENS_PER_TICK, max_works=params.num_images)
         trajectories: dict[str, Trajectory] = {}
-        for job in latent_jobs("local", params):
+        for index in range(params.num_images):
+            job = LatentJob.of(params, index, group="local", work_id=f"local-{index}")
             trajectory = self._denoiser.admit(job, positive, negative)
             trajectories[job.work_id] = trajectory
             scheduler.add(
@@ -132,21 +132,3 @@ class LocalChain:
                     image_index=index,
                 )
         return image
-
-
-def latent_jobs(group: str, params: GenerationParams) -> list[LatentJob]:
-    """The works of a request: one per image, image i seeded with `seed + i`."""
-    first = LatentJob(
-        work_id=f"{group}-0",
-        group=group,
-        height=params.height,
-        width=params.width,
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        true_cfg_scale=params.true_cfg_scale,
-        seed=params.seed,
-    )
-    return [
-        replace(first, work_id=f"{group}-{i}", seed=params.seed + i)
-        for i in range(params.num_images)
-    ]

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 
-from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationParams
 
 
@@ -57,22 +56,3 @@ def oracle_images(folder: Path | str, params: GenerationParams) -> list[np.ndarr
         )
         images.append(np.asarray(result.images[0]))
     return images
-
-
-def tiny_spec(folder: Path, *, guidance_embeds: bool = True) -> ModelSpec:
-    """The catalogue entry of a tiny model."""
-    return ModelSpec(
-        name="tiny",
-        source=str(folder),
-        description="random weights",
-        license="apache-2.0",
-        created=0,
-        height=64,
-        width=64,
-        num_inference_steps=4,
-        guidance_scale=3.5,
-        guidance_embeds=guidance_embeds,
-        max_sequence_length=32,
-        max_side=256,
-        parameters=1_000_000,
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import ray.serve
 from ray.serve import Application
@@ -47,25 +46,6 @@ def bind_driver(spec: ModelSpec, config: StagesConfig) -> Application:
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )
     return decorate(GraphDriver).bind(**stages)
-
-
-def tiny_spec(source: Path) -> ModelSpec:
-    """A model of the tests, read from `source`."""
-    return ModelSpec(
-        name="tiny",
-        source=str(source),
-        description="A model of the tests.",
-        license="apache-2.0",
-        created=0,
-        height=64,
-        width=64,
-        num_inference_steps=2,
-        guidance_scale=3.5,
-        guidance_embeds=True,
-        max_sequence_length=16,
-        max_side=1024,
-        parameters=1,
-    )
 
 
 def make_job(

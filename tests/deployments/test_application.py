@@ -17,9 +17,10 @@ from pipelines.contracts import GenerationResult
 from pipelines.embedded import EMBEDDED_MODEL_NAME
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
 from pipelines.local import LocalChain
-from tests.deployments.driver import bind_driver, make_job, tiny_spec
+from tests.deployments.driver import bind_driver, make_job
 from tests.deployments.fakes import FakeClassifier
 from tests.deployments.images import assert_same_image, parameters_of, pixels_of
+from tests.specs import tiny_spec
 
 
 @pytest.fixture(scope="module")

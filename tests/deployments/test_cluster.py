@@ -17,8 +17,9 @@ from pipelines.contracts import GenerationResult
 from pipelines.engine.engine import EngineStats
 from pipelines.errors import DegenerateImage, SluiceError, StageFailed
 from tests.cluster import LocalCluster
-from tests.deployments.driver import bind_driver, make_job, tiny_spec
+from tests.deployments.driver import bind_driver, make_job
 from tests.deployments.images import assert_same_image, pixels_of
+from tests.specs import tiny_spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -13,7 +13,8 @@ from pipelines.local import LocalChain
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
-from tests.oracle import compare, oracle_images, tiny_spec
+from tests.oracle import compare, oracle_images
+from tests.specs import tiny_spec
 
 BASE = GenerationParams(
     prompt="a red cat on the left of a dog",
@@ -95,16 +96,7 @@ def test_mixed_batch_changes_nobody(dev_like: Path) -> None:
             prompt = TextPrompt(prompt=text, max_sequence_length=params.max_sequence_length)
             return encoder.encode([prompt])[0]
 
-        job = LatentJob(
-            work_id=str(index),
-            group=str(index),
-            height=params.height,
-            width=params.width,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            true_cfg_scale=params.true_cfg_scale,
-            seed=params.seed,
-        )
+        job = LatentJob.of(params, 0, group=str(index), work_id=str(index))
         negative = params.negative_prompt
         return denoiser.admit(job, encode(params.prompt), encode(negative) if negative else None)
 
