@@ -37,16 +37,38 @@ OPENINGS = (
 )
 ENDINGS = ("please", "thanks", "thank you", "simple", "flat", "nice", "clean")
 GROUNDS = (
-    "on a {} background",
-    "on {}",
-    "against a {} background",
-    "against {}",
-    "over a {} background",
-    "with a {} background",
-    "in front of a {} background",
-    "on a {} backdrop",
-    ", {} background",
+    "on {a} {colour} background",
+    "on {colour}",
+    "against {a} {colour} background",
+    "against {colour}",
+    "with {a} {colour} background",
+    "in front of {a} {colour} background",
+    "on {a} {colour} backdrop",
+    ", {colour} background",
 )
+PLACES: dict[str, tuple[str, ...]] = {
+    "centre": ("", "", "", "in the middle", "in the center", "in the centre"),
+    "small": ("",),
+    "left": ("on the left", "on the left side", "at the left"),
+    "right": ("on the right", "on the right side", "at the right"),
+    "top": ("at the top", "on top"),
+    "bottom": ("at the bottom",),
+    "top left": ("in the top left corner", "in the upper left corner", "at the top left"),
+    "top right": ("in the top right corner", "in the upper right corner", "at the top right"),
+    "bottom left": (
+        "in the bottom left corner",
+        "in the lower left corner",
+        "at the bottom left",
+    ),
+    "bottom right": (
+        "in the bottom right corner",
+        "in the lower right corner",
+        "at the bottom right",
+    ),
+}
+"""Wordings for where a single object is, by layout; the first is the standard one."""
+
+SMALL_WORDS, LARGE_WORDS = ("small", "little", "tiny"), ("big", "large", "huge")
 RELATIONS: dict[tuple[int, bool], tuple[str, ...]] = {
     (world.ROW, True): (
         "left of",
@@ -61,7 +83,7 @@ RELATIONS: dict[tuple[int, bool], tuple[str, ...]] = {
 }
 """Wordings by layout and whether the sentence names the first slot's object first."""
 
-PLACES: dict[int, tuple[str, str]] = {
+SIDES: dict[int, tuple[str, str]] = {
     world.ROW: ("on the left", "on the right"),
     world.COLUMN: ("at the top", "at the bottom"),
 }
@@ -74,6 +96,7 @@ SYNONYMS = {
     "cross": ("cross", "plus"),
     "purple": ("purple", "violet"),
     "cyan": ("cyan", "turquoise"),
+    "ring": ("ring", "donut"),
 }
 EXTRA_WORDS = (
     "a an the one and is with shape shapes colour color coloured colored image background photo "
@@ -92,16 +115,15 @@ class Caption(NamedTuple):
 def caption(code: Tensor, rng: random.Random, *, plain: bool = False) -> Caption:
     """Put one scene (6,) into words. ``plain`` gives the standard wording, without trimmings."""
     layout, background, *things = (int(v) for v in code)
-    first = _thing(things[0], things[1], rng, plain)
-    ground_name = world.BACKGROUND_NAMES[background]
-    ground = (GROUNDS[0] if plain else rng.choice(GROUNDS)).format(_say(ground_name, rng, plain))
-    parts: list[tuple[str, int]] = [(first, FIRST)]
-    if layout != world.CENTRE:
-        parts = _pair(layout, first, _thing(things[2], things[3], rng, plain), rng, plain)
+    if layout < world.ROW:
+        parts = [(_placed_thing(layout, things[0], things[1], rng, plain), FIRST)]
+    else:
+        parts = _pair(layout, things, rng, plain)
+    ground = _ground(world.COLOUR_NAMES[background], rng, plain)
     if plain:
         return _join([*parts, (ground, BACKGROUND)])
     draw = rng.random()
-    if background == 0 and draw < 0.35:
+    if background == world.WHITE and draw < 0.35:
         pass  # white goes without saying
     elif draw < 0.9 or ground.startswith(","):
         parts.append((ground, BACKGROUND))
@@ -118,38 +140,63 @@ def captions(codes: Tensor, rng: random.Random, *, plain: bool = False) -> list[
 def vocabulary() -> list[str]:
     """Every word the sentences are made of, in lower case, sorted, without punctuation."""
     texts: list[str] = [*OPENINGS, *ENDINGS, *GROUNDS, EXTRA_WORDS]
-    texts += [wording for wordings in RELATIONS.values() for wording in wordings]
-    texts += [place for places in PLACES.values() for place in places]
-    texts += [*world.SHAPES, *world.COLOUR_NAMES, *world.BACKGROUND_NAMES]
-    texts += [word for words in SYNONYMS.values() for word in words]
-    words = " ".join(texts).lower().replace("{}", " ").replace(",", " ").split()
-    return sorted(set(words))
+    texts += [*SMALL_WORDS, *LARGE_WORDS, *world.SHAPES, *world.COLOUR_NAMES]
+    for wordings in (*PLACES.values(), *RELATIONS.values(), *SIDES.values(), *SYNONYMS.values()):
+        texts += wordings
+    text = " ".join(texts).lower()
+    for mark in ("{a}", "{colour}", ","):
+        text = text.replace(mark, " ")
+    return sorted(set(text.split()))
 
 
-def _thing(shape: int, colour: int, rng: random.Random, plain: bool) -> str:
+def _thing(shape: int, colour: int, rng: random.Random, plain: bool, size: str = "") -> str:
     colour_name = _say(world.COLOUR_NAMES[colour], rng, plain)
     shape_name = _say(world.SHAPES[shape], rng, plain)
-    article = "an" if colour_name[0] in "aeiou" else "a"
+    name = f"{size} {colour_name} {shape_name}".strip()
     draw = 0.0 if plain else rng.random()
     if draw < 0.7:
-        return f"{article} {colour_name} {shape_name}"
+        return f"{_article(name)} {name}"
     if draw < 0.9:
-        return f"{colour_name} {shape_name}"
-    return f"{'one' if draw < 0.95 else 'the'} {colour_name} {shape_name}"
+        return name
+    return f"{'one' if draw < 0.95 else 'the'} {name}"
 
 
-def _pair(
-    layout: int, first: str, second: str, rng: random.Random, plain: bool
-) -> list[tuple[str, int]]:
-    left, right = PLACES[layout]
+def _placed_thing(layout: int, shape: int, colour: int, rng: random.Random, plain: bool) -> str:
+    """A single object: its size where that is meant, and its place where it is not the centre."""
+    name = world.LAYOUT_NAMES[layout]
+    size = ""
+    if name == "small":
+        size = SMALL_WORDS[0] if plain else rng.choice(SMALL_WORDS)
+    elif name == "centre" and not plain and rng.random() < 0.15:
+        size = rng.choice(LARGE_WORDS)
+    elif name != "centre" and not plain and rng.random() < 0.2:
+        size = rng.choice(SMALL_WORDS)  # all others are small anyway
+    place = PLACES[name][0] if plain else rng.choice(PLACES[name])
+    return f"{_thing(shape, colour, rng, plain, size)} {place}".strip()
+
+
+def _pair(layout: int, things: list[int], rng: random.Random, plain: bool) -> list[tuple[str, int]]:
+    first = _thing(things[0], things[1], rng, plain)
+    second = _thing(things[2], things[3], rng, plain)
+    one_side, other_side = SIDES[layout]
     if not plain and rng.random() < 0.2:
-        parts = [(f"{first} {left}", FIRST), ("and", OTHER), (f"{second} {right}", SECOND)]
+        parts = [(f"{first} {one_side}", FIRST), ("and", OTHER), (f"{second} {other_side}", SECOND)]
         return parts if rng.random() < 0.7 else parts[::-1]
     in_order = rng.random() < 0.5
     wordings = RELATIONS[layout, in_order]
     relation = (wordings[0] if plain else rng.choice(wordings), RELATION)
     one, two = (first, FIRST), (second, SECOND)
     return [one, relation, two] if in_order else [two, relation, one]
+
+
+def _ground(colour: str, rng: random.Random, plain: bool) -> str:
+    name = _say(colour, rng, plain)
+    wording = GROUNDS[0] if plain else rng.choice(GROUNDS)
+    return wording.format(a=_article(name), colour=name)
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
 
 
 def _trimmed(parts: list[tuple[str, int]], rng: random.Random) -> Caption:

@@ -7,6 +7,7 @@ nearest palette entry. A blurred or slightly noisy picture therefore still reads
 The checker never sees the caption.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -16,12 +17,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pipelines.embedded import world
+from pipelines.embedded.world import Canvas
 
-POOL = 2
-"""Pictures and templates are averaged over blocks of this many pixels, which quiets pixel noise."""
+POOLED_SIDE = 32
+"""Pictures and templates are averaged down to this shorter side, which quiets pixel noise."""
 
 MIN_FIT = 0.7
 """A slot reads as nothing if its best template explains less than this share of the variance."""
+
+MIN_CONTRAST = 50 / 255
+"""A slot of two holds an object only if it differs from the ground by this distance in RGB."""
 
 MAX_COLOUR_ERROR = 60 / 255
 """Largest distance in RGB (each in [0, 1]) between a fitted colour and the palette's."""
@@ -43,16 +48,17 @@ class Templates:
 
 
 class SlotReading(NamedTuple):
-    """What one slot shows: shape and fg/bg colours of the best template, and the unexplained part.
+    """What one slot shows, by its best template.
 
-    ``shape`` (n,) int64, ``ink`` and ``ground`` (n, 3), ``residual`` and ``variance`` (n,) sums.
+    ``shape`` (n,) int64; ``ink`` and ``ground`` (n, 3); ``residual`` (n,) the unexplained sum of
+    squares; ``fits`` (n,) bool, whether enough is explained.
     """
 
     shape: Tensor
     ink: Tensor
     ground: Tensor
     residual: Tensor
-    variance: Tensor
+    fits: Tensor
 
 
 class Verdict(NamedTuple):
@@ -66,28 +72,30 @@ class Verdict(NamedTuple):
 
 
 def read(images: Tensor) -> Tensor:
-    """Read scenes from (n, 3, 64, 64) images in [0, 1]: (n, 6) codes, -1 for what is unreadable."""
-    readings = {
-        layout: [_read_slot(images, _templates(layout, i)) for i in range(len(slots))]
-        for layout, slots in world.SLOTS.items()
-    }
+    """Read scenes from (n, 3, h, w) images in [0, 1]: (n, 6) codes, -1 for what is unreadable.
+
+    The shorter side must be a multiple of 32 pixels.
+    """
+    canvas = Canvas(images.shape[2], images.shape[3])
+    if min(canvas) % POOLED_SIDE:
+        raise ValueError(f"the shorter side of {canvas} is no multiple of {POOLED_SIDE}")
+    pooled = avg_pool2d(images, min(canvas) // POOLED_SIDE)
+    small = Canvas(pooled.shape[2], pooled.shape[3])
+    readings = [
+        [_read_slot(pooled, _templates(small, name, index)) for index in range(len(slots))]
+        for name, slots in world.LAYOUTS.items()
+    ]
     # Every layout covers the whole picture once, so the unexplained sums compare directly.
-    unexplained = torch.stack([sum_residual(slots) for slots in readings.values()])
-    best = unexplained.argmin(0)
+    best = torch.stack([_unexplained(slots) for slots in readings]).argmin(0)
     codes = torch.full((len(images), len(world.FIELDS)), -1, dtype=torch.int64)
-    for layout, slots in readings.items():
+    for layout, slots in enumerate(readings):
         rows = best == layout
         codes[rows] = _codes(layout, slots)[rows]
     return codes
 
 
-def sum_residual(slots: list[SlotReading]) -> Tensor:
-    """The unexplained sum of squares over all slots of a layout: (n,)."""
-    return torch.stack([slot.residual for slot in slots]).sum(0)
-
-
 def judge(images: Tensor, codes: Tensor) -> Verdict:
-    """Compare what (n, 3, 64, 64) images show with the scenes (n, 6) they were asked to show."""
+    """Compare what (n, 3, h, w) images show with the scenes (n, 6) they were asked to show."""
     same = read(images) == codes
     layout = same[:, world.LAYOUT]
     shape = layout & same[:, world.SHAPE_1] & same[:, world.SHAPE_2]
@@ -96,34 +104,43 @@ def judge(images: Tensor, codes: Tensor) -> Verdict:
     return Verdict(shape, colour, background, layout, same.all(1))
 
 
+def _unexplained(slots: list[SlotReading]) -> Tensor:
+    """What a layout leaves unexplained: (n,). Infinite for two slots of which one is empty.
+
+    Otherwise a single object on the left would be a row with nothing on the right.
+    """
+    total = torch.stack([slot.residual for slot in slots]).sum(0)
+    if len(slots) == 1:
+        return total
+    held = [slot.fits & ((slot.ink - slot.ground).norm(dim=1) > MIN_CONTRAST) for slot in slots]
+    return torch.where(torch.stack(held).all(0), total, torch.inf)
+
+
 def _codes(layout: int, slots: list[SlotReading]) -> Tensor:
     n = len(slots[0].shape)
     codes = torch.full((n, len(world.FIELDS)), -1, dtype=torch.int64)
     codes[:, world.LAYOUT] = layout
     codes[:, world.SHAPE_2], codes[:, world.COLOUR_2] = world.NO_SHAPE, world.NO_COLOUR
-    grounds = torch.stack([_name(slot.ground) for slot in slots]) - len(world.COLOURS)
-    agreed = (grounds == grounds[0]).all(0) & (grounds[0] >= 0)
-    codes[:, world.BACKGROUND] = torch.where(agreed, grounds[0], -1)
+    grounds = torch.stack([_name(slot.ground) for slot in slots])
+    codes[:, world.BACKGROUND] = torch.where((grounds == grounds[0]).all(0), grounds[0], -1)
     for index, slot in enumerate(slots):
-        fits = slot.residual <= (1 - MIN_FIT) * slot.variance
-        ink = _name(slot.ink)
         shape_column, colour_column = world.SHAPE_1 + 2 * index, world.COLOUR_1 + 2 * index
-        codes[:, shape_column] = torch.where(fits, slot.shape, -1)
-        codes[:, colour_column] = torch.where(fits & (ink < len(world.COLOURS)), ink, -1)
+        codes[:, shape_column] = torch.where(slot.fits, slot.shape, -1)
+        codes[:, colour_column] = torch.where(slot.fits, _name(slot.ink), -1)
     return codes
 
 
 def _name(colours: Tensor) -> Tensor:
-    """The nearest palette entry of (n, 3) colours, object colours first: (n,) int64, -1 if far."""
-    entries = list(world.COLOURS.values()) + list(world.BACKGROUNDS.values())
-    distance, index = torch.cdist(colours, torch.tensor(entries) / 255.0).min(1)
+    """The nearest palette entry of (n, 3) colours: (n,) int64, -1 if none is near."""
+    palette = torch.tensor(list(world.COLOURS.values())) / 255.0
+    distance, index = torch.cdist(colours, palette).min(1)
     return torch.where(distance <= MAX_COLOUR_ERROR, index, -1)
 
 
 def _read_slot(images: Tensor, templates: Templates) -> SlotReading:
     """Fit ``ground + (ink - ground) * mask`` per template and channel; keep the best template."""
     rows, columns = templates.window
-    pixels = avg_pool2d(images, POOL)[:, :, rows, columns].flatten(2)  # (n, 3, pixels)
+    pixels = images[:, :, rows, columns].flatten(2)  # (n, 3, pixels)
     mean = pixels.mean(2)
     variance = (pixels - mean[:, :, None]).square().sum((1, 2))
     product = pixels @ templates.masks.T  # (n, 3, t); masks have no mean, so neither need pixels
@@ -133,39 +150,44 @@ def _read_slot(images: Tensor, templates: Templates) -> SlotReading:
     slope = slope / templates.energy[best, None]
     ground = mean - slope * templates.means[best, None]
     residual = variance - explained.gather(1, best[:, None])[:, 0]
-    return SlotReading(templates.shapes[best], ground + slope, ground, residual, variance)
+    fits = residual <= (1 - MIN_FIT) * variance
+    return SlotReading(templates.shapes[best], ground + slope, ground, residual, fits)
 
 
 @cache
-def _templates(layout: int, index: int) -> Templates:
-    """Every shape over the slot's jitter and one pixel more, in steps of about one pixel."""
-    slot = world.SLOTS[layout][index]
+def _templates(canvas: Canvas, layout: str, index: int) -> Templates:
+    """Every shape over the slot's jitter and one unit more, in steps of about one unit.
+
+    Drawn on the pooled canvas, whatever the size of the picture.
+    """
+    slots = world.LAYOUTS[layout]
+    slot = slots[index]
     steps = torch.arange(-(slot.shift + 1), slot.shift + 1.01, 1.0)
     low, high = slot.radius
-    radii = torch.linspace(low - 1, high + 1, 5)
-    grid = torch.cartesian_prod(steps, steps, radii)
-    window = _window(layout, index)
+    radii = torch.linspace(low - 1, high + 1, math.ceil(high - low) + 3)
+    dx, dy, radius = torch.cartesian_prod(steps, steps, radii).unbind(1)
+    window = _window(canvas, layout, index)
     parts = [
-        world.coverage(shape, slot.x + grid[:, 0], slot.y + grid[:, 1], grid[:, 2])
-        for shape in range(len(world.SHAPES))
+        world.coverage(canvas, slot, shape, dx, dy, radius) for shape in range(len(world.SHAPES))
     ]
-    masks = avg_pool2d(torch.cat(parts)[:, None], POOL)[:, 0, window[0], window[1]].flatten(1)
+    masks = torch.cat(parts)[:, window[0], window[1]].flatten(1)
     means = masks.mean(1)
     masks = masks - means[:, None]
     return Templates(
         masks=masks,
         means=means,
         energy=masks.square().sum(1),
-        shapes=torch.arange(len(world.SHAPES)).repeat_interleave(len(grid)),
+        shapes=torch.arange(len(world.SHAPES)).repeat_interleave(len(radius)),
         window=window,
     )
 
 
-def _window(layout: int, index: int) -> tuple[slice, slice]:
+def _window(canvas: Canvas, layout: str, index: int) -> tuple[slice, slice]:
     """The pooled rows and columns that belong to a slot: all, or its half."""
-    side = world.SIZE // POOL // 2
-    half = slice(index * side, (index + 1) * side)
     whole = slice(None)
-    if layout == world.CENTRE:
+    if layout not in ("row", "column"):
         return whole, whole
-    return (whole, half) if layout == world.ROW else (half, whole)
+    side = canvas.width if layout == "row" else canvas.height
+    middle = side // 2
+    half = slice(0, middle) if index == 0 else slice(middle, None)
+    return (whole, half) if layout == "row" else (half, whole)

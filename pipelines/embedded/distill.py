@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file
-from torch import Tensor
 
 from pipelines.embedded import loop
 from pipelines.embedded.evaluator import View
@@ -31,38 +30,38 @@ def distill(run: Path, *, minutes: float, device: str, ranks: int) -> None:
         batch=BATCH,
         start=run / "flow" / loop.CHECKPOINT,
         rate=0.3,
-        views=(View(1.0, 1.0), View(2.0, 1.0), View(3.5, 1.0)),
+        views=(View(1.0), View(3.5)),
         evaluate_every=120.0,
     )
     loop.train(job, distill_objective)
 
 
-def distill_objective(job: loop.Job, batch: loop.Batch) -> loop.Objective:
+def distill_objective(job: loop.Job, batches: loop.Batches) -> loop.Objective:
     """Mean squared distance from the teacher's guided velocity, at random times and guidances."""
     assert job.start is not None
-    teacher = build_transformer().to(job.device).requires_grad_(False)
+    teacher = build_transformer().requires_grad_(False)
     teacher.load_state_dict(load_file(job.start))
+    teacher.to(job.device)  # pyright: ignore[reportArgumentType]
     teacher.set_attn_processor(ShortAttention())  # type: ignore[arg-type]
-    nothing = torch.zeros(1, dtype=torch.int64)
 
-    def loss(student: FluxTransformer2DModel, fraction: float) -> Tensor:
-        picks = batch.draw(two_objects=0.6)
-        x0 = batch.examples.latents[picks].float()
-        n, noise = len(x0), torch.randn(x0.shape, generator=batch.generator)
-        t = draw_times(n, batch.generator).to(job.device)
+    def outcome(student: FluxTransformer2DModel, fraction: float) -> loop.Outcome:
+        batch = batches.draw(two_objects=0.5, fraction=1.0)
+        x0 = batch.examples.latents[batch.picks].float()
+        n, noise = len(x0), torch.randn(x0.shape, generator=batches.generator)
+        t = draw_times(n, batches.generator).to(job.device)
         xt = torch.lerp(x0.to(job.device), noise.to(job.device), t[:, None, None])
-        dropped = torch.rand(n, generator=batch.generator) < CAPTION_DROPOUT
-        prompts = prompts_of(batch.examples, picks, dropped, job.device)
-        empty = prompts_of(batch.examples, nothing.expand(n), torch.ones(n) > 0, job.device)
+        dropped = torch.rand(n, generator=batches.generator) < CAPTION_DROPOUT
+        prompts = prompts_of(batch, dropped, job.device)
+        empty = prompts_of(batch, torch.ones(n, dtype=torch.bool), job.device)
         span = MAX_GUIDANCE - MIN_GUIDANCE
-        guidance = MIN_GUIDANCE + span * torch.rand(n, generator=batch.generator).to(job.device)
+        guidance = MIN_GUIDANCE + span * torch.rand(n, generator=batches.generator).to(job.device)
         one = torch.ones(n, device=job.device)
         with autocast(job.device):
             with torch.no_grad():
-                v0 = velocity(teacher, xt, t, empty, one)
-                v = velocity(teacher, xt, t, prompts, one)
+                v0 = velocity(teacher, batch.canvas, xt, t, empty, one)
+                v = velocity(teacher, batch.canvas, xt, t, prompts, one)
             guided = v0 + guidance[:, None, None] * (v - v0)
-            learnt = velocity(student, xt, t, prompts, guidance)
-        return (learnt - guided).square().mean()
+            learnt = velocity(student, batch.canvas, xt, t, prompts, guidance)
+        return loop.Outcome((learnt - guided).square().mean(), n)
 
-    return loss
+    return outcome

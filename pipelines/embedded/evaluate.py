@@ -9,7 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,18 +18,20 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from pipelines.embedded import captions, checker, world
+from pipelines.embedded.world import Canvas
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """How to draw: the folder, and what is passed to the pipeline."""
+    """How to draw: the folder, the size, and what else is passed to the pipeline."""
 
     model: Path
     steps: int
     guidance: float
     max_sequence_length: int
+    canvas: Canvas = world.CANVASES[0]
     batch: int = 32
 
 
@@ -45,9 +47,10 @@ class Interval(NamedTuple):
 class Evaluation:
     """Shares of right pictures.
 
-    ``one_object`` and ``two_objects`` count pictures with everything right; the others are by
-    attribute, for one object (``one_*``) and for both of two (``two_*``). ``two_layout`` is the
-    relation: side by side or one over the other, as asked. ``n`` prompts were drawn of each kind.
+    ``one_object`` and ``two_objects`` count pictures with everything right, and ``*_interval`` are
+    their 95 % confidence intervals; the others are by attribute, for one object (``one_*``) and for
+    both of two (``two_*``). ``one_place`` is where and how large the object is, ``two_relation``
+    side by side or one over the other, as asked. ``n`` prompts of each kind were drawn.
     """
 
     one_object: float
@@ -55,21 +58,20 @@ class Evaluation:
     one_shape: float
     one_colour: float
     one_background: float
+    one_place: float
     two_objects: float
     two_interval: tuple[float, float]
     two_shapes: float
     two_colours: float
     two_background: float
-    two_layout: float
+    two_relation: float
     n: int
+    size: str
     steps: int
     guidance: float
 
-    def as_dict(self) -> dict[str, float | int | tuple[float, float]]:
-        return asdict(self)
 
-
-def question_for(model: Path, **changes: int | float) -> Question:
+def question_for(model: Path, **changes: int | float | Canvas) -> Question:
     """The defaults that the folder's ``sluice.json`` states, with changes."""
     defaults = json.loads((model / "sluice.json").read_text())
     question = Question(
@@ -85,19 +87,22 @@ def evaluate(question: Question, *, n: int) -> Evaluation:
     """Draw n held-out prompts with one object and n with two, and count."""
     pipeline = load(question.model)
     one, two = (_judge(pipeline, question, n, objects) for objects in (1, 2))
+    one_interval, two_interval = (wilson(int(kind.all.sum()), n) for kind in (one, two))
     return Evaluation(
         one_object=_share(one.all),
-        one_interval=tuple(wilson(int(one.all.sum()), n)[1:]),  # type: ignore[arg-type]
+        one_interval=(one_interval.low, one_interval.high),
         one_shape=_share(one.shape),
         one_colour=_share(one.colour),
         one_background=_share(one.background),
+        one_place=_share(one.layout),
         two_objects=_share(two.all),
-        two_interval=tuple(wilson(int(two.all.sum()), n)[1:]),  # type: ignore[arg-type]
+        two_interval=(two_interval.low, two_interval.high),
         two_shapes=_share(two.shape),
         two_colours=_share(two.colour),
         two_background=_share(two.background),
-        two_layout=_share(two.layout),
+        two_relation=_share(two.layout),
         n=n,
+        size=str(question.canvas),
         steps=question.steps,
         guidance=question.guidance,
     )
@@ -120,14 +125,14 @@ def held_out_prompts(n: int, *, objects: int, seed: int = 77) -> tuple[Tensor, l
 def draw(
     pipeline: FluxPipeline, question: Question, prompts: list[str], *, first_seed: int = 0
 ) -> Tensor:
-    """Pictures (n, 3, 64, 64) in [0, 1]; picture i has the seed ``first_seed + i``."""
+    """Pictures (n, 3, h, w) in [0, 1]; picture i has the seed ``first_seed + i``."""
     parts = []
     for start, texts in _chunks(prompts, question.batch):
         seeds = range(first_seed + start, first_seed + start + len(texts))
         images = pipeline(
             texts,
-            height=world.SIZE,
-            width=world.SIZE,
+            height=question.canvas.height,
+            width=question.canvas.width,
             num_inference_steps=question.steps,
             guidance_scale=question.guidance,
             max_sequence_length=question.max_sequence_length,
@@ -146,15 +151,14 @@ def wilson(right: int, n: int, z: float = 1.96) -> Interval:
     return Interval(share, round(max(0.0, centre - margin), 4), round(min(1.0, centre + margin), 4))
 
 
-def _judge(
-    pipeline: FluxPipeline, question: Question, n: int, objects: int
-) -> checker.Verdict:
+def _judge(pipeline: FluxPipeline, question: Question, n: int, objects: int) -> checker.Verdict:
     codes, prompts = held_out_prompts(n, objects=objects)
     images = draw(pipeline, question, prompts, first_seed=10_000 * objects)
     verdict = checker.judge(images, codes)
     wrong = torch.nonzero(~verdict.all).flatten().tolist()
     for index in wrong[:10]:
-        log.info("wrong: %s -> %s", prompts[index], checker.read(images[index : index + 1])[0])
+        shown = checker.read(images[index : index + 1])[0]
+        log.info("wrong: %s -> %s", prompts[index], shown.tolist())
     return verdict
 
 

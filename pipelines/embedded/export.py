@@ -15,24 +15,26 @@ from safetensors.torch import load_file
 
 from pipelines.embedded import EMBEDDED_MODEL_NAME, EMBEDDED_MODEL_VERSION, world
 from pipelines.embedded.flow import build_scheduler, build_transformer
+from pipelines.embedded.loop import CHECKPOINT
 from pipelines.embedded.tokenizers import CLIP_LENGTH, T5_LENGTH
 from pipelines.embedded.train_text import load_encoders
 
 log = logging.getLogger(__name__)
 
 STEPS = 10
-GUIDANCE = 1.0
+GUIDANCE = 3.5
 MAX_BYTES = 15_000_000
 
 
-def export(run: Path, folder: Path, *, weights: Path) -> None:
-    """Write ``folder`` from the encoders and autoencoder of ``run`` and the transformer's weights.
+def export(run: Path, folder: Path) -> None:
+    """Write ``folder`` from what the phases left in ``run``: the distilled transformer, if any.
 
     An evaluation and a model card in the folder are left alone.
     """
     encoders = load_encoders(run / "text")
     transformer = build_transformer()
-    transformer.load_state_dict(load_file(weights))
+    weights = [run / phase / CHECKPOINT for phase in ("distill", "flow")]
+    transformer.load_state_dict(load_file(next(path for path in weights if path.exists())))
     pipeline = FluxPipeline(
         scheduler=build_scheduler(),
         vae=AutoencoderKL.from_pretrained(run / "vae"),
@@ -51,7 +53,9 @@ def export(run: Path, folder: Path, *, weights: Path) -> None:
         _edit_json(folder / name / "config.json", dtype="float32")
     for path in (folder / "model_index.json", *folder.glob("*/config.json")):
         _edit_json(path, _name_or_path=None)
-    (folder / "sluice.json").write_text(json.dumps(serving_defaults(), indent=1) + "\n")
+    parameters = sum(weight.numel() for weight in transformer.parameters())
+    defaults = serving_defaults(parameters)
+    (folder / "sluice.json").write_text(json.dumps(defaults, indent=1) + "\n")
     records = {
         path.parent.name: json.loads(path.read_text()) for path in run.glob("*/training.json")
     }
@@ -62,23 +66,28 @@ def export(run: Path, folder: Path, *, weights: Path) -> None:
         raise ValueError(f"the carried model has {size} bytes, more than {MAX_BYTES}")
 
 
-def serving_defaults() -> dict[str, str | int | float | list[str]]:
-    """How the model wants to be asked, for the model catalogue to read."""
+def serving_defaults(parameters: int) -> dict[str, str | int | float | list[str]]:
+    """How the model wants to be asked, for the model catalogue to read.
+
+    ``parameters`` counts the transformer's.
+    """
     return {
         "name": EMBEDDED_MODEL_NAME,
         "version": EMBEDDED_MODEL_VERSION,
         "family": "flux.1",
-        "height": world.SIZE,
-        "width": world.SIZE,
+        "height": world.CANVASES[0].height,
+        "width": world.CANVASES[0].width,
         "num_inference_steps": STEPS,
         "guidance_scale": GUIDANCE,
         "true_cfg_scale": 1.0,
         "max_sequence_length": T5_LENGTH,
+        "sizes": [str(canvas) for canvas in world.CANVASES],
         "clip_max_length": CLIP_LENGTH,
         "dtype": "float32",
+        "parameters": parameters,
         "shapes": list(world.SHAPES),
         "colours": list(world.COLOUR_NAMES),
-        "backgrounds": list(world.BACKGROUND_NAMES),
+        "layouts": list(world.LAYOUT_NAMES),
         "licence": "Apache-2.0",
     }
 

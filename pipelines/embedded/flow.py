@@ -1,10 +1,11 @@
 """The flow model and its arithmetic, shared by training, distillation and evaluation.
 
 Legend: x0 clean latents, noise Gaussian, xt = (1 - t) x0 + t noise, velocity = noise - x0.
-Latents are packed: (n, 16, 64) float32 at 64x64. t and guidance are (n,) float32.
+Latents are packed: (n, tokens, 64) float32, 16 tokens at 64x64. t and guidance are (n,) float32.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,15 +13,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor, nn
 
-from pipelines.embedded import world
 from pipelines.embedded.tokenizers import T5_LENGTH
 from pipelines.embedded.train_text import WIDTH
+from pipelines.embedded.world import Canvas
 
 SHIFT = 3.0
-"""Static time shift of the scheduler. Training draws t where these steps are: see ``draw_times``."""
+"""Static time shift of the scheduler. ``draw_times`` draws where its steps then are."""
 
-LATENT_SIDE = world.SIZE // 8
-TOKENS = (LATENT_SIDE // 2) ** 2
 CHANNELS = 64
 
 
@@ -49,9 +48,8 @@ def build_transformer() -> FluxTransformer2DModel:
         axes_dims_rope=(4, 14, 14),
     )
     for name, parameter in transformer.named_parameters():
-        if ".norm" in name and ".linear." in name or name.startswith("norm_out.linear"):
-            nn.init.zeros_(parameter)
-        if name.startswith("proj_out."):
+        modulation = ".norm" in name and ".linear." in name
+        if modulation or name.startswith(("norm_out.linear", "proj_out.")):
             nn.init.zeros_(parameter)
     return transformer
 
@@ -73,12 +71,17 @@ def draw_times(n: int, generator: torch.Generator) -> Tensor:
 
 
 def velocity(
-    transformer: FluxTransformer2DModel, xt: Tensor, t: Tensor, prompts: Prompts, guidance: Tensor
+    transformer: FluxTransformer2DModel,
+    canvas: Canvas,
+    xt: Tensor,
+    t: Tensor,
+    prompts: Prompts,
+    guidance: Tensor,
 ) -> Tensor:
-    """The model's velocity at (xt, t): float32, shaped as xt."""
+    """The model's velocity at (xt, t) for pictures of one size: float32, shaped as xt."""
     device = xt.device
-    side = LATENT_SIDE // 2
-    img_ids = FluxPipeline._prepare_latent_image_ids(1, side, side, device, torch.float32)
+    rows, columns = canvas.height // 16, canvas.width // 16
+    img_ids = FluxPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
     out = transformer(
         hidden_states=xt,
         encoder_hidden_states=prompts.tokens,
@@ -95,6 +98,7 @@ def velocity(
 @torch.no_grad()
 def sample(
     transformer: FluxTransformer2DModel,
+    canvas: Canvas,
     prompts: Prompts,
     noise: Tensor,
     *,
@@ -103,17 +107,18 @@ def sample(
     negative: Prompts | None = None,
     cfg_scale: float = 1.0,
 ) -> Tensor:
-    """Euler steps from noise (n, 16, 64) to latents, as the pipeline makes them."""
+    """Euler steps from noise (n, tokens, 64) to latents, as the pipeline makes them."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist())
     sigmas = scheduler.sigmas
+    assert isinstance(sigmas, Tensor)
     n, x = len(noise), noise
     g = torch.full((n,), guidance, device=noise.device)
-    for now, later in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, later in pairwise(sigmas):
         t = now.expand(n).to(noise.device)
-        v = velocity(transformer, x, t, prompts, g)
+        v = velocity(transformer, canvas, x, t, prompts, g)
         if negative is not None:
-            v_negative = velocity(transformer, x, t, negative, g)
+            v_negative = velocity(transformer, canvas, x, t, negative, g)
             v = v_negative + cfg_scale * (v - v_negative)
         x = x + (later - now).to(noise.device) * v
     return x
@@ -135,16 +140,18 @@ class ShortAttention:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend over text and image tokens; returns image, or image and text, when apart."""
-        assert image_rotary_emb is not None and attention_mask is None
+        assert image_rotary_emb is not None
+        assert attention_mask is None
         heads = (-1, attn.head_dim)
-        query = attn.norm_q(attn.to_q(hidden_states).unflatten(-1, heads))
-        key = attn.norm_k(attn.to_k(hidden_states).unflatten(-1, heads))
+        # The norms' weights are float32, and only their own dtype has a fused kernel.
+        query = attn.norm_q(attn.to_q(hidden_states).float().unflatten(-1, heads))
+        key = attn.norm_k(attn.to_k(hidden_states).float().unflatten(-1, heads))
         value = attn.to_v(hidden_states).unflatten(-1, heads)
         text = 0
         if encoder_hidden_states is not None:
             text = encoder_hidden_states.shape[1]
-            text_query = attn.add_q_proj(encoder_hidden_states).unflatten(-1, heads)
-            text_key = attn.add_k_proj(encoder_hidden_states).unflatten(-1, heads)
+            text_query = attn.add_q_proj(encoder_hidden_states).float().unflatten(-1, heads)
+            text_key = attn.add_k_proj(encoder_hidden_states).float().unflatten(-1, heads)
             text_value = attn.add_v_proj(encoder_hidden_states).unflatten(-1, heads)
             query = torch.cat([attn.norm_added_q(text_query), query], 1)
             key = torch.cat([attn.norm_added_k(text_key), key], 1)

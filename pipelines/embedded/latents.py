@@ -14,15 +14,19 @@ from torch import Tensor
 
 from pipelines.embedded import captions, world
 from pipelines.embedded.train_text import encode, load_encoders
+from pipelines.embedded.world import Canvas
 
 log = logging.getLogger(__name__)
+
+COUNTS = (32_000, 5_000, 5_000, 5_000, 6_000)
+"""How many examples of each of ``world.CANVASES``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Training examples and the empty prompt.
+    """Training examples of one size, and the empty prompt.
 
-    ``latents`` (n, 16, 64) packed and normalised, ``pooled`` (n, width), ``tokens``
+    ``latents`` (n, tokens, 64) packed and normalised, ``pooled`` (n, width), ``tokens``
     (n, T5_LENGTH, width), all float16; ``two`` (n,) bool, whether there are two objects. The empty
     prompt is ``empty_pooled`` (width,) and ``empty_tokens`` (T5_LENGTH, width).
     """
@@ -35,33 +39,45 @@ class Examples:
     empty_tokens: Tensor
 
 
-def cache_examples(run: Path, *, n: int, device: str, seed: int = 3, part: int = 500) -> None:
-    """Make n examples with the encoders trained in ``run`` and write ``run/latents``."""
+def cache_examples(run: Path, *, device: str) -> None:
+    """Make examples of every size with the encoders trained in ``run``; write ``run/latents``."""
+    (run / "latents").mkdir(exist_ok=True)
+    for seed, (canvas, n) in enumerate(zip(world.CANVASES, COUNTS, strict=True), 30):
+        if not _path(run, canvas).exists():
+            _cache(run, canvas, n, device, seed)
+    (run / "latents" / "complete").touch()
+
+
+def _cache(run: Path, canvas: Canvas, n: int, device: str, seed: int) -> None:
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    vae = AutoencoderKL.from_pretrained(run / "vae").to(device)
+    vae = AutoencoderKL.from_pretrained(run / "vae")
+    vae.to(device)  # pyright: ignore[reportArgumentType]
     encoders = load_encoders(run / "text")
+    part = min(n, 8000 // canvas.tokens)
     columns: dict[str, list[Tensor]] = {"latents": [], "pooled": [], "tokens": [], "two": []}
-    for done in range(0, n, part):
-        codes = world.sample_codes(part, generator, two_objects=0.6)
-        latents = encode_images(vae, world.render(codes, generator).to(device))
+    for _ in range(-(-n // part)):
+        codes = world.sample_codes(part, generator, two_objects=0.5)
+        images = world.render(codes, generator, canvas)
         sentences = captions.captions(codes, rng)
         pooled, tokens = encode(encoders, [sentence.text for sentence in sentences])
-        columns["latents"].append(latents.half().cpu())
+        columns["latents"].append(encode_images(vae, images.to(device)).half().cpu())
         columns["pooled"].append(pooled.half())
         columns["tokens"].append(tokens.half())
-        columns["two"].append(codes[:, world.LAYOUT] != world.CENTRE)
-        if done % 10_000 == 0:
-            log.info("latents %d of %d", done, n)
+        columns["two"].append(world.has_two(codes))
     tensors = {name: torch.cat(parts) for name, parts in columns.items()}
     empty_pooled, empty_tokens = encode(encoders, [""])
     tensors |= {"empty_pooled": empty_pooled[0].half(), "empty_tokens": empty_tokens[0].half()}
-    (run / "latents").mkdir(exist_ok=True)
-    save_file(tensors, run / "latents" / "examples.safetensors")
+    save_file(tensors, _path(run, canvas))
+    log.info("latents: %d of %s", len(tensors["two"]), canvas)
 
 
-def load_examples(run: Path) -> Examples:
-    """Read what ``cache_examples`` wrote."""
-    return Examples(**load_file(run / "latents" / "examples.safetensors"))
+def load_examples(run: Path, canvas: Canvas) -> Examples:
+    """Read what ``cache_examples`` wrote for one size."""
+    return Examples(**load_file(_path(run, canvas)))
+
+
+def _path(run: Path, canvas: Canvas) -> Path:
+    return run / "latents" / f"{canvas}.safetensors"
 
 
 @torch.no_grad()
@@ -74,8 +90,8 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, packed: Tensor, *, size: int = world.SIZE) -> Tensor:
-    """Images (n, 3, size, size) in [0, 1] of packed latents: the pipeline's own arithmetic."""
-    latents = FluxPipeline._unpack_latents(packed, size, size, vae_scale_factor=8)
+def decode_latents(vae: AutoencoderKL, packed: Tensor, canvas: Canvas) -> Tensor:
+    """Images (n, 3, h, w) in [0, 1] of packed latents: the pipeline's own arithmetic."""
+    latents = FluxPipeline._unpack_latents(packed, *canvas, vae_scale_factor=8)
     latents = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
     return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)  # type: ignore[union-attr]

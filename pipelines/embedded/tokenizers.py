@@ -5,6 +5,7 @@ bytes, T5's to one unknown token per word.
 """
 
 from collections import Counter
+from itertools import pairwise
 
 from transformers import CLIPTokenizer, T5Tokenizer
 
@@ -12,10 +13,10 @@ from pipelines.embedded.captions import vocabulary
 
 CLIP_LENGTH = 32
 T5_LENGTH = 16
-"""The one padded length of T5 text. Padding takes part in attention, so it belongs to the result."""
+"""The one padded length of T5 text. Padding takes part in attention, so it changes the result."""
 
 CLIP_BOS, CLIP_EOS, CLIP_PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
-_WORD_END = "</w>"
+_WORD_START, _WORD_END = "▁", "</w>"
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
@@ -41,17 +42,27 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def build_t5_tokenizer() -> T5Tokenizer:
-    """Unigram over whole words, in lower case and with a capital, and punctuation."""
+    """Unigram over whole words, in every usual spelling, and punctuation."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
     pieces += [(mark, -6.0) for mark in ",.!?;:-'\"()"]
     words = vocabulary()
-    capitals = [word.capitalize() for word in words]
-    pieces += [("▁" + word, -4.0) for word in [*words, *capitals]]
+    spellings = [*words, *map(str.capitalize, words), *map(str.upper, words)]
+    pieces += [(_WORD_START + word, -4.0) for word in dict.fromkeys(spellings)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_LENGTH)
 
 
+def lower_case_ids(tokenizer: T5Tokenizer) -> list[int]:
+    """For every T5 token, the token of the same word in lower case, or itself."""
+    ids = tokenizer.get_vocab()
+    return [ids.get(token.lower(), index) for token, index in sorted(ids.items(), key=_index)]
+
+
+def _index(item: tuple[str, int]) -> int:
+    return item[1]
+
+
 def _byte_characters() -> list[str]:
-    """The character that byte-level BPE writes for each byte: printable ones stand for themselves."""
+    """The character that byte-level BPE writes for each byte: itself, where that is printable."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     characters = [chr(byte) for byte in printable]
     others = 256 - len(printable)
@@ -66,7 +77,7 @@ def _learn_merges(words: list[list[str]]) -> list[tuple[str, str]]:
     """
     merges: list[tuple[str, str]] = []
     while any(len(pieces) > 1 for pieces in words):
-        pairs = Counter(pair for pieces in words for pair in zip(pieces, pieces[1:], strict=False))
+        pairs = Counter(pair for pieces in words for pair in pairwise(pieces))
         left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append((left, right))
         words = [_merge(pieces, left, right) for pieces in words]

@@ -48,7 +48,9 @@ class TextEncoders:
 
 def build_encoders() -> TextEncoders:
     """Untrained encoders of three layers each."""
-    clip_tokenizer, t5_tokenizer = tokenizers.build_clip_tokenizer(), tokenizers.build_t5_tokenizer()
+    clip_tokenizer = tokenizers.build_clip_tokenizer()
+    t5_tokenizer = tokenizers.build_t5_tokenizer()
+    clip_ids = clip_tokenizer.get_vocab()
     clip = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(clip_tokenizer),
@@ -58,9 +60,9 @@ def build_encoders() -> TextEncoders:
             num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=tokenizers.CLIP_LENGTH,
-            bos_token_id=clip_tokenizer.bos_token_id,
-            eos_token_id=clip_tokenizer.eos_token_id,
-            pad_token_id=clip_tokenizer.pad_token_id,
+            bos_token_id=clip_ids[tokenizers.CLIP_BOS],
+            eos_token_id=clip_ids[tokenizers.CLIP_EOS],
+            pad_token_id=clip_ids[tokenizers.CLIP_PAD],
             dtype="float32",
         )
     )
@@ -81,9 +83,7 @@ def build_encoders() -> TextEncoders:
             dtype="float32",
         )
     )
-    return TextEncoders(
-        clip=clip, clip_tokenizer=clip_tokenizer, t5=t5, t5_tokenizer=t5_tokenizer
-    )
+    return TextEncoders(clip=clip, clip_tokenizer=clip_tokenizer, t5=t5, t5_tokenizer=t5_tokenizer)
 
 
 def load_encoders(folder: Path) -> TextEncoders:
@@ -123,7 +123,7 @@ def train_text(out: Path, *, minutes: float, seed: int = 2) -> None:
     optimizers = [(Muon(matrices, lr=3e-3), 3e-3), (torch.optim.AdamW(others, lr=3e-3), 3e-3)]
     budget, step = Budget(minutes=minutes), 0
     while (fraction := budget.fraction()) < 1:
-        codes = world.sample_codes(BATCH, generator, two_objects=0.8)
+        codes = world.sample_codes(BATCH, generator, two_objects=0.7)
         sentences = captions.captions(codes, rng)
         loss = clip_loss(encoders, sentences, codes, rng) + t5_loss(encoders, sentences, codes)
         loss.backward()
@@ -136,11 +136,19 @@ def train_text(out: Path, *, minutes: float, seed: int = 2) -> None:
         if step % 100 == 0:
             scores = text_accuracy(encoders, n=256)
             log.info("text %d %.0fs loss %.4f %s", step, budget.seconds(), loss.item(), scores)
+    ignore_case(encoders)
     record = text_accuracy(encoders, n=4000) | {"steps": step, "captions": step * BATCH}
     record |= {"seconds": round(budget.seconds())}
     log.info("text done: %s", record)
     save_encoders(encoders, out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+@torch.no_grad()
+def ignore_case(encoders: TextEncoders) -> None:
+    """Make T5 read a word the same however it is spelt, as CLIP's tokenizer does by itself."""
+    embedding = encoders.t5.get_input_embeddings().weight
+    embedding.copy_(embedding[tokenizers.lower_case_ids(encoders.t5_tokenizer)])
 
 
 def scene_codes(codes: Tensor) -> Tensor:
@@ -163,14 +171,20 @@ def token_codes(codes: Tensor, tags: Tensor) -> Tensor:
 
     ``tags`` (n, T5_LENGTH) are those of ``captions``, and -1 for the end token and padding.
     """
-    sizes = {"place": 5, "shape": 6, "colour": 8, "background": 6, "layout": 3, "other": 2}
-    basis = dict(zip(sizes, _directions(sum(sizes.values()), seed=22).split(list(sizes.values()))))
+    colours, layouts = len(world.COLOURS), len(world.LAYOUTS)
+    sizes = {"place": layouts, "shape": len(world.SHAPES), "colour": colours}
+    sizes |= {"background": colours, "layout": layouts, "other": 2}
+    counts = list(sizes.values())
+    parts = _directions(sum(counts), seed=22).split(counts)
+    basis = dict(zip(sizes, parts, strict=True))
     layout, ground = codes[:, world.LAYOUT], codes[:, world.BACKGROUND]
     n = len(codes)
     kinds = torch.zeros(n, 6, WIDTH)  # by tag, and last what -1 indexes: the padding
     for slot, tag in enumerate((captions.FIRST, captions.SECOND)):
-        # Places: centre, left, right, top, bottom.
-        place = torch.where(layout == world.CENTRE, 0, 2 * layout - 1 + slot)
+        # The first of a row is where a single object on the left is, and so on.
+        place = layout.clone()
+        for whole, halves in ((world.ROW, ("left", "right")), (world.COLUMN, ("top", "bottom"))):
+            place[layout == whole] = world.LAYOUT_NAMES.index(halves[slot])
         shape = codes[:, world.SHAPE_1 + 2 * slot] % len(world.SHAPES)
         colour = codes[:, world.COLOUR_1 + 2 * slot] % len(world.COLOURS)
         thing = basis["place"][place] + basis["shape"][shape] + basis["colour"][colour]
@@ -193,9 +207,7 @@ def clip_loss(
     return (pooled - target).square().mean()
 
 
-def t5_loss(
-    encoders: TextEncoders, sentences: list[captions.Caption], codes: Tensor
-) -> Tensor:
+def t5_loss(encoders: TextEncoders, sentences: list[captions.Caption], codes: Tensor) -> Tensor:
     """Mean squared distance of every token from the code of what it is about."""
     ids, tags = _tagged_ids(encoders, sentences)
     hidden = encoders.t5(ids).last_hidden_state
@@ -230,7 +242,7 @@ def _directions(count: int, *, seed: int) -> Tensor:
 
 
 def _clip_ids(encoders: TextEncoders, texts: list[str], *, longest: bool = False) -> Tensor:
-    """Token ids (n, CLIP_LENGTH). ``longest`` pads less: attention is causal, so nothing changes."""
+    """Token ids (n, CLIP_LENGTH), or fewer if ``longest``: to a causal encoder that is the same."""
     padding = "longest" if longest else "max_length"
     batch = encoders.clip_tokenizer(
         texts,
@@ -253,9 +265,7 @@ def _t5_ids(encoders: TextEncoders, texts: list[str]) -> Tensor:
     return batch.input_ids
 
 
-def _tagged_ids(
-    encoders: TextEncoders, sentences: list[captions.Caption]
-) -> tuple[Tensor, Tensor]:
+def _tagged_ids(encoders: TextEncoders, sentences: list[captions.Caption]) -> tuple[Tensor, Tensor]:
     """Token ids and the tag of each token's word, both (n, T5_LENGTH)."""
     batch = encoders.t5_tokenizer(
         [sentence.text for sentence in sentences],

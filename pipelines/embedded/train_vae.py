@@ -1,6 +1,6 @@
 """Phase *vae*: an autoencoder for flat shapes, 8 times smaller on each side, 16 channels.
 
-Images are (n, 3, 64, 64) float32 in [-1, 1], latents (n, 16, 8, 8). Decoding a slightly wrong
+Images are (n, 3, h, w) float32 in [-1, 1], latents (n, 16, h / 8, w / 8). Decoding a slightly wrong
 latent must still give a clean picture, because the flow's latents are never exact: noise is added
 to the latents while training, on top of the posterior's own.
 """
@@ -27,7 +27,7 @@ LEARNING_RATE = 2e-3
 
 
 class RoundTrip(NamedTuple):
-    """How well pictures survive the autoencoder: the checker's share of right ones, and the error."""
+    """How well pictures survive the autoencoder: the share read right, and the error."""
 
     accuracy: float
     mean_absolute_error: float
@@ -42,35 +42,40 @@ def build_vae() -> AutoencoderKL:
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 64, 96),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=1,
-        sample_size=world.SIZE,
+        sample_size=min(world.CANVASES[0]),
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
     )
     for name, parameter in vae.named_parameters():
-        if name.endswith("conv2.weight") or name.endswith("conv2.bias"):
+        if name.endswith(("conv2.weight", "conv2.bias")):
             nn.init.zeros_(parameter)  # every residual branch starts as nothing
     return vae
 
 
-def train_vae(out: Path, *, minutes: float, device: str, batch: int = 16, seed: int = 1) -> None:
-    """Train for so many minutes and save the diffusers folder ``out`` with ``training.json``."""
+def train_vae(
+    out: Path, *, minutes: float, device: str, start: Path | None = None, seed: int = 1
+) -> None:
+    """Train for so many minutes and save the diffusers folder ``out`` with ``training.json``.
+
+    ``start`` is the folder of an autoencoder to begin with, instead of from nothing.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae = build_vae().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = AutoencoderKL.from_pretrained(start) if start else build_vae()
+    vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     kernels = [p for p in vae.parameters() if p.ndim == 4]
     others = [p for p in vae.parameters() if p.ndim != 4]
     optimizers = [Muon(kernels, lr=LEARNING_RATE), torch.optim.AdamW(others, lr=LEARNING_RATE)]
-    budget, step = Budget(minutes=minutes), 0
+    budget, step, pictures = Budget(minutes=minutes), 0, 0
     while (fraction := budget.fraction()) < 1:
-        codes = world.sample_codes(batch, generator, two_objects=0.6)
-        images = world.render(codes, generator).to(device) * 2 - 1
+        images = _batch(generator).to(device) * 2 - 1
         loss, error = _loss(vae, images)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -79,18 +84,31 @@ def train_vae(out: Path, *, minutes: float, device: str, batch: int = 16, seed: 
                 group["lr"] = LEARNING_RATE * annealed(fraction)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        step += 1
+        step, pictures = step + 1, pictures + len(images)
         if step % 100 == 0:
-            trip = round_trip(vae, n=128, device=device)
+            trip = round_trip(vae, n=64, device=device)
             log.info("vae %d %.0fs mae %.4f %s", step, budget.seconds(), error.item(), trip)
     mean, std = _latent_statistics(vae, device=device)
     vae.register_to_config(scaling_factor=1 / std, shift_factor=mean)
-    trip = round_trip(vae, n=2000, device=device)
-    log.info("vae done: %d steps, mean %.4f std %.4f, %s", step, mean, std, trip)
+    record: dict[str, object] = {"steps": step, "images": pictures}
+    record["seconds"] = round(budget.seconds())
+    for canvas in world.CANVASES:
+        n = 1000 if canvas == world.CANVASES[0] else 200
+        trip = round_trip(vae, n=n, device=device, canvas=canvas)
+        log.info("vae done: mean %.4f std %.4f, %s %s", mean, std, canvas, trip)
+        record[str(canvas)] = trip._asdict()
+    if start and (start / "training.json").exists():
+        record["before"] = json.loads((start / "training.json").read_text())
     vae.save_pretrained(out)
-    record = {"steps": step, "images": step * batch, "seconds": round(budget.seconds())}
-    record |= {"round_trip": trip.accuracy, "mean_absolute_error": trip.mean_absolute_error}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _batch(generator: torch.Generator) -> Tensor:
+    """Pictures of one size, as many as cost the same: half of the batches have the default size."""
+    draw = int(torch.randint(2 * (len(world.CANVASES) - 1), (1,), generator=generator))
+    canvas = world.CANVASES[1 + draw if draw < len(world.CANVASES) - 1 else 0]
+    codes = world.sample_codes(256 // canvas.tokens, generator, two_objects=0.5)
+    return world.render(codes, generator, canvas)
 
 
 def _loss(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,13 +126,20 @@ def _loss(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKL, *, n: int, device: str, seed: int = 7) -> RoundTrip:
+def round_trip(
+    vae: AutoencoderKL,
+    *,
+    n: int,
+    device: str,
+    canvas: world.Canvas = world.CANVASES[0],
+    seed: int = 7,
+) -> RoundTrip:
     """Encode and decode n held-out pictures, half of them with two objects, and check them."""
     generator = torch.Generator().manual_seed(seed)
     codes = world.sample_codes(n, generator, held_out=True)
-    images = world.render(codes, generator)
+    images = world.render(codes, generator, canvas)
     parts = []
-    for part in images.split(100):
+    for part in images.split(50):
         latents = vae.encode(part.to(device) * 2 - 1).latent_dist.mean  # type: ignore[union-attr]
         parts.append(vae.decode(latents).sample.float().cpu() / 2 + 0.5)  # type: ignore[union-attr]
     decoded = torch.cat(parts).clamp(0, 1)

@@ -1,10 +1,10 @@
 """The world of coloured shapes: which scenes exist, how they are drawn, which are held out.
 
-A scene is one object in the centre, or two objects side by side (a row) or one over the other (a
+A scene is one object somewhere, or two objects side by side (a row) or one over the other (a
 column), on a plain background. Knows nothing of sentences (``captions.py``) or of models.
 
 Shapes of tensors: ``codes`` is (n, 6) int64, one column per field of ``FIELDS``; ``images`` is
-(n, 3, SIZE, SIZE) float32 in [0, 1].
+(n, 3, height, width) float32 in [0, 1]. Lengths are in units of a 64th of the shorter side.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SIZE = 64
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
-LAYOUTS = ("centre", "row", "column")
+from pipelines.embedded.outlines import SHAPES, distance
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (225, 30, 30),
     "orange": (250, 130, 10),
@@ -25,20 +24,86 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (40, 80, 230),
     "purple": (140, 40, 190),
     "pink": (250, 130, 200),
-}
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
     "black": (0, 0, 0),
     "gray": (128, 128, 128),
-    "navy": (10, 20, 110),
     "brown": (115, 70, 30),
+    "navy": (10, 20, 110),
     "mint": (175, 240, 200),
 }
-COLOUR_NAMES = tuple(COLOURS)
-BACKGROUND_NAMES = tuple(BACKGROUNDS)
+"""Colours of objects and of backgrounds; an object never has its background's."""
 
+COLOUR_NAMES = tuple(COLOURS)
+WHITE = COLOUR_NAMES.index("white")
 NO_SHAPE, NO_COLOUR = len(SHAPES), len(COLOURS)
 """The codes of the second object's shape and colour where there is no second object."""
+
+
+class Canvas(NamedTuple):
+    """The size of a picture in pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def unit(self) -> float:
+        """Pixels per unit of length."""
+        return min(self) / 64
+
+    @property
+    def tokens(self) -> int:
+        """How many image tokens the transformer sees."""
+        return self.height * self.width // 256
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+CANVASES = (Canvas(64, 64), Canvas(64, 96), Canvas(96, 64), Canvas(96, 96), Canvas(128, 128))
+"""The sizes that are trained; the first is the default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where an object may be: its centre as a share of the picture, and its jitter in units.
+
+    ``radius`` is a range, ``shift`` how far the centre may move on either axis. ``share`` is the
+    part of width and height that the object has to itself, where it may grow with the picture.
+    """
+
+    x: float
+    y: float
+    radius: tuple[float, float] = (10.5, 12.0)
+    shift: float = 1.5
+    share: tuple[float, float] | None = None
+
+    def growth(self, canvas: Canvas) -> float:
+        """By how much the object is larger on this canvas than on a square one."""
+        if self.share is None:
+            return 1.0
+        room = min(canvas.width * self.share[0], canvas.height * self.share[1]) / canvas.unit
+        return min(1.5, room / 32)
+
+
+_ROW, _COLUMN = (0.5, 1.0), (1.0, 0.5)
+LAYOUTS: dict[str, tuple[Slot, ...]] = {
+    "centre": (Slot(x=0.5, y=0.5, radius=(16.5, 19.5), shift=2.5),),
+    "small": (Slot(x=0.5, y=0.5, radius=(10.0, 11.5)),),
+    "left": (Slot(x=0.25, y=0.5),),
+    "right": (Slot(x=0.75, y=0.5),),
+    "top": (Slot(x=0.5, y=0.25),),
+    "bottom": (Slot(x=0.5, y=0.75),),
+    "top left": (Slot(x=0.25, y=0.25),),
+    "top right": (Slot(x=0.75, y=0.25),),
+    "bottom left": (Slot(x=0.25, y=0.75),),
+    "bottom right": (Slot(x=0.75, y=0.75),),
+    "row": (Slot(x=0.25, y=0.5, share=_ROW), Slot(x=0.75, y=0.5, share=_ROW)),
+    "column": (Slot(x=0.5, y=0.25, share=_COLUMN), Slot(x=0.5, y=0.75, share=_COLUMN)),
+}
+"""Where objects are. With two, the left or upper one is the first."""
+
+LAYOUT_NAMES = tuple(LAYOUTS)
+CENTRE, ROW, COLUMN = (LAYOUT_NAMES.index(name) for name in ("centre", "row", "column"))
 
 
 class Field(NamedTuple):
@@ -50,35 +115,18 @@ class Field(NamedTuple):
 
 FIELDS = (
     Field("layout", len(LAYOUTS)),
-    Field("background", len(BACKGROUNDS)),
+    Field("background", len(COLOURS)),
     Field("first_shape", len(SHAPES)),
     Field("first_colour", len(COLOURS)),
     Field("second_shape", len(SHAPES) + 1),
     Field("second_colour", len(COLOURS) + 1),
 )
 LAYOUT, BACKGROUND, SHAPE_1, COLOUR_1, SHAPE_2, COLOUR_2 = range(len(FIELDS))
-CENTRE, ROW, COLUMN = range(len(LAYOUTS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """Where an object of one layout may be: its nominal centre and its jitter, in pixels.
-
-    ``radius`` is the range of the radius, ``shift`` how far the centre may move on either axis.
-    """
-
-    x: float
-    y: float
-    radius: tuple[float, float]
-    shift: float
-
-
-_PAIR = {"radius": (10.5, 12.0), "shift": 1.5}
-SLOTS: dict[int, tuple[Slot, ...]] = {
-    CENTRE: (Slot(x=32, y=32, radius=(16.5, 19.5), shift=2.5),),
-    ROW: (Slot(x=16, y=32, **_PAIR), Slot(x=48, y=32, **_PAIR)),
-    COLUMN: (Slot(x=32, y=16, **_PAIR), Slot(x=32, y=48, **_PAIR)),
-}
+def has_two(codes: Tensor) -> Tensor:
+    """Which scenes have two objects: (n,) bool."""
+    return codes[:, LAYOUT] >= ROW
 
 
 def is_held_out(codes: Tensor) -> Tensor:
@@ -88,99 +136,76 @@ def is_held_out(codes: Tensor) -> Tensor:
     pair of objects in eleven. Every single value, and every two of a triple, is still trained on.
     """
     layout, background, shape_1, colour_1, shape_2, colour_2 = codes.unbind(1)
-    two = layout != CENTRE
     first = (3 * shape_1 + 5 * colour_1 + 2 * background) % 7 == 0
     second = (3 * shape_2 + 5 * colour_2 + 2 * background) % 7 == 0
-    pair = (len(COLOURS) * (shape_1 + shape_2 * 6) + 3 * colour_1 + 5 * colour_2 + layout) % 11 == 0
-    return first | (two & (second | pair))
+    one, other = (len(COLOURS) * s + c for s, c in ((shape_1, colour_1), (shape_2, colour_2)))
+    pair = (3 * one + 5 * other + layout) % 11 == 0
+    return first | (has_two(codes) & (second | pair))
 
 
 def sample_codes(
     n: int, generator: torch.Generator, *, two_objects: float = 0.5, held_out: bool = False
 ) -> Tensor:
-    """Draw scenes uniformly, either only trained or only held-out ones: (n, 6) int64.
+    """Draw scenes, either only trained or only held-out ones: (n, 6) int64.
 
-    ``two_objects`` is the share of scenes with two objects.
+    ``two_objects`` is the share of scenes with two objects; half of the others are centred.
     """
-    kept: list[Tensor] = []
-    missing = n
-    while missing > 0:
-        # Draw well over what is missing: most training draws pass the split, few held-out ones do.
-        m = missing * (8 if held_out else 2) + 16
-        columns = [torch.randint(field.values, (m,), generator=generator) for field in FIELDS]
+    n_two = round(n * two_objects)
+    parts = [
+        _sample(n - n_two, generator, two=False, held_out=held_out),
+        _sample(n_two, generator, two=True, held_out=held_out),
+    ]
+    return torch.cat(parts)[torch.randperm(n, generator=generator)]
+
+
+def _sample(n: int, generator: torch.Generator, *, two: bool, held_out: bool) -> Tensor:
+    """n scenes of one kind, by rejection."""
+    kept = torch.empty(0, len(FIELDS), dtype=torch.int64)
+    while len(kept) < n:
+        m = 4 * n + 16
+
+        def draw(values: int, m: int = m) -> Tensor:
+            return torch.randint(values, (m,), generator=generator)
+
+        background = draw(len(COLOURS))
+        one_layout = draw(2 * ROW - 2)  # half of them beyond the other layouts: in the centre
+        one_layout = torch.where(one_layout < ROW, one_layout, CENTRE)
+        # Any colour but the background's.
+        colours = [(background + 1 + draw(len(COLOURS) - 1)) % len(COLOURS) for _ in range(2)]
+        shapes = [draw(len(SHAPES)) for _ in range(2)]
+        columns = [ROW + draw(2) if two else one_layout, background]
+        columns += [shapes[0], colours[0]]
+        columns += [shapes[1] if two else torch.full((m,), NO_SHAPE)]
+        columns += [colours[1] if two else torch.full((m,), NO_COLOUR)]
         codes = torch.stack(columns, 1)
-        two = torch.rand(m, generator=generator) < two_objects
-        codes[:, LAYOUT] = torch.where(two, 1 + codes[:, LAYOUT] % 2, CENTRE)
-        codes[:, SHAPE_2] = torch.where(two, codes[:, SHAPE_2] % NO_SHAPE, NO_SHAPE)
-        codes[:, COLOUR_2] = torch.where(two, codes[:, COLOUR_2] % NO_COLOUR, NO_COLOUR)
-        wanted = is_held_out(codes) == held_out
-        if not held_out:
-            kept.append(codes[wanted][:missing])
-        else:
-            # The split holds out more of the pairs than of the singles: keep the asked-for mix.
-            two_missing = round(two_objects * missing)
-            kept.append(codes[wanted & two][:two_missing])
-            kept.append(codes[wanted & ~two][: missing - two_missing])
-        missing = n - sum(len(part) for part in kept)
-    drawn = torch.cat(kept)
-    return drawn[torch.randperm(n, generator=generator)]
+        kept = torch.cat([kept, codes[is_held_out(codes) == held_out]])
+    return kept[:n]
 
 
-def coverage(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """How much of each pixel an object covers, antialiased: (n, SIZE, SIZE) float32.
+def coverage(
+    canvas: Canvas, slot: Slot, shape: int, dx: Tensor, dy: Tensor, radius: Tensor
+) -> Tensor:
+    """How much of each pixel an object covers, antialiased: (n, height, width) float32.
 
-    ``x``, ``y`` and ``radius`` are (n,) in pixels. Distances are signed, negative inside.
+    ``dx``, ``dy`` (n,) move the centre, ``radius`` (n,) is before growth; all in units.
     """
-    grid = torch.arange(SIZE, dtype=torch.float32) + 0.5
-    u = (grid[None, None, :] - x[:, None, None]).expand(-1, SIZE, -1)
-    v = (grid[None, :, None] - y[:, None, None]).expand(-1, -1, SIZE)
-    return (0.5 - _distance(SHAPES[shape], u, v, radius[:, None, None])).clamp(0, 1)
+    unit = canvas.unit
+    x = slot.x * canvas.width + dx * unit
+    y = slot.y * canvas.height + dy * unit
+    u = torch.arange(canvas.width)[None, None, :] + 0.5 - x[:, None, None]
+    v = torch.arange(canvas.height)[None, :, None] + 0.5 - y[:, None, None]
+    r = radius[:, None, None] * unit * slot.growth(canvas)
+    u, v = torch.broadcast_tensors(u, v)
+    return (0.5 - distance(SHAPES[shape], u, v, r)).clamp(0, 1)
 
 
-def _distance(shape: str, u: Tensor, v: Tensor, r: Tensor) -> Tensor:
-    """Distance to the outline, or a lower bound of it that is exact along straight edges."""
-    if shape == "circle":
-        return torch.hypot(u, v) - 0.95 * r
-    if shape == "square":
-        return torch.maximum(u.abs(), v.abs()) - 0.85 * r
-    if shape == "triangle":
-        # Equilateral, on its base: two slanted edges and the floor, the centroid a bit lower.
-        v = v - 0.2 * r
-        return torch.maximum(0.8660 * u.abs() - 0.5 * v, v) - 0.62 * r
-    if shape == "diamond":
-        return (1.1 * u.abs() + 0.72 * v.abs() - 0.82 * r) / 1.3147
-    if shape == "star":
-        return _star_distance(u, v, 1.15 * r)
-    if shape == "cross":
-        arm, length = 0.32 * r, r
-        wide = torch.maximum(u.abs() - length, v.abs() - arm)
-        tall = torch.maximum(u.abs() - arm, v.abs() - length)
-        return torch.minimum(wide, tall)
-    raise AssertionError(shape)
-
-
-def _star_distance(u: Tensor, v: Tensor, r: Tensor) -> Tensor:
-    """Five points, one up: fold the plane onto half a point and measure against its one edge."""
-    sector = 2 * torch.pi / 5
-    angle = torch.atan2(u, -v)
-    folded = (angle - sector * torch.round(angle / sector)).abs()
-    length = torch.hypot(u, v)
-    px, py = length * torch.sin(folded), length * torch.cos(folded)
-    # The edge runs from the tip (0, r) to the notch at half a sector and 0.45 of the radius.
-    half = torch.tensor(sector / 2)
-    notch_x, notch_y = 0.45 * torch.sin(half), 0.45 * torch.cos(half)
-    normal_x, normal_y = 1 - notch_y, notch_x
-    return (px * normal_x + (py - r) * normal_y) / torch.hypot(normal_x, normal_y)
-
-
-def render(codes: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw each scene once, with jitter from the generator: (n, 3, SIZE, SIZE) float32 in [0, 1]."""
-    n = len(codes)
-    jitter = torch.rand((n, 2, 3), generator=generator)
-    ground = _palette(BACKGROUNDS)[codes[:, BACKGROUND]]
-    images = ground[:, :, None, None].expand(-1, -1, SIZE, SIZE).clone()
-    inks = _palette(COLOURS)
-    for layout, slots in SLOTS.items():
+def render(codes: Tensor, generator: torch.Generator, canvas: Canvas = CANVASES[0]) -> Tensor:
+    """Draw each scene once, with jitter from the generator: (n, 3, height, width) in [0, 1]."""
+    jitter = torch.rand((len(codes), 2, 3), generator=generator)
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
+    ground = palette[codes[:, BACKGROUND]]
+    images = ground[:, :, None, None].expand(-1, -1, *canvas).clone()
+    for layout, slots in enumerate(LAYOUTS.values()):
         for index, slot in enumerate(slots):
             shapes, colours = codes[:, SHAPE_1 + 2 * index], codes[:, COLOUR_1 + 2 * index]
             for shape in range(len(SHAPES)):
@@ -190,25 +215,22 @@ def render(codes: Tensor, generator: torch.Generator) -> Tensor:
                 dx, dy, dr = jitter[rows, index].unbind(1)
                 low, high = slot.radius
                 mask = coverage(
+                    canvas,
+                    slot,
                     shape,
-                    slot.x + (2 * dx - 1) * slot.shift,
-                    slot.y + (2 * dy - 1) * slot.shift,
+                    (2 * dx - 1) * slot.shift,
+                    (2 * dy - 1) * slot.shift,
                     low + (high - low) * dr,
                 )[:, None]
-                ink = inks[colours[rows]][:, :, None, None]
-                images[rows] = images[rows] * (1 - mask) + ink * mask
+                ink = palette[colours[rows]][:, :, None, None]
+                images[rows] = torch.lerp(images[rows], ink, mask)
     return images
 
 
-def _palette(colours: dict[str, tuple[int, int, int]]) -> Tensor:
-    return torch.tensor(list(colours.values()), dtype=torch.float32) / 255
-
-
 def describe(code: Tensor) -> str:
-    """A plain name of one scene (6,), for logs and tables: ``red circle | blue star, navy``."""
+    """A plain name of one scene (6,), for logs and tables: ``row: red circle, blue star; navy``."""
     layout, background, shape_1, colour_1, shape_2, colour_2 = (int(v) for v in code)
-    name = f"{COLOUR_NAMES[colour_1]} {SHAPES[shape_1]}"
-    if layout != CENTRE:
-        sign = "|" if layout == ROW else "/"
-        name += f" {sign} {COLOUR_NAMES[colour_2]} {SHAPES[shape_2]}"
-    return f"{name}, {BACKGROUND_NAMES[background]}"
+    names = (*COLOUR_NAMES, "no")
+    shapes = (*SHAPES, "second")
+    things = f"{names[colour_1]} {shapes[shape_1]}, {names[colour_2]} {shapes[shape_2]}"
+    return f"{LAYOUT_NAMES[layout]}: {things}; {names[background]}"
