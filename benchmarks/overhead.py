@@ -153,7 +153,7 @@ def report(
     print_table(
         f"{spec.name}, {spec.width}x{spec.height}, {spec.num_inference_steps} steps,"
         f" {len(served_s)} alternating runs",
-        ["", "median [quartiles], ms"],
+        ["", "median (quartiles), ms"],
         [(name, spread([1000 * value for value in values])) for name, values in rows],
     )
     print(f"served / local: {spread(ratios)}")

@@ -19,7 +19,7 @@ class Spread(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 def spread(values: Sequence[float]) -> Spread:

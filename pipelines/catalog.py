@@ -40,6 +40,8 @@ class ModelSpec:
     max_sequence_length: int
     max_side: int
     parameters: int
+    trained_sizes: tuple[tuple[int, int], ...] = ()
+    """(height, width) of the pictures it was trained on, where only those draw well."""
     tasks: tuple[str, ...] = ("text-to-image",)
 
 
@@ -59,7 +61,14 @@ def _embedded() -> ModelSpec:
         max_sequence_length=card["max_sequence_length"],
         max_side=512,
         parameters=card["parameters"],
+        trained_sizes=tuple(_height_and_width(size) for size in card["sizes"]),
     )
+
+
+def _height_and_width(size: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT"."""
+    width, _, height = size.partition("x")
+    return int(height), int(width)
 
 
 def _known() -> tuple[ModelSpec, ...]:

@@ -63,6 +63,9 @@ def normalise(
     _refuse_unsupported(request)
     warnings: list[str] = []
     prompt, size = _prompt_and_size(request, spec, limits)
+    if spec.trained_sizes and size not in spec.trained_sizes:
+        known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
+        warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
     negative_prompt, true_cfg_scale = _true_cfg(request, limits, warnings)
     count = _within("n", request.n, 1, limits.max_images)

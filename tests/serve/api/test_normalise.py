@@ -252,3 +252,12 @@ def test_metadata_lists_what_was_used():
         "Steps: 12, Sampler: Euler, CFG scale: 3, Distilled CFG Scale: 3.5,"
         " Seed: 5, Size: 64x64, Model: alias"
     )
+
+
+def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
+    spec = dataclasses.replace(SPEC, trained_sizes=((64, 64), (64, 96)))
+    assert plan(spec).warnings == ()
+    assert plan(spec, size="96x64").warnings == ()
+    made = plan(spec, size="64x96")
+    assert (made.params.height, made.params.width) == (96, 64)
+    assert made.warnings == ("size: test-model draws worse at sizes other than 64x64, 96x64",)
