@@ -14,12 +14,14 @@ from itertools import groupby
 from pipelines.moderation.confusables import fold
 from pipelines.moderation.lexicon import Lexicon
 
+_RATIO = r"(?:16:9|9:16|4:[35]|3:[24]|2:3|5:4)(?![^\W_])"
 # Signs count as letters inside a word and at its ends; the bounds keep the search linear.
-_TOKEN = re.compile(r"[@$€]{0,2}[^\W_]+(?:[@$€!|]{1,3}[^\W_]+)*[@$€]{0,2}|[@$€]")
+_TOKEN = re.compile(_RATIO + r"|[@$€]{0,2}[^\W_]+(?:[@$€!|]{1,3}[^\W_]+)*[@$€]{0,2}|[@$€]")
 _PART = re.compile(r"[^\W_]+")
 _JOINER = re.compile(r"[ \-‐‑'’]*")
-_NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,3})([^\W\d_]+)")
-_MAX_DIGITS = 4
+# Not the end of "10,000": its zeros are no number of their own.
+_NUMBER = re.compile(r"(?!000)\d{1,4}")
+_NUMBER_WITH_UNIT = re.compile(r"((?!000)[0-9]{1,3})([^\W\d_]+)")
 _MIN_SPELLED_OUT = 3
 
 
@@ -137,11 +139,13 @@ def _token_words(token: str, lexicon: Lexicon) -> list[Word]:
     """Usually one word; more for signs between words ("a|b") and for numbers with a unit."""
     if readings := lexicon.lookup(token):
         return [Word(readings)]
+    if ":" in token:  # the shape of an image, "girl, 16:9", and no age
+        return [Word()]
     words: list[Word] = []
     for part in _PART.findall(token):
         if row := _number_with_unit(part, lexicon):
             words += row
-        elif part.isdecimal() and len(part) <= _MAX_DIGITS:
+        elif _NUMBER.fullmatch(part):
             words.append(Word(number=int(part)))
         else:
             words.append(Word(lexicon.lookup(part)))
