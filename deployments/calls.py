@@ -8,11 +8,15 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import ray.exceptions
+import ray.serve
+import ray.serve.exceptions
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.schema import ReplicaState
 
 from deployments.failures import CALL_ERRORS, ReplicaLost, translate
 from deployments.names import StageName
-from pipelines.errors import SluiceError
+from pipelines.errors import Overloaded, SluiceError
 
 
 class Calls:
@@ -81,10 +85,28 @@ async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 async def is_ready(stage: StageName, handle: DeploymentHandle, *, timeout_s: float) -> bool:
-    """Whether a replica of the stage answers in time; `handle` calls its method `ready`."""
+    """Whether a replica of the stage answers in time; `handle` calls its method `ready`.
+
+    A stage that is too busy to answer is ready: behind a load balancer, the opposite would take
+    every server away at its peak. The controller tells such a stage from one without a replica.
+    """
     try:
         with Calls("readiness") as calls:
             async with asyncio.timeout(timeout_s):
                 return bool(await calls.result(stage, handle))
-    except (TimeoutError, ReplicaLost, SluiceError):
+    except (TimeoutError, Overloaded):
+        return await asyncio.to_thread(_has_running_replica, handle)
+    except (ReplicaLost, SluiceError):
         return False
+
+
+def _has_running_replica(handle: DeploymentHandle) -> bool:
+    """What Serve's controller knows; blocks for a few milliseconds."""
+    if not ray.is_initialized():  # or asking would start a cluster
+        return False
+    try:
+        application = ray.serve.status().applications.get(handle.app_name)
+    except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException):
+        return False
+    deployment = application and application.deployments.get(handle.deployment_name)
+    return bool(deployment and deployment.replica_states.get(ReplicaState.RUNNING, 0))

@@ -73,7 +73,7 @@ class DenoiserOptions(StageOptions):
     """Text and image tokens in one packed step; one larger image still runs, alone."""
     max_works: PositiveInt = 16
     """Images in one packed step."""
-    attention: str = "sdpa"
+    attention: Literal["sdpa"] = "sdpa"
     """The variable-length attention, by its name in `pipelines.attention`."""
 
     @model_validator(mode="after")

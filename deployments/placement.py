@@ -32,7 +32,9 @@ _DRAIN_POLL_S = 0.5
 class Options(BaseModel):
     """Base of all options: frozen, no unknown fields, each field documented under itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     section: ClassVar[str] = ""
     """Where these options stand in `StagesConfig`; the prefix of field names in messages."""

@@ -36,6 +36,7 @@ def sdpa(
 
 
 BACKENDS: dict[str, SegmentAttention] = {"sdpa": sdpa}
+"""`DenoiserOptions.attention` lists the same names, where torch must not be imported."""
 
 
 def backend(name: str) -> SegmentAttention:

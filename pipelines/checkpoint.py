@@ -100,9 +100,11 @@ def _check_family(source: str) -> None:
             f"{source}: no readable model_index.json; give a folder in the diffusers format or a"
             f" hub id that this machine can reach ({type(error).__name__})"
         ) from error
-    name = index.get("_class_name")
+    name = index.get("_class_name") if isinstance(index, dict) else None
     if name != "FluxPipeline":
-        raise CheckpointError(f"{source}: is a {name}, but Sluice serves FluxPipeline folders")
+        raise CheckpointError(
+            f"{source}: holds {name or 'no pipeline'}, but Sluice serves FluxPipeline folders"
+        )
 
 
 def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:
@@ -128,5 +130,17 @@ def _load_module(cls: type[Module], source: str, subfolder: str, *, device: str,
     """
     key = "torch_dtype" if cls.__module__.startswith("diffusers") else "dtype"
     target = resolve_device(device)
-    module = _load(cls, source, subfolder, use_safetensors=True, **{key: resolve_dtype(dtype)})
+    module, report = _load(
+        cls,
+        source,
+        subfolder,
+        use_safetensors=True,
+        output_loading_info=True,
+        **{key: resolve_dtype(dtype)},
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{source}/{subfolder}: lacks {len(missing)} weights, such as {missing[0]}, which would"
+            " be random; fetch the folder anew"
+        )
     return module.to(target).eval().requires_grad_(False)

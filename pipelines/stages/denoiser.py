@@ -133,19 +133,25 @@ class DenoiserStage:
 
     @torch.inference_mode()
     def tick(self, trajectories: Sequence[Trajectory]) -> None:
-        """Advance each trajectory by one step, in one packed forward."""
+        """Advance each trajectory by one step, in one packed forward: all of them, or none.
+
+        Nothing is changed before everything is computed, so a tick that raises can be repeated.
+        """
         velocities = self._flux.velocity(self._pack(trajectories)).split(
             [item.shape.image for item in trajectories for _ in item.segments]
         )
+        moved: list[torch.Tensor] = []
         position = 0
         for item in trajectories:
             velocity = velocities[position]
             if len(item.segments) == 2:
                 velocity = guide(velocity, velocities[position + 1], item.job.true_cfg_scale)
             sigmas = item.schedule.sigmas[item.step : item.step + 2]
-            item.latents = euler_step(item.latents, velocity, sigmas)
-            item.step += 1
+            moved.append(euler_step(item.latents, velocity, sigmas))
             position += len(item.segments)
+        for item, latents in zip(trajectories, moved, strict=True):
+            item.latents = latents
+            item.step += 1
 
     def finish(self, trajectory: Trajectory) -> Latents:
         """The result of a finished trajectory, on the CPU, where any decoder can take it from.

@@ -169,3 +169,31 @@ def test_endless_deaths_end_in_the_stages_failure(driver: Driver, cluster: Local
         response.result(timeout_s=DEADLINE_S)
     assert caught.value.stage == "Denoiser"
     assert not isinstance(caught.value.__cause__, RayError)
+
+
+def test_a_stage_that_is_too_busy_to_answer_is_ready(driver: Driver, dev_like: Path) -> None:
+    """A load balancer must not take a server away at its peak."""
+    options = DenoiserOptions(max_ongoing_requests=1, max_works=1, graceful_shutdown_timeout_s=1)
+    app = "busy-test"
+    busy: Driver = ray.serve.run(
+        bind_driver(tiny_spec(dev_like), StagesConfig(denoiser=options)),
+        name=app,
+        route_prefix=None,
+    )
+    denoiser: Driver = ray.serve.get_deployment_handle("Denoiser", app)
+
+    def is_full() -> bool:
+        try:
+            denoiser.stats.remote().result(timeout_s=1)
+        except TimeoutError:
+            return True
+        return False
+
+    try:
+        work = _start(busy, steps=ENDLESS)
+        _wait_until(is_full)
+        assert busy.ready.remote().result(timeout_s=DEADLINE_S)["Denoiser"] is True
+        assert is_full(), "the work must have lasted until here"
+        work.cancel()
+    finally:
+        ray.serve.delete(app)

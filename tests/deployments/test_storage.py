@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,56 @@ def test_the_oldest_leave_when_space_runs_out(local: LocalStore, clock: Clock) -
     assert all(local.get(file_id) for file_id in ids[1:])
 
 
+def count_scans(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that are listed from now on."""
+    scanned: list[Path] = []
+    scandir = os.scandir
+
+    def scan(folder: Path) -> Any:
+        scanned.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr("deployments.storage.os.scandir", scan)
+    return scanned
+
+
+def test_the_folder_is_listed_once_a_minute(
+    local: LocalStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = count_scans(monkeypatch)
+    for _ in range(12):
+        local.put(b"x", "image/png")
+        clock.now += 10.0
+    assert len(scanned) == 2
+    clock.now -= 10_000.0
+    local.put(b"x", "image/png")
+    assert len(scanned) == 3
+
+
+def test_a_full_folder_is_not_listed_for_each_file(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scanned = count_scans(monkeypatch)
+    for _ in range(300):
+        local.put(b"x" * 10, "image/png")
+    listed = len(scanned)
+    # At first, when the 101st passes the bound, and from then on at every eleventh.
+    assert listed == 2 + (300 - 101) // 11
+    assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) <= 1000
+
+
+def test_a_sweep_counts_what_others_have_stored(
+    local: LocalStore, clock: Clock, tmp_path: Path
+) -> None:
+    local.put(b"x" * 400, "image/png")
+    other = LocalStore(tmp_path / "files", ttl_s=100.0, max_bytes=1000, clock=clock)
+    other.put(b"x" * 500, "image/png")
+    clock.now += 61.0
+    last = local.put(b"x" * 300, "image/png")
+    assert local.get(last).data == b"x" * 300
+    assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) <= 1000
+
+
 def test_a_file_above_the_bound_is_refused(local: LocalStore) -> None:
     kept = local.put(b"x", "image/png")
     with pytest.raises(StageFailed, match=r"storage\.max_bytes") as caught:
@@ -152,8 +203,8 @@ def test_an_unknown_content_type_is_refused(local: LocalStore) -> None:
         local.put(b"x", "text/html")
 
 
-def test_several_writers_share_a_folder(tmp_path: Path) -> None:
-    stores = [LocalStore(tmp_path, ttl_s=100, max_bytes=5_000) for _ in range(4)]
+def test_several_writers_share_a_folder(tmp_path: Path, clock: Clock) -> None:
+    stores = [LocalStore(tmp_path, ttl_s=100, max_bytes=5_000, clock=clock) for _ in range(4)]
     failures: list[Exception] = []
 
     def write(store: LocalStore) -> None:
@@ -169,6 +220,7 @@ def test_several_writers_share_a_folder(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+    clock.now += 61.0
     stores[0].put(b"x" * 500, "image/png")
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5_000
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from pipelines.attention import backend
+from deployments.options import DenoiserOptions
+from pipelines.attention import BACKENDS, backend
 from pipelines.checkpoint import load_denoiser_components
 from pipelines.errors import ConfigurationError
 from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable, SegmentShape, make_layout
@@ -91,6 +93,10 @@ def test_attention_stays_inside_its_segment() -> None:
     after = attend(query, key, value, lengths)
     changed = (before - after).abs().flatten(1).amax(dim=1) > 0
     assert changed.tolist() == [False] * 6 + [True] * 5 + [False] * 2
+
+
+def test_the_configurable_back_ends_are_those_that_exist() -> None:
+    assert set(get_args(DenoiserOptions.model_fields["attention"].annotation)) == set(BACKENDS)
 
 
 def test_an_unknown_attention_back_end_names_the_known_ones() -> None:

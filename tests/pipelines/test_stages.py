@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipelines.checkpoint import load_vae
 from pipelines.contracts import DecodedImage, LatentJob, Latents, TextConditioning, TextPrompt
@@ -140,6 +142,51 @@ def test_a_damaged_file_fails_with_its_folder(dev_like: Path, tmp_path: Path) ->
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="/vae"):
         VaeDecoderStage.load(source)
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        (TextEncoderStage, "text_encoder/model.safetensors"),
+        (TextEncoderStage, "text_encoder_2/model.safetensors"),
+        (DenoiserStage, "transformer/diffusion_pytorch_model.safetensors"),
+        (VaeDecoderStage, "vae/diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused(
+    dev_like: Path, tmp_path: Path, stage: type[VaeDecoderStage], file: str
+) -> None:
+    """The libraries would fill the gap with random numbers, and draw."""
+    source = tmp_path / "model"
+    shutil.copytree(dev_like, source)
+    weights = load_file(source / file)
+    dropped = next(name for name in weights if "weight" in name and "norm" not in name)
+    del weights[dropped]
+    save_file(weights, source / file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks 1 weights"):
+        stage.load(str(source))
+
+
+def test_a_tick_that_raises_has_moved_nobody(
+    dev_like: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the engine, which then steps each alone, would step some of them twice."""
+    (conditioning,) = TextEncoderStage.load(str(dev_like)).encode(
+        [TextPrompt(prompt="a", max_sequence_length=6)]
+    )
+    denoiser = DenoiserStage.load(str(dev_like))
+    guided = replace(JOB, true_cfg_scale=2.0)
+    works = [denoiser.admit(JOB, conditioning, None), denoiser.admit(guided, *[conditioning] * 2)]
+    before = [work.latents.clone() for work in works]
+
+    def out_of_memory(*_: object) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("pipelines.stages.denoiser.guide", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        denoiser.tick(works)
+    assert [work.step for work in works] == [0, 0]
+    assert all(torch.equal(work.latents, old) for work, old in zip(works, before, strict=True))
 
 
 def test_devices_and_dtypes_that_cannot_be_are_refused(dev_like: Path) -> None:
