@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ DEFAULT_MAX_BYTES = 2 * 2**30
 _FILE_ID = re.compile(r"[0-9a-f]{32}")
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STALE_UPLOAD_S = 600.0
+_SWEEP_INTERVAL_S = 60.0
+_FILL_AFTER_SWEEP = 0.9
+"""Share of the bound that a full folder is swept down to, or each later file would sweep again."""
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 3}}
 
 
@@ -77,8 +81,10 @@ def new_file_id() -> str:
 class LocalStore:
     """Files in one folder, shared by every process of this machine that is given it.
 
-    Each `put` first removes what is older than `ttl_s` seconds, and then the oldest files until
-    the new one fits into `max_bytes`. `clock` is in seconds since the epoch.
+    A `put` sweeps the folder once a minute, and whenever its own count passes `max_bytes`: it
+    removes what is older than `ttl_s` seconds, and if that is not enough the oldest files. Between
+    two sweeps it does not see what other processes store, so together they can pass `max_bytes` by
+    what they store in that minute. `clock` is in seconds since the epoch.
     """
 
     def __init__(
@@ -93,6 +99,9 @@ class LocalStore:
         self._ttl_s = ttl_s
         self._max_bytes = max_bytes
         self._clock = clock
+        self._lock = threading.Lock()
+        self._num_bytes = 0
+        self._swept_at: float | None = None
 
     def put(self, data: bytes, content_type: str) -> str:
         """Keep `data`; see `FileStore.put`. A reader never sees half a file."""
@@ -129,15 +138,31 @@ class LocalStore:
         raise _not_stored(file_id)
 
     def _make_room(self, num_bytes: int) -> None:
-        files = self._sweep()
+        """Count a file of `num_bytes` that is about to come, and sweep if it is time to."""
+        with self._lock:
+            self._num_bytes += num_bytes
+            if self._num_bytes > self._max_bytes or self._is_sweep_due():
+                self._num_bytes = self._sweep(num_bytes)
+                self._swept_at = self._clock()
+
+    def _is_sweep_due(self) -> bool:
+        # A clock that was set back must not put the next sweep off.
+        return self._swept_at is None or not 0 <= self._clock() - self._swept_at < _SWEEP_INTERVAL_S
+
+    def _sweep(self, num_bytes: int) -> int:
+        """Make room for `num_bytes` more; the bytes that are in use with them."""
+        files = self._remove_expired()
         total = num_bytes + sum(file.num_bytes for file in files)
+        if total <= self._max_bytes:
+            return total
         for file in sorted(files, key=lambda file: file.modified):
-            if total <= self._max_bytes:
+            if total <= _FILL_AFTER_SWEEP * self._max_bytes:
                 break
             file.path.unlink(missing_ok=True)
             total -= file.num_bytes
+        return total
 
-    def _sweep(self) -> list[_File]:
+    def _remove_expired(self) -> list[_File]:
         """Remove what is expired, and uploads that nobody finished; the files that stay."""
         kept: list[_File] = []
         with os.scandir(self._directory) as entries:

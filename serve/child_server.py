@@ -31,6 +31,7 @@ _MARK = "DEMO_SERVER_ID"
 """The environment variable that marks a server's processes; its value is the server's own."""
 
 _ROOT = Path(__file__).resolve().parent.parent
+_LAST_PORT = 65_535
 _GRACE_S = 30.0
 _LEAVE_S = 5.0
 # What Serve's controller and client write once they have given up, and what no retry can mend.
@@ -46,12 +47,19 @@ class ServerDied(Exception):
     """The server ended, or cannot come up."""
 
 
+class NoPort(Exception):
+    """There is no port to listen on."""
+
+
 def choose_port(wanted: int) -> int:
-    """`wanted`, or the first free port above it."""
-    for port in range(wanted, min(wanted + 100, 65_536)):
+    """`wanted`, or the first free port above it. Raises NoPort if there is none."""
+    if not 1 <= wanted <= _LAST_PORT:
+        raise NoPort(f"{wanted} is not a port; choose one of 1 to {_LAST_PORT}")
+    last = min(wanted + 99, _LAST_PORT)
+    for port in range(wanted, last + 1):
         if _is_free(port):
             return port
-    raise ServerDied(f"no port of {wanted} to {wanted + 99} is free")
+    raise NoPort(f"no port of {wanted} to {last} is free; choose another")
 
 
 class ChildServer:
@@ -64,6 +72,7 @@ class ChildServer:
         self._child: subprocess.Popen[bytes] | None = None
         self._id = uuid.uuid4().hex
         self._config: Path | None = None
+        self._log_offset = 0
 
     @property
     def started(self) -> bool:
@@ -91,12 +100,19 @@ class ChildServer:
                 start_new_session=True,
             )
 
-    def check(self) -> None:
-        """Raises ServerDied when it cannot go on."""
+    def check_starting(self) -> None:
+        """Raises ServerDied when it has ended, or its log says that it will not come up.
+
+        Only until it is ready: from then on the log holds what clients send.
+        """
+        self.check_running()
+        if _FAILED_DEPLOYMENT.search(self._read_new_lines()):
+            raise ServerDied("the application could not be deployed")
+
+    def check_running(self) -> None:
+        """Raises ServerDied when it has ended."""
         if self._child is None or self._child.poll() is not None:
             raise ServerDied("`serve run` has ended")
-        if _FAILED_DEPLOYMENT.search(self._read_log()):
-            raise ServerDied("the application could not be deployed")
 
     def stop(self) -> None:
         """End the child and whatever it has started; returns when all of it is gone."""
@@ -130,6 +146,15 @@ class ChildServer:
             return _COLOUR.sub("", self.log.read_text(errors="replace"))
         except OSError as error:
             return f"(no log: {error.strerror})"
+
+    def _read_new_lines(self) -> str:
+        """What the log has gained since the last call, up to its last whole line."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_offset)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._log_offset += len(whole)
+        return _COLOUR.sub("", whole.decode(errors="replace"))
 
     def _family(self) -> list[psutil.Process]:
         """Every process that this server started and that still runs, at whatever remove."""

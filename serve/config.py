@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast, get_origin
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -28,14 +28,16 @@ from deployments.options import AutoscalingOptions, Options, StagesConfig
 from pipelines import catalog
 from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
 from pipelines.errors import ConfigurationError
-from serve.config_errors import readable, unknown_key
+from serve.config_errors import model_in, readable, unknown_key
 
 ENV_PREFIX = "SLUICE_"
 
 
-def _split_commas(value: Any) -> Any:
-    """Let a list be written as `a,b` where only text can be given (key=value arguments)."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+# What Kubernetes tells every pod about a Service called `sluice`.
+_OF_KUBERNETES = re.compile(
+    r"SLUICE_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
 def _http_url(value: str) -> str:
@@ -84,7 +86,7 @@ class PromptRulesConfig(Options):
     rules_file: Path | None = None
     """A rules file instead of the built-in one; read once, where the application is built."""
 
-    disabled_categories: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = ()
+    disabled_categories: tuple[str, ...] = ()
     """Categories of the rules that are not applied."""
 
 
@@ -152,6 +154,11 @@ class Settings(BaseSettings):
 
     stages: StagesConfig = StagesConfig()
     """Placement, scaling and options of each stage."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text_as_lists(cls, values: Any) -> Any:
+        return _split_commas(cls, values)
 
     @classmethod
     def settings_customise_sources(
@@ -248,10 +255,27 @@ def _nested(args: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _split_commas(model: type[BaseModel], values: Any) -> Any:
+    """Let any list be written as `a,b`: key=value arguments can hold nothing but text."""
+    if not isinstance(values, dict):
+        return values
+    result: dict[Any, Any] = {}
+    for name, value in cast("dict[Any, Any]", values).items():
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        section = model_in(annotation)
+        if section is not None:
+            result[name] = _split_commas(section, value)
+        elif get_origin(annotation) is tuple and isinstance(value, str):
+            result[name] = [part.strip() for part in value.split(",")]
+        else:
+            result[name] = value
+    return result
+
+
 def _refuse_unknown_variables(settings: type[Settings]) -> None:
     """A mistyped variable would be silently ignored otherwise."""
     for variable in os.environ:
-        if variable.upper().startswith(ENV_PREFIX):
+        if variable.upper().startswith(ENV_PREFIX) and not _OF_KUBERNETES.fullmatch(variable):
             name = variable[len(ENV_PREFIX) :].lower().split("__")[0]
             if name not in settings.model_fields:
                 known = [f"{ENV_PREFIX}{field.upper()}" for field in settings.model_fields]

@@ -39,7 +39,7 @@ def _model_at(root: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     level = root
     for part in path:
         if part in level.model_fields:
-            level = _model_in(level.model_fields[part].annotation) or level
+            level = model_in(level.model_fields[part].annotation) or level
     return level
 
 
@@ -52,12 +52,12 @@ def _default_at(root: type[BaseModel], path: Sequence[str]) -> Any:
     return None if isinstance(default, BaseModel) else default
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The settings class inside `Model`, `Model | None` or `Annotated[Model, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (Union, types.UnionType, typing.Annotated):
         for option in typing.get_args(annotation):
-            if found := _model_in(option):
+            if found := model_in(option):
                 return found
     return None

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from pipelines.errors import ConfigurationError
 from serve.api.schemas import ImageGenerationRequest, ImagesResponse
-from serve.child_server import ChildServer, ServerDied, choose_port
+from serve.child_server import ChildServer, NoPort, ServerDied, choose_port
 from serve.client import ServerError, SluiceClient
 from serve.config import Settings
 
@@ -40,9 +40,13 @@ class _Stopped(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; the exit code is 0 when an image was drawn, or it was stopped by hand."""
     options = _parse(arguments)
+    try:
+        port = choose_port(options.port)
+    except NoPort as error:
+        _console.print(f"[red]The demo failed:[/red] --port: {error}")
+        return 1
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    port = choose_port(options.port)
     if port != options.port:
         _console.print(f"Port {options.port} is busy; using {port}.")
     server = ChildServer(port, log=options.output.with_name("demo.log"))
@@ -98,7 +102,7 @@ def _show(server: ChildServer, output: Path, *, once: bool, timeout_s: float) ->
     _console.print("\nServing until Ctrl-C.")
     while True:
         time.sleep(_POLL_S)
-        server.check()
+        server.check_running()
 
 
 def _announce(server: ChildServer, output: Path, answer: ImagesResponse, seconds: float) -> None:
@@ -113,7 +117,7 @@ def _wait_until_ready(server: ChildServer, client: SluiceClient, timeout_s: floa
     deadline = time.monotonic() + timeout_s
     with _console.status("waiting for the stages") as line:
         while True:
-            server.check()
+            server.check_starting()
             stages = client.readiness() or {}
             if stages and all(stages.values()):
                 _console.print(f"Ready: {', '.join(stages)}.")

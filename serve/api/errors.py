@@ -88,6 +88,12 @@ def error_response(error: errors.SluiceError) -> Response:
     )
 
 
+def error_code(error: BaseException) -> str:
+    """The code that `error` leaves the server with; "internal_error" if nobody foresaw it."""
+    kind = type(error) if isinstance(error, errors.SluiceError) else errors.SluiceError
+    return ERROR_TABLE[kind].code
+
+
 def internal_error_response() -> Response:
     """The response for an error that nobody foresaw; its text stays in the server's log."""
     return _response(

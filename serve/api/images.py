@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import time
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from pipelines.contracts import FinishedImage, GenerationJob, GenerationResult, Timings, Usage
 from serve.api.disconnect import while_connected
 from serve.api.errors import ApiResponse
+from serve.api.generation_log import generation_log
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan, normalise
 from serve.api.schemas import (
@@ -32,8 +32,6 @@ _RANDOM_SEED_BITS = 32
 """Drawn seeds stay exact in clients whose numbers are doubles."""
 
 _TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
-
-_log = logging.getLogger("ray.serve")
 
 router = APIRouter(tags=["images"])
 
@@ -53,6 +51,18 @@ async def generate_images(request: Request) -> Response:
     """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed."""
     services = services_of(request)
     fields = parse_request(await read_json_object(request))
+    with generation_log(request, fields) as entry:
+        plan = await _plan(services, fields)
+        entry.params = plan.params
+        result = await _generate(request, services, plan)
+    return ApiResponse(
+        _images_response(request, services, fields, plan, result).model_dump(exclude_none=True),
+        headers={"server-timing": server_timing(result.timings)},
+    )
+
+
+async def _plan(services: Services, fields: ImageGenerationRequest) -> Plan:
+    """What to draw. Raises InvalidRequest, ModelNotFound or ContentPolicyViolation."""
     plan = normalise(
         fields,
         spec=services.spec,
@@ -64,6 +74,11 @@ async def generate_images(request: Request) -> Response:
         # The negative prompt names what to leave out: refusing it would make images less safe.
         # In a thread: the longest prompts take a quarter of a second.
         await run_in_threadpool(services.rules.check, plan.params.prompt, param="prompt")
+    return plan
+
+
+async def _generate(request: Request, services: Services, plan: Plan) -> GenerationResult:
+    """Draw it, while the client waits. Raises Overloaded, ClientGone and what the graph raises."""
     job = GenerationJob(
         request_id=request.state.request_id,
         params=plan.params,
@@ -72,14 +87,8 @@ async def generate_images(request: Request) -> Response:
             name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers
         },
     )
-    started = time.monotonic()
     with services.admission.slot():
-        result = await while_connected(request, services.graph.generate(job))
-    _log_generation(job, fields, time.monotonic() - started)
-    return ApiResponse(
-        _images_response(request, services, fields, plan, result).model_dump(exclude_none=True),
-        headers={"server-timing": server_timing(result.timings)},
-    )
+        return await while_connected(request, services.graph.generate(job))
 
 
 def _images_response(
@@ -127,19 +136,4 @@ def server_timing(timings: Timings) -> str:
     return ", ".join(
         f"{re.sub('[^A-Za-z0-9_]', '_', phase)};dur={seconds * 1000:.1f}"
         for phase, seconds in timings.items()
-    )
-
-
-def _log_generation(job: GenerationJob, fields: ImageGenerationRequest, seconds: float) -> None:
-    """One line per generation: what an operator needs to find an abuser or a slow request."""
-    params = job.params
-    _log.info(
-        "generated request=%s user=%r images=%d size=%dx%d steps=%d seconds=%.3f",
-        job.request_id,
-        fields.safety_identifier or fields.user,
-        params.num_images,
-        params.width,
-        params.height,
-        params.num_inference_steps,
-        seconds,
     )

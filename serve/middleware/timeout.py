@@ -8,6 +8,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.errors import RequestTimeout
 
+_STATE_KEY = "time_limit"
+
+
+def is_over_time(scope: Scope) -> bool:
+    """Whether a cancellation seen inside the middleware is its own."""
+    limit: asyncio.Timeout | None = scope.get("state", {}).get(_STATE_KEY)
+    return limit is not None and limit.expired()
+
 
 class TimeoutMiddleware:
     """Cancels the request after `seconds` and raises RequestTimeout."""
@@ -21,6 +29,7 @@ class TimeoutMiddleware:
             await self._app(scope, receive, send)
             return
         limit = asyncio.timeout(self._seconds)
+        scope.setdefault("state", {})[_STATE_KEY] = limit
         try:
             async with limit:
                 await self._app(scope, receive, send)

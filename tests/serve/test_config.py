@@ -32,6 +32,9 @@ def test_dotted_keys_and_text_values():
             "stages.denoiser.num_gpus": "1",
             "prompt_rules.disabled_categories": "hate, self-harm",
             "prompt_rules.enabled": "false",
+            "stages.safety.classifier": "huggingface",
+            "stages.safety.source": "/weights",
+            "stages.safety.flagged_labels": "nsfw",
         }
     )
     assert settings.model == "flux.1-dev"
@@ -39,6 +42,7 @@ def test_dotted_keys_and_text_values():
     assert settings.stages.denoiser.num_gpus == 1.0
     assert settings.prompt_rules.disabled_categories == ("hate", "self-harm")
     assert not settings.prompt_rules.enabled
+    assert settings.stages.safety.flagged_labels == ("nsfw",)
 
 
 def test_a_dotted_key_joins_a_nested_one():
@@ -117,6 +121,32 @@ class TestMistakes:
     def test_unknown_variables(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("SLUICE_LIMIT__MAX_STEPS", "5")
         assert complaint().startswith("SLUICE_LIMIT__MAX_STEPS: unknown setting")
+
+    @pytest.mark.parametrize(
+        "variable",
+        [
+            "SLUICE_SERVICE_HOST",
+            "SLUICE_SERVICE_PORT",
+            "SLUICE_SERVICE_PORT_HTTP",
+            "SLUICE_PORT",
+            "SLUICE_PORT_8000_TCP",
+            "SLUICE_PORT_8000_TCP_PROTO",
+            "SLUICE_PORT_8000_TCP_PORT",
+            "SLUICE_PORT_8000_TCP_ADDR",
+        ],
+    )
+    def test_variables_of_a_kubernetes_service(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str
+    ):
+        monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
+        assert Settings.load() == Settings()
+
+    @pytest.mark.parametrize("variable", ["SLUICE_SERVICE", "SLUICE_PORTS", "SLUICE_PORT_8000"])
+    def test_variables_that_only_look_like_them(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str
+    ):
+        monkeypatch.setenv(variable, "1")
+        assert complaint().startswith(f"{variable}: unknown setting")
 
     def test_unknown_parts_of_variables(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("SLUICE_LIMITS__MAX_STEP", "5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image
 
-from serve.child_server import ChildServer, ServerDied, choose_port
+from serve.child_server import SERVE_RUN_PORT, ChildServer, NoPort, ServerDied, choose_port
 from serve.demo import PROMPT, curl_line, main
 from tests.cluster import free_port
 
@@ -57,8 +59,59 @@ def test_stopping_what_never_started(tmp_path: Path):
 
 
 def test_no_free_port():
-    with pytest.raises(ServerDied, match="no port of 65536"):
-        choose_port(65_536)
+    with socket.socket() as busy:
+        # Whoever else may have it: it is not free.
+        with contextlib.suppress(OSError):
+            busy.bind(("127.0.0.1", 65_535))
+            busy.listen()
+        with pytest.raises(NoPort, match="no port of 65535 to 65535 is free"):
+            choose_port(65_535)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65_536, 70_000])
+def test_what_is_no_port(tmp_path: Path, capsys: pytest.CaptureFixture[str], port: int):
+    assert main(["--port", str(port), "--output", str(tmp_path / "demo.png")]) == 1
+    assert capsys.readouterr().out == (
+        f"The demo failed: --port: {port} is not a port; choose one of 1 to 65535\n"
+    )
+
+
+def test_the_log_of_a_start_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stand_in(tmp_path, monkeypatch) as server, server.log.open("ab", buffering=0) as log:
+        log.write(b"one\n\x1b[36mtwo\x1b[0m: Configuration")
+        server.check_starting()
+        log.write(b"Error: bad\n")
+        with pytest.raises(ServerDied, match="could not be deployed"):
+            server.check_starting()
+        log.write(b"three\n")
+        server.check_starting()
+
+
+def test_a_ready_server_is_not_ended_by_what_clients_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with stand_in(tmp_path, monkeypatch) as server:
+        with server.log.open("ab") as log:
+            log.write(b"user='ConfigurationError: x'\n")
+        server.check_running()
+        server.stop()
+        with pytest.raises(ServerDied, match="has ended"):
+            server.check_running()
+
+
+@contextlib.contextmanager
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ChildServer]:
+    """A started server whose process only sleeps, so that the test writes its log."""
+    sleeper = folder / "python"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    server = ChildServer(SERVE_RUN_PORT, log=folder / "demo.log")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class Demo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 
 import pytest
 from starlette.types import Message, Scope
@@ -25,11 +26,12 @@ SCOPE: Scope = {
     "client": ("127.0.0.1", 1),
     "server": ("t", 80),
 }
-BODY = json.dumps({"prompt": "a cat"}).encode()
+BODY = json.dumps({"prompt": "a cat", "user": "u-1"}).encode()
 
 
 @pytest.mark.timeout(20)
-async def test_the_job_is_cancelled():
+async def test_the_job_is_cancelled(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logger="ray.serve")
     graph = FakeGraph(hangs=True)
     given = services(graph)
     inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -47,11 +49,13 @@ async def test_the_job_is_cancelled():
     assert graph.cancelled == [graph.jobs[0].request_id]
     assert given.admission.in_flight == 0
     assert sent[0]["status"] == 499
+    assert "user='u-1' outcome=client_gone images=1" in caplog.text
 
 
 @pytest.mark.timeout(20)
-async def test_cancelling_the_request_cancels_the_job():
+async def test_cancelling_the_request_cancels_the_job(caplog: pytest.LogCaptureFixture):
     """What Ray Serve does when its proxy loses the client."""
+    caplog.set_level(logging.INFO, logger="ray.serve")
     graph = FakeGraph(hangs=True)
     given = services(graph)
     inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -67,3 +71,4 @@ async def test_cancelling_the_request_cancels_the_job():
         await serving
     assert len(graph.cancelled) == 1
     assert given.admission.in_flight == 0
+    assert "user='u-1' outcome=cancelled images=1" in caplog.text

@@ -1,0 +1,80 @@
+"""Every generation that was understood leaves one line, whatever became of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from pipelines.errors import ContentPolicyViolation, StageFailed
+from pipelines.moderation import PromptRules
+from tests.serve.conftest import ClientOf
+from tests.serve.fakes import FakeGraph, services
+
+URL = "/v1/images/generations"
+DRAWN = " images=1 size=64x64 steps=12"
+
+
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ray.serve")
+
+
+def only_line(caplog: pytest.LogCaptureFixture) -> str:
+    (line,) = (m for m in caplog.messages if m.startswith("generation request="))
+    return line
+
+
+REFUSED_IMAGE = ContentPolicyViolation(
+    "image 0 was refused", stage="image", category="nsfw", score=0.93, threshold=0.8
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "fields", "outcome"),
+    [
+        (None, {}, f"ok{DRAWN}"),
+        (None, {"n": 1000}, "invalid_value"),
+        (None, {"model": "other"}, "model_not_found"),
+        (REFUSED_IMAGE, {}, f"content_policy_violation category=nsfw{DRAWN}"),
+        (StageFailed("x", stage="s"), {}, f"stage_failed{DRAWN}"),
+        (KeyError("x"), {}, f"internal_error{DRAWN}"),
+    ],
+)
+async def test_the_outcome(
+    client_of: ClientOf,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception | None,
+    fields: dict[str, Any],
+    outcome: str,
+):
+    client = client_of(services(FakeGraph(error=error)))
+    body = {"prompt": "a cat", "user": "u-1", **fields}
+    await client.post(URL, json=body, headers={"x-request-id": "r-1"})
+    line = only_line(caplog)
+    assert line.startswith(f"generation request=r-1 user='u-1' outcome={outcome} seconds=")
+
+
+async def test_a_refused_prompt_is_named_by_its_category_alone(
+    client_of: ClientOf, caplog: pytest.LogCaptureFixture
+):
+    body = {"prompt": "a lot of gore", "user": "u-1"}
+    answer = (await client_of(services(rules=PromptRules.load())).post(URL, json=body)).json()
+    line = only_line(caplog)
+    category = answer["error"]["category"]
+    assert f"user='u-1' outcome=content_policy_violation category={category} seconds=" in line
+    assert "gore" not in caplog.text
+
+
+async def test_a_request_that_takes_too_long(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
+    given = services(FakeGraph(hangs=True), limits={"request_timeout_s": 0.05})
+    await client_of(given).post(URL, json={"prompt": "a cat"})
+    assert f"user=None outcome=request_timeout{DRAWN} seconds=" in only_line(caplog)
+
+
+async def test_what_cannot_be_parsed_has_no_user_to_log(
+    client_of: ClientOf, caplog: pytest.LogCaptureFixture
+):
+    await client_of(services()).post(URL, json={"prompt": 1, "user": "u-1"})
+    assert caplog.messages == []
