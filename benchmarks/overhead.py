@@ -92,7 +92,7 @@ def wait_until_ready(server: ChildServer, client: SluiceClient) -> None:
     """Raises TimeoutError, or ServerDied when the server cannot come up."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not all((client.readiness() or {"server": False}).values()):
-        server.check()
+        server.check_starting()
         if time.monotonic() > deadline:
             raise TimeoutError(f"the server is not ready after {READY_TIMEOUT_S:g} s")
         time.sleep(1.0)
