@@ -61,7 +61,13 @@ class FakeResponse:
 
 
 class FakeHandle:
-    """A handle whose calls run a stage's methods as tasks, as `DeploymentHandle`."""
+    """A handle whose calls run a stage's methods as tasks, as `DeploymentHandle`.
+
+    Its names are of an application that no cluster runs.
+    """
+
+    app_name = "fake"
+    deployment_name = "Fake"
 
     def __init__(self, stage: object, method_name: str = "") -> None:
         self._stage = stage
