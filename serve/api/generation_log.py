@@ -37,7 +37,7 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
     entry, outcome, started = LogEntry(), "ok", time.monotonic()
     try:
         yield entry
-    except BaseException as error:
+    except BaseException as error:  # re-raised: a cancellation is an outcome to log as well
         outcome = _outcome(request, error)
         raise
     finally:
