@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
+
+
+_RESULTS = Path(__file__).parent / "results"
 
 
 class Spread(NamedTuple):
@@ -41,3 +48,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def print_json(values: Mapping[str, object]) -> None:
     """The last line of a benchmark."""
     print(json.dumps(values))
+
+
+def device_name() -> str:
+    """The machine as part of a file's name: `nvidia-h100-80gb-hbm3`, or `cpu-2-threads`."""
+    if torch.cuda.is_available():
+        return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    return f"cpu-{torch.get_num_threads()}-threads"
+
+
+def save_json(
+    name: str, values: Mapping[str, object], *, device: str, folder: Path = _RESULTS
+) -> Path:
+    """Write a benchmark's values to `<folder>/<name>-<YYYY-MM-DD>-<device>.json`.
+
+    The folder is made where missing; a file of the same day and device is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{date.today().isoformat()}-{device}.json"
+    path.write_text(json.dumps(values, indent=2) + "\n")
+    return path
