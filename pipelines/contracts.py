@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,10 @@ class GenerationParams:
     Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
     `height` and `width` are pixels, multiples of 16. `max_sequence_length` is the padded length of
     the T5 prompt; the padding takes part in the result.
+
+    Two trades of quality, off unless asked for, and not both: `min_inference_steps` lets the
+    scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
+    `skips_steps` takes some steps without a forward (`pipelines.sampling.skip_plan`).
     """
 
     prompt: str
@@ -47,11 +51,28 @@ class GenerationParams:
     seed: int
     num_images: int = 1
     max_sequence_length: int
+    min_inference_steps: int | None = None
+    skips_steps: bool = False
 
     @property
     def uses_true_cfg(self) -> bool:
         """Whether a second, negative, forward is run: the condition of `FluxPipeline`."""
         return self.true_cfg_scale > 1.0 and self.negative_prompt is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceTerms:
+    """Whose a request is, and when it is wanted.
+
+    `deadline` is Unix time in seconds, as clocks of different machines agree on no other; None is
+    none. A larger `priority` goes first where not all can be on time. With `refuses_late`, a
+    deadline that cannot be kept is an error at once; without, the request is served all the same.
+    """
+
+    tenant: str = ""
+    deadline: float | None = None
+    priority: int = 0
+    refuses_late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +104,8 @@ class LatentJob:
     """One image for the denoiser: everything but the conditionings.
 
     `work_id` is unique; `group` is the request that the image belongs to. `seed` is this image's
-    own. `true_cfg_scale` counts only when a negative conditioning comes along.
+    own. `true_cfg_scale` counts only when a negative conditioning comes along. The deadline in
+    `terms` is that of the latents: what decoding and storing need is already taken off.
     """
 
     work_id: str
@@ -94,9 +116,20 @@ class LatentJob:
     guidance_scale: float
     true_cfg_scale: float = 1.0
     seed: int
+    min_inference_steps: int | None = None
+    skips_steps: bool = False
+    terms: ServiceTerms = ServiceTerms()
 
     @classmethod
-    def of(cls, params: GenerationParams, index: int, *, group: str, work_id: str) -> LatentJob:
+    def of(
+        cls,
+        params: GenerationParams,
+        index: int,
+        *,
+        group: str,
+        work_id: str,
+        terms: ServiceTerms = ServiceTerms(),
+    ) -> LatentJob:
         """Image `index` of a request, with its own seed."""
         return cls(
             work_id=work_id,
@@ -107,6 +140,9 @@ class LatentJob:
             guidance_scale=params.guidance_scale,
             true_cfg_scale=params.true_cfg_scale,
             seed=params.seed + index,
+            min_inference_steps=params.min_inference_steps,
+            skips_steps=params.skips_steps,
+            terms=terms,
         )
 
 
@@ -119,9 +155,35 @@ class StepEvent:
     num_steps: int
 
 
+class Cut(NamedTuple):
+    """After `step` forwards, the rest of the schedule was re-cut, to `num_steps` in all."""
+
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A trajectory between two ticks: with its job and conditionings, all that it needs to go on.
+
+    `latents` (S, D) on the CPU, in the denoiser's dtype, after `step` forwards. `cuts` are the
+    changes made to the schedule so far. `velocity` (S, D) is the one predicted last, kept only
+    where a later step extrapolates from it (`skips_steps`).
+    """
+
+    work_id: str
+    step: int
+    latents: torch.Tensor
+    cuts: tuple[Cut, ...] = ()
+    velocity: torch.Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latents:
-    """Denoised latents, packed (S, D), for an image of `height` x `width` pixels."""
+    """Denoised latents, packed (S, D), for an image of `height` x `width` pixels.
+
+    `steps_run` counts the forwards that the image is made of.
+    """
 
     packed: torch.Tensor
     height: int
@@ -177,7 +239,10 @@ class FinishSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedImage:
-    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked."""
+    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked.
+
+    `steps_run` is filled in by who knows: the graph.
+    """
 
     b64: str | None
     file_id: str | None
@@ -187,6 +252,7 @@ class FinishedImage:
     seed: int
     sha256: str
     num_bytes: int
+    steps_run: int | None = None
     timings: Timings = field(default_factory=no_timings)
 
 
@@ -201,6 +267,7 @@ class GenerationJob:
     request_id: str
     params: GenerationParams
     finish: FinishSpec
+    terms: ServiceTerms = ServiceTerms()
     trace_context: Mapping[str, str] = field(default_factory=dict)
 
 

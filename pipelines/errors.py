@@ -9,6 +9,7 @@
     ├── ContentPolicyViolation    refused by a prompt rule or by the image classifier
     ├── DegenerateImage           the result is not finite, or all one value
     ├── Overloaded                the queue is full; carries when to come back
+    │   └── DeadlineUnreachable   it cannot be done in time; carries the earliest that can
     ├── NotReady                  a stage is still starting
     ├── RequestTimeout            the request ran past its time limit
     ├── StageFailed               a stage or its replica failed for a reason of its own
@@ -124,8 +125,26 @@ class DegenerateImage(SluiceError):
 class Overloaded(SluiceError):
     """The server cannot take more work now; try again after `retry_after_s` seconds."""
 
+    retry_after_s: float | None
+
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineUnreachable(Overloaded):
+    """The request cannot be done by its deadline.
+
+    `earliest_s` is the shortest time that could be promised now, in seconds from now. The same
+    request could be promised its deadline after `retry_after_s`, or never if that is None: the
+    deadline is shorter than the work.
+    """
+
+    def __init__(
+        self, message: str, *, earliest_s: float, retry_after_s: float | None = None
+    ) -> None:
+        SluiceError.__init__(self, message, earliest_s=earliest_s, retry_after_s=retry_after_s)
+        self.earliest_s = earliest_s
         self.retry_after_s = retry_after_s
 
 
