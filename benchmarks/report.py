@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-
 _RESULTS = Path(__file__).parent / "results"
 
 
