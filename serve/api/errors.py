@@ -46,6 +46,10 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     # The same seed degenerates again, and a request without one has cost a whole run already.
     errors.DegenerateImage: ErrorRule(500, SERVER_ERROR, "degenerate_image", should_retry=False),
     errors.Overloaded: ErrorRule(429, OVERLOADED, "overloaded", should_retry=True),
+    # Not to be repeated where no time will do: `_rule_for`.
+    errors.DeadlineUnreachable: ErrorRule(
+        429, OVERLOADED, "deadline_unreachable", should_retry=True
+    ),
     errors.NotReady: ErrorRule(503, SERVER_ERROR, "not_ready", should_retry=True),
     # A repeated run would take as long and end in the same way.
     errors.RequestTimeout: ErrorRule(504, SERVER_ERROR, "request_timeout", should_retry=False),
@@ -73,17 +77,11 @@ class ApiResponse(Response):
 
 def error_response(error: errors.SluiceError) -> Response:
     """The response for one of our own errors."""
-    rule = ERROR_TABLE[type(error)]
-    extras = {
-        name: error.fields[name]
-        for name in _POLICY_FIELDS
-        if isinstance(error, errors.ContentPolicyViolation) and error.fields[name] is not None
-    }
     return _response(
-        rule,
+        _rule_for(error),
         error.message,
         param=getattr(error, "param", None),
-        extras=extras,
+        extras=_extras(error),
         headers=_headers(error),
     )
 
@@ -124,16 +122,43 @@ def _response(
     return ApiResponse({"error": {**body, **(extras or {})}}, rule.status, headers=sent)
 
 
+def _rule_for(error: errors.SluiceError) -> ErrorRule:
+    rule = ERROR_TABLE[type(error)]
+    if isinstance(error, errors.DeadlineUnreachable) and error.retry_after_s is None:
+        return rule._replace(should_retry=False)
+    return rule
+
+
+def _extras(error: errors.SluiceError) -> dict[str, Any]:
+    """What the body says beside message, type, param and code."""
+    match error:
+        case errors.ContentPolicyViolation():
+            return {
+                name: error.fields[name]
+                for name in _POLICY_FIELDS
+                if error.fields[name] is not None
+            }
+        case errors.DeadlineUnreachable():
+            return {"earliest_deadline_ms": in_milliseconds(error.earliest_s)}
+        case _:
+            return {}
+
+
+def in_milliseconds(seconds: float) -> int:
+    """Whole milliseconds, rounded up and at least 1: a time that is waited or promised."""
+    return max(1, math.ceil(seconds * 1000))
+
+
 def _headers(error: errors.SluiceError) -> dict[str, str]:
     if isinstance(error, errors.Overloaded):
-        return _retry_after(error.retry_after_s)
+        return {} if error.retry_after_s is None else _retry_after(error.retry_after_s)
     if isinstance(error, errors.NotReady):
         return _retry_after(_NOT_READY_RETRY_S)
     return {}
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
-    milliseconds = max(1, math.ceil(seconds * 1000))
+    milliseconds = in_milliseconds(seconds)
     return {
         "retry-after": str(math.ceil(milliseconds / 1000)),
         "retry-after-ms": str(milliseconds),

@@ -29,6 +29,7 @@ EXAMPLES = [
     ),
     errors.DegenerateImage("flat"),
     errors.Overloaded("full", retry_after_s=1.5),
+    errors.DeadlineUnreachable("too soon", earliest_s=2.5),
     errors.NotReady("starting"),
     errors.RequestTimeout("late"),
     errors.StageFailed("broken", stage="Denoiser"),

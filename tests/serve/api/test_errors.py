@@ -26,6 +26,7 @@ EXAMPLES: list[errors.SluiceError] = [
     ),
     errors.DegenerateImage("m"),
     errors.Overloaded("m", retry_after_s=1.2),
+    errors.DeadlineUnreachable("m", earliest_s=2.5),
     errors.NotReady("m"),
     errors.RequestTimeout("m"),
     errors.StageFailed("m", stage="Denoiser"),
@@ -80,6 +81,21 @@ def test_overload_says_when_to_come_back():
     assert headers["retry-after-ms"] == "1200"
     assert headers["retry-after"] == "2"
     assert headers["x-should-retry"] == "true"
+
+
+def test_an_unreachable_deadline_says_the_shortest_and_when_to_come_back():
+    error = errors.DeadlineUnreachable("too soon", earliest_s=2.0004, retry_after_s=0.25)
+    response = error_response(error)
+    assert json.loads(bytes(response.body))["error"]["earliest_deadline_ms"] == 2001
+    assert response.headers["retry-after-ms"] == "250"
+    assert response.headers["retry-after"] == "1"
+    assert response.headers["x-should-retry"] == "true"
+
+
+def test_a_deadline_shorter_than_the_work_is_not_to_be_repeated():
+    headers = error_response(errors.DeadlineUnreachable("never", earliest_s=2.0)).headers
+    assert headers["x-should-retry"] == "false"
+    assert not {"retry-after", "retry-after-ms"} & set(headers)
 
 
 @pytest.mark.parametrize(
