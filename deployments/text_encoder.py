@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from deployments.advice import PromptFacts
 from deployments.boundary import Boundary, starting
 from deployments.options import TextEncoderOptions
+from deployments.single_flight import SingleFlight
 from deployments.wire import PackedConditioning, pack_conditioning
 from pipelines.contracts import TextPrompt
 from pipelines.engine.batcher import Batcher
@@ -40,7 +41,7 @@ class TextEncoder:
         )
         self._cache: OrderedDict[TextPrompt, PackedConditioning] = OrderedDict()
         self._cache_entries = options.cache_entries
-        self._in_flight: dict[TextPrompt, _Encoding] = {}
+        self._in_flight: SingleFlight[TextPrompt, tuple[PackedConditioning, float]] = SingleFlight()
 
     async def encode(self, prompt: TextPrompt) -> PackedConditioning:
         """The prompt's conditioning, from the cache if it was encoded lately.
@@ -52,7 +53,7 @@ class TextEncoder:
             return replace(self._cache[prompt], timings={"encode_wait": 0.0, "encode": 0.0})
         with self._boundary.call():
             began = asyncio.get_running_loop().time()
-            conditioning, ran = await self._join(prompt)
+            conditioning, ran = await self._in_flight.run(prompt, lambda: self._encode(prompt))
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)
             return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
@@ -75,25 +76,6 @@ class TextEncoder:
         if hasattr(self, "_batcher"):
             self._batcher.close()
 
-    async def _join(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
-        """Wait for the encoding of `prompt`, shared with all who wait for the same one.
-
-        It is given up when the last of them has gone.
-        """
-        encoding = self._in_flight.get(prompt)
-        if encoding is None:
-            encoding = _Encoding(task=asyncio.create_task(self._encode(prompt)))
-            self._in_flight[prompt] = encoding
-        encoding.waiters += 1
-        try:
-            return await asyncio.shield(encoding.task)
-        finally:
-            encoding.waiters -= 1
-            if encoding.waiters == 0:
-                encoding.task.cancel()
-                if self._in_flight.get(prompt) is encoding:
-                    del self._in_flight[prompt]
-
     async def _encode(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
         conditioning, _, ran, _ = await self._batcher.submit(prompt)
         self._cache[prompt] = conditioning
@@ -103,11 +85,3 @@ class TextEncoder:
 
     def _run(self, prompts: Sequence[TextPrompt]) -> list[PackedConditioning | Exception]:
         return [pack_conditioning(item) for item in self._stage.encode(prompts)]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Encoding:
-    """One encoding under way, and how many calls wait for it."""
-
-    task: asyncio.Task[tuple[PackedConditioning, float]]
-    waiters: int = 0
