@@ -9,80 +9,58 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any
 
-from pipelines.catalog import SIZE_MULTIPLE
-from pipelines.contracts import LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.engine.admission import refuse_what_cannot_be
+from pipelines.engine.cost import CostModel
+from pipelines.engine.entry import Entry, OnCheckpoint, OnStep, work_of
 from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Tick, Work
+from pipelines.engine.stats import EngineStats
+from pipelines.engine.stepper import Stepper
+from pipelines.engine.work import Tick
 from pipelines.errors import Overloaded, StageFailed
 
 logger = logging.getLogger(__name__)
 
-Trajectory = TypeVar("Trajectory")
-OnStep = Callable[[StepEvent], None]
+_REPRICE_EVERY = 16
+"""Ticks after which the scheduler hears what they cost."""
 
 
-class Stepper(Protocol[Trajectory]):
-    """What the engine asks of a model; `DenoiserStage` is the real one."""
-
-    def admit(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
-    ) -> Trajectory: ...
-
-    def tick(self, trajectories: Sequence[Trajectory]) -> None: ...
-
-    def finish(self, trajectory: Trajectory) -> Latents: ...
-
-
-class EngineStats(NamedTuple):
-    """A glance at the engine: works waiting or running, tokens still to step, ticks run so far."""
-
-    works: int
-    queued_tokens: int
-    ticks: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    """A job inside the engine, from its submission to its future's end."""
-
-    job: LatentJob
-    positive: TextConditioning
-    negative: TextConditioning | None
-    on_step: OnStep | None
-    future: Future[Latents]
-    submitted: float
-    admitted: float = 0.0
-    trajectory: Any = None
+class HandedOver(Exception):
+    """The engine gave its works away: they go on elsewhere, from their last checkpoint."""
 
 
 class Engine:
     """Runs jobs on a stage, one packed tick after the other.
 
-    `max_tokens_per_tick` and `max_works` bound a tick (see `Scheduler`); `max_queued_works` bounds
-    what is accepted at all.
+    `checkpoint_every` steps an image's state is handed to who listens. `cost`, if given, learns
+    from every tick. `max_queued_works` bounds what is accepted at all.
     """
 
     def __init__(
         self,
         stage: Stepper[Any],
+        scheduler: Scheduler,
         *,
-        max_tokens_per_tick: int,
-        max_works: int,
+        cost: CostModel | None = None,
+        checkpoint_every: int = 5,
         max_queued_works: int = 10_000,
     ) -> None:
         self._stage = stage
-        self._scheduler = Scheduler(max_tokens_per_tick=max_tokens_per_tick, max_works=max_works)
+        self._scheduler = scheduler
+        self._cost = cost
+        self._checkpoint_every = checkpoint_every
         self._max_queued_works = max_queued_works
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
         self._is_stopping = False
-        self._ticks = 0
+        self._is_handing_over = False
+        self._ticks = self._steps = self._preempted = 0
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
     def start(self) -> None:
@@ -99,36 +77,50 @@ class Engine:
         for work_id in list(self._entries):
             self._fail(work_id, StageFailed("the denoiser is shutting down", stage="Denoiser"))
 
+    def hand_over(self) -> None:
+        """Give all works away after the current tick.
+
+        Each that has begun gets a last `on_checkpoint`; then its future, as that of the others,
+        raises HandedOver. So does every later `submit`.
+        """
+        with self._changed:
+            self._is_handing_over = True
+            self._changed.notify()
+
     def submit(
         self,
         job: LatentJob,
         positive: TextConditioning,
         negative: TextConditioning | None = None,
         *,
+        start: Checkpoint | None = None,
         on_step: OnStep | None = None,
+        on_checkpoint: OnCheckpoint | None = None,
     ) -> Future[Latents]:
-        """Queue a job. `on_step` is called from the engine's thread and must not block.
+        """Queue a job, to go on from `start` if given.
 
-        The future raises what went wrong with this job alone. Raises Overloaded when the queue is
-        full, StageFailed after `stop`, ValueError for a `work_id` that is already running.
+        `on_step` and `on_checkpoint` are called from the engine's thread and must not block. The
+        future raises what went wrong with this job alone. Raises DeadlineUnreachable for a job
+        that refuses to be late and would be, InvalidRequest for one that can never fit, Overloaded
+        when the queue is full, HandedOver, StageFailed after `stop`, ValueError for a `work_id`
+        that is already running.
         """
-        entry = _Entry(
+        entry = Entry(
             job=job,
             positive=positive,
             negative=negative,
             on_step=on_step,
+            on_checkpoint=on_checkpoint,
             future=Future(),
             submitted=time.monotonic(),
+            start=start,
         )
+        work = work_of(entry, self._stage)
         with self._changed:
-            if self._is_stopping:
-                raise StageFailed("the denoiser is shutting down", stage="Denoiser")
-            if len(self._entries) >= self._max_queued_works:
-                raise Overloaded(
-                    f"the denoiser already holds {len(self._entries)} images", retry_after_s=1.0
-                )
-            self._scheduler.add(_work_of(entry))
-            self._entries[job.work_id] = entry
+            self._check_open()
+            refuse_what_cannot_be(self._scheduler, work, job, now=entry.submitted)
+            self._scheduler.add(work)
+            self._entries[entry.id] = entry
             self._changed.notify()
         return entry.future
 
@@ -143,57 +135,108 @@ class Engine:
         return True
 
     def stats(self) -> EngineStats:
-        """Works, queued tokens and ticks, as of now."""
+        """Works, queued seconds and what was run, as of now."""
         with self._changed:
-            return EngineStats(len(self._scheduler), self._scheduler.queued_tokens, self._ticks)
+            return EngineStats(
+                len(self._scheduler),
+                self._scheduler.queued_s,
+                self._ticks,
+                self._steps,
+                self._preempted,
+            )
 
     def check_health(self) -> None:
         """Raises StageFailed when the loop has ended without being asked to."""
         if not self._thread.is_alive() and not self._is_stopping:
             raise StageFailed("the engine's thread is not running", stage="Denoiser")
 
+    def _check_open(self) -> None:
+        if self._is_handing_over:
+            raise HandedOver
+        if self._is_stopping:
+            raise StageFailed("the denoiser is shutting down", stage="Denoiser")
+        if len(self._entries) >= self._max_queued_works:
+            raise Overloaded(
+                f"the denoiser already holds {len(self._entries)} images", retry_after_s=1.0
+            )
+
     def _run(self) -> None:
+        stepped: list[Entry] = []
         while (tick := self._plan()) is not None:
-            entries = self._admit(tick)
-            self._step(entries)
+            self._count_preempted(tick, stepped)
+            stepped = self._prepare(tick)
+            self._step(stepped, tick)
             self._advance(tick)
 
     def _plan(self) -> Tick | None:
         """Wait for something to do; None when asked to stop."""
         with self._changed:
             while not self._is_stopping:
+                if self._is_handing_over:
+                    self._give_away()
                 tick = self._scheduler.plan(time.monotonic())
                 if tick is not None:
                     return tick
                 self._changed.wait()
         return None
 
-    def _admit(self, tick: Tick) -> list[_Entry]:
-        """The entries of a tick, with a trajectory each; one that cannot start fails alone."""
+    def _prepare(self, tick: Tick) -> list[Entry]:
+        """Park, begin and cut as planned: the entries of the tick that can step."""
         with self._changed:
+            parked = [self._entries[i] for i in tick.parked if i in self._entries]
             entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
+        for entry in parked:
+            with self._alone(entry):
+                self._park(entry)
+        cuts = dict(tick.cuts)
         for entry in entries:
-            if entry.trajectory is None:
-                entry.admitted = time.monotonic()
-                with self._alone(entry):
-                    entry.trajectory = self._stage.admit(entry.job, entry.positive, entry.negative)
-        return [entry for entry in entries if entry.trajectory is not None]
+            with self._alone(entry):
+                self._begin(entry)
+                if entry.id in cuts:
+                    self._stage.cut(entry.trajectory, cuts[entry.id].num_steps)
+        return [entry for entry in entries if not entry.future.done()]
 
-    def _step(self, entries: Sequence[_Entry]) -> None:
+    def _begin(self, entry: Entry) -> None:
+        if entry.trajectory is None:
+            if entry.began is None:
+                entry.began = time.monotonic()
+            entry.trajectory = self._stage.admit(
+                entry.job, entry.positive, entry.negative, entry.start
+            )
+
+    def _park(self, entry: Entry) -> None:
+        """Keep no more of a trajectory than what it needs to go on."""
+        if entry.trajectory is not None:
+            entry.start = self._stage.checkpoint(entry.trajectory)
+            entry.trajectory = None
+
+    def _step(self, entries: Sequence[Entry], tick: Tick) -> None:
         """Step the entries together; if that fails, one by one, so that the culprit fails alone."""
         if not entries:
             return
         self._ticks += 1
+        self._steps += len(entries)
         if len(entries) == 1:
             with self._alone(entries[0]):
-                self._stage.tick([entries[0].trajectory])
+                self._timed_tick(entries, tick)
             return
         try:
-            self._stage.tick([entry.trajectory for entry in entries])
+            self._timed_tick(entries, tick)
         except Exception:  # the loop must outlive whatever a work makes the stage raise
             logger.exception("a tick of %d works failed, stepping each alone", len(entries))
             for entry in entries:
-                self._step([entry])
+                with self._alone(entry):
+                    self._stage.tick([entry.trajectory])
+
+    def _timed_tick(self, entries: Sequence[Entry], tick: Tick) -> None:
+        began = time.perf_counter()
+        self._stage.tick([entry.trajectory for entry in entries])
+        seconds = time.perf_counter() - began
+        if self._cost is None or len(entries) != len(tick.work_ids):
+            return
+        if self._cost.observe(tick.load, seconds) or self._ticks % _REPRICE_EVERY == 0:
+            with self._changed:
+                self._scheduler.cost = self._cost.surface
 
     def _advance(self, tick: Tick) -> None:
         """Tell the scheduler and whoever listens; finish what is done."""
@@ -202,34 +245,46 @@ class Engine:
             entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
         for entry in entries:
             with self._alone(entry):
-                self._report(entry)
-                if entry.job.work_id in finished:
+                self._report(entry, is_finished=entry.id in finished)
+                if entry.id in finished:
                     self._finish(entry)
 
-    def _report(self, entry: _Entry) -> None:
+    def _report(self, entry: Entry, *, is_finished: bool) -> None:
+        step, num_steps = entry.trajectory.step, entry.trajectory.num_steps
         if entry.on_step is not None:
-            entry.on_step(
-                StepEvent(
-                    work_id=entry.job.work_id,
-                    step=entry.trajectory.step,
-                    num_steps=entry.job.num_inference_steps,
-                )
-            )
+            entry.on_step(StepEvent(work_id=entry.id, step=step, num_steps=num_steps))
+        if entry.on_checkpoint and not is_finished and step % self._checkpoint_every == 0:
+            entry.on_checkpoint(self._stage.checkpoint(entry.trajectory))
 
-    def _finish(self, entry: _Entry) -> None:
+    def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
         with self._changed:
-            is_wanted = self._entries.pop(entry.job.work_id, None) is not None
+            is_wanted = self._entries.pop(entry.id, None) is not None
         if is_wanted:
-            entry.future.set_result(replace(latents, timings=_timings(entry)))
+            entry.future.set_result(replace(latents, timings=entry.timings()))
+
+    def _give_away(self) -> None:
+        """Let go of every work, at a point where none is being stepped."""
+        for entry in list(self._entries.values()):
+            with self._alone(entry):
+                self._park(entry)
+                if entry.on_checkpoint is not None and entry.began is not None and entry.start:
+                    entry.on_checkpoint(entry.start)
+                self._fail(entry.id, HandedOver())
+
+    def _count_preempted(self, tick: Tick, stepped: Sequence[Entry]) -> None:
+        chosen = set(tick.work_ids)
+        self._preempted += sum(
+            not entry.future.done() and entry.id not in chosen for entry in stepped
+        )
 
     @contextmanager
-    def _alone(self, entry: _Entry) -> Generator[None]:
+    def _alone(self, entry: Entry) -> Generator[None]:
         """Whatever one work raises is its caller's news, and must not end the loop."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
-            self._fail(entry.job.work_id, error)
+            self._fail(entry.id, error)
 
     def _fail(self, work_id: str, error: Exception) -> None:
         with self._changed:
@@ -237,26 +292,3 @@ class Engine:
             entry = self._entries.pop(work_id, None)
         if entry is not None:
             entry.future.set_exception(error)
-
-
-def _work_of(entry: _Entry) -> Work:
-    """The scheduler's view of a job."""
-    job = entry.job
-    image_tokens = (job.height // SIZE_MULTIPLE) * (job.width // SIZE_MULTIPLE)
-    segments = 2 if entry.negative is not None and job.true_cfg_scale > 1 else 1
-    return Work(
-        id=job.work_id,
-        group=job.group,
-        tokens=segments * (image_tokens + len(entry.positive.prompt_embeds)),
-        num_steps=job.num_inference_steps,
-        arrival=entry.submitted,
-    )
-
-
-def _timings(entry: _Entry) -> Mapping[str, float]:
-    """The encoder's timings and our own: the wait for the first tick, and the time since."""
-    return {
-        **entry.positive.timings,
-        "denoise_wait": entry.admitted - entry.submitted,
-        "denoise": time.monotonic() - entry.admitted,
-    }

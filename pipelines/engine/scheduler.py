@@ -1,63 +1,150 @@
 """Which works step next. Pure: no torch, no threads, and time comes in as an argument.
 
-Policy: first in, first out. The oldest works step together as long as their tokens fit into
-`max_tokens_per_tick`; nothing overtakes, so a work that has started runs to its end.
+Every plan starts from nothing, so any work can be preempted after any step, for the price of
+keeping its latents. A tick is filled in the policy's order up to the knee of the cost surface,
+smaller works of later requests filling the gap that a larger one leaves.
+
+A tenth of the engine (`AGEING_SHARE`) goes to the oldest of the requests that will be late, so that
+none starves behind those that can still be on time.
 """
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
+
+from pipelines.contracts import Cut
+from pipelines.engine.cost import EMPTY, CostSurface, Load
+from pipelines.engine.fairness import Tenants
+from pipelines.engine.feasible import earliest_finish, feasible_set
+from pipelines.engine.group import Group, fewest
+from pipelines.engine.policies import POLICIES, Order, Policy
+from pipelines.engine.promise import Promise
+from pipelines.engine.residents import Residents
 from pipelines.engine.work import Tick, Work
+
+AGEING_SHARE = 0.1
+_GAP_TRIES = 32
+"""Works that are tried for the gap at the end of a tick before it is left."""
+_GROUPS_PER_PLAN_KEPT = 128
+"""When nothing new has come, an order is kept for as many ticks as there are that many requests in
+it: planning stays cheap where it would take longest, and where a tick matters least."""
+
+_has_works: Callable[[Group], object] = attrgetter("works")
+_arrival: Callable[[Group], float] = attrgetter("arrival")
 
 
 class Scheduler:
     """Plans ticks over the works that it was given.
 
-    `max_tokens_per_tick` bounds one packed forward; a single work larger than it still runs,
-    alone. `max_works` bounds the works in one tick, and so the memory that trajectories take.
+    `max_tokens` and `max_works` bound one tick, `max_bytes` the memory of all trajectories that
+    are kept. A work that is larger than a bound by itself must not be added: see `fits`.
     """
 
-    def __init__(self, *, max_tokens_per_tick: int, max_works: int) -> None:
-        if max_tokens_per_tick < 1 or max_works < 1:
-            raise ValueError("max_tokens_per_tick and max_works must be at least 1")
-        self._max_tokens = max_tokens_per_tick
+    def __init__(
+        self,
+        *,
+        cost: CostSurface,
+        policy: Policy = "edf",
+        max_tokens: int,
+        max_works: int,
+        max_bytes: int | None = None,
+    ) -> None:
+        if max_tokens < 1 or max_works < 1:
+            raise ValueError("max_tokens and max_works must be at least 1")
+        self._cost = cost
+        self._policy: Policy = policy
+        self._order_by = POLICIES[policy]
+        self._max_tokens = max_tokens
         self._max_works = max_works
+        self._residents = Residents(max_bytes)
         self._works: dict[str, Work] = {}
+        self._groups: dict[str, Group] = {}
+        self._by_deadline: list[Group] = []
+        self._tenants = Tenants()
+        self._load = EMPTY
+        self._ageing_s = 0.0
+        self._kept: Order | None = None
+        self._plans_kept = 0
 
     def __len__(self) -> int:
         return len(self._works)
 
     @property
-    def queued_tokens(self) -> int:
-        """Tokens times steps that are still to be run."""
-        return sum(
-            work.tokens * (work.num_steps - work.steps_done) for work in self._works.values()
-        )
+    def cost(self) -> CostSurface:
+        """The cost surface in force; set it when a better one is known."""
+        return self._cost
+
+    @cost.setter
+    def cost(self, surface: CostSurface) -> None:
+        self._cost = surface
+        self._kept = None
+        for group in self._groups.values():
+            group.price(surface)
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of the engine that all works still need."""
+        return sum(group.cost for group in self._groups.values())
+
+    @property
+    def capacity(self) -> str:
+        """The bounds of `fits`, in words."""
+        return f"{self._max_tokens} tokens{self._residents.capacity}"
+
+    def fits(self, work: Work) -> bool:
+        """Whether `work` can ever run within the bounds of a tick and of memory."""
+        return work.tokens <= self._max_tokens and self._residents.can_hold(work)
 
     def add(self, work: Work) -> None:
-        """Take a work on. Raises ValueError if its id is already known."""
+        """Take a work on. Raises ValueError if its id is already known, or it can never fit."""
         if work.id in self._works:
             raise ValueError(f"work {work.id!r} is already scheduled")
+        if not self.fits(work):
+            raise ValueError(f"work {work.id!r} can never fit")
         self._works[work.id] = work
+        self._load = self._load.plus(work.load)
+        group = self._groups.get(work.group)
+        if group is None:
+            group = self._groups[work.group] = Group(work)
+            insort(self._by_deadline, group, key=lambda each: each.deadline)
+            self._tenants.joined(group)
+        group.add(work, self._cost)
+        self._kept = None
 
     def cancel(self, work_id: str) -> bool:
         """Forget a work; False if it is not known (any more)."""
-        return self._works.pop(work_id, None) is not None
+        work = self._works.pop(work_id, None)
+        if work is None:
+            return False
+        self._residents.remove(work)
+        self._load = self._load.minus(work.load)
+        group = self._groups[work.group]
+        group.remove(work_id)
+        if not group.works:
+            del self._groups[group.id]
+            self._by_deadline.remove(group)
+            self._tenants.left(group)
+        return True
 
     def plan(self, now: float) -> Tick | None:
-        """The next tick, or None when there is nothing to do.
-
-        `now` is in the clock of `Work.arrival`; first in first out does not look at it.
-        """
-        del now
-        chosen: list[str] = []
-        tokens = 0
-        for work in self._works.values():
-            fits = tokens + work.tokens <= self._max_tokens and len(chosen) < self._max_works
-            if chosen and not fits:
-                break
-            chosen.append(work.id)
-            tokens += work.tokens
-        return Tick(work_ids=tuple(chosen)) if chosen else None
+        """The next tick, or None when there is nothing to do."""
+        if not self._works:
+            return None
+        order = self._present_order(now)
+        chosen = self._fill(self._with_oldest_first(order))
+        load = EMPTY
+        for work in chosen:
+            load = load.plus(work.load)
+        cuts = tuple(self._cut(chosen))
+        return Tick(
+            work_ids=tuple(work.id for work in chosen),
+            load=load,
+            parked=self._residents.make_room(chosen, order.groups),
+            cuts=cuts,
+        )
 
     def advance(self, tick: Tick, now: float) -> tuple[Work, ...]:
         """Record that `tick` ran; returns the works that it finished and forgets them.
@@ -66,11 +153,126 @@ class Scheduler:
         """
         del now
         finished: list[Work] = []
+        stepped: dict[str, Group] = {}
         for work_id in tick.work_ids:
             work = self._works.get(work_id)
             if work is None:
                 continue
             work.steps_done += 1
+            stepped[work.group] = self._groups[work.group]
             if work.is_done:
-                finished.append(self._works.pop(work_id))
+                finished.append(work)
+        for group in stepped.values():
+            group.refresh()
+        for work in finished:
+            self.cancel(work.id)
         return tuple(finished)
+
+    def promise(self, work: Work, now: float) -> Promise:
+        """What could be promised to `work` if it were added now: see `Promise`."""
+        before = feasible_set(self._by_deadline, now, tick_s=self._tick_s())
+        self.add(work)
+        try:
+            newcomer = self._groups[work.group]
+            alone_s = max(newcomer.cost, newcomer.depth * newcomer.tick_s)
+            if self._policy != "edf":
+                finish = self._eta(newcomer, now)
+                return Promise(finish <= newcomer.deadline, finish - now, alone_s)
+            tick_s = self._tick_s()
+            after = feasible_set(self._by_deadline, now, tick_s=tick_s)
+            newly_late = set(after.late) - set(before.late)
+            is_kept = newcomer not in after.late and not any(
+                group.is_promised for group in newly_late
+            )
+            others = [group for group in before.on_time if group is not newcomer]
+            finish = earliest_finish(newcomer, others, now, tick_s=tick_s)
+            return Promise(is_kept, finish - now, alone_s)
+        finally:
+            self.cancel(work.id)
+
+    def eta(self, work_id: str, now: float) -> float | None:
+        """When the work's request is expected to be done; None if it is not known."""
+        work = self._works.get(work_id)
+        return None if work is None else self._eta(self._groups[work.group], now)
+
+    def _eta(self, wanted: Group, now: float) -> float:
+        total = 0.0
+        for group in self._order(now).groups:
+            total += group.cost
+            if group is wanted:
+                break
+        return now + max(total, wanted.depth * max(self._tick_s(), wanted.tick_s))
+
+    def _tick_s(self) -> float:
+        """Seconds of a tick while the present works last."""
+        return min(self._cost.seconds(self._load), self._cost.knee)
+
+    def _present_order(self, now: float) -> Order:
+        """The order of the last plans, as long as nothing came and it is not old.
+
+        What has left since is empty in it, and passed over.
+        """
+        is_old = self._plans_kept > len(self._groups) // _GROUPS_PER_PLAN_KEPT
+        if self._kept is None or is_old:
+            self._kept, self._plans_kept = self._order(now), 0
+        self._plans_kept += 1
+        return self._kept
+
+    def _order(self, now: float) -> Order:
+        """All requests in the policy's order; those of flooding tenants behind the others."""
+        tick_s = self._tick_s()
+        flooding = self._tenants.flooding(self._by_deadline)
+        if not flooding:
+            return self._order_by(self._by_deadline, now, tick_s)
+        front = [group for group in self._by_deadline if group.tenant not in flooding]
+        behind = [group for group in self._by_deadline if group.tenant in flooding]
+        first = self._order_by(front, now, tick_s)
+        second = self._order_by(behind, now + sum(group.cost for group in front), tick_s)
+        on_time = [*first.groups[: first.num_on_time], *first.late]
+        on_time += second.groups[: second.num_on_time]
+        return Order([*on_time, *second.late], len(on_time))
+
+    def _with_oldest_first(self, order: Order) -> Iterator[Group]:
+        """Let the oldest late request go first whenever its share of the engine is due."""
+        oldest = min(filter(_has_works, order.late), key=_arrival, default=None)
+        if oldest is None:
+            self._ageing_s = 0.0
+            return iter(order.groups)
+        self._ageing_s += AGEING_SHARE * self._tick_s()
+        if self._ageing_s < 0 or order.groups[0] is oldest:
+            return iter(order.groups)
+        self._ageing_s -= sum(oldest.step_s.values())
+        return chain([oldest], (group for group in order.groups if group is not oldest))
+
+    def _fill(self, groups: Iterable[Group]) -> list[Work]:
+        """Works in the given order, up to the knee and the bounds; at least one."""
+        chosen: list[Work] = []
+        load, misses = EMPTY, 0
+        for work in chain.from_iterable(groups):
+            together = load.plus(work.load)
+            fits = self._is_small_enough(together) and self._residents.has_room([*chosen, work])
+            if chosen and not fits:
+                misses += 1
+                if misses > _GAP_TRIES:
+                    break
+                continue
+            chosen.append(work)
+            load = together
+            if len(chosen) == self._max_works:
+                break
+        return chosen
+
+    def _is_small_enough(self, load: Load) -> bool:
+        return load.tokens <= self._max_tokens and self._cost.seconds(load) <= self._cost.knee
+
+    def _cut(self, chosen: Iterable[Work]) -> Iterator[tuple[str, Cut]]:
+        """Shorten the works whose request is on time only with fewer steps."""
+        for work in chosen:
+            group = self._groups[work.group]
+            if group.planned_steps is None:
+                continue
+            num_steps = fewest(work, group.planned_steps)
+            if num_steps < work.num_steps:
+                work.num_steps = num_steps
+                group.refresh()
+                yield work.id, Cut(work.steps_done, num_steps)

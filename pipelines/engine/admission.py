@@ -1,0 +1,35 @@
+"""What is refused before it is queued: what can never fit, and deadlines that cannot be kept."""
+
+from __future__ import annotations
+
+from pipelines.contracts import LatentJob
+from pipelines.engine.feasible import MARGIN
+from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.work import Work
+from pipelines.errors import DeadlineUnreachable, InvalidRequest
+
+
+def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, now: float) -> None:
+    """Raises InvalidRequest, or DeadlineUnreachable for a work that must not be late.
+
+    A request that was promised its deadline is not given up for the newcomer's.
+    """
+    if not scheduler.fits(work):
+        raise InvalidRequest(
+            f"size: {job.width}x{job.height} with its prompts is {work.tokens} tokens and"
+            f" {work.num_bytes / 2**20:.0f} MiB a step; the denoiser here can hold"
+            f" {scheduler.capacity}. Ask for a smaller size",
+            param="size",
+        )
+    if not work.is_promised or work.deadline is None:
+        return
+    promise = scheduler.promise(work, now)
+    if promise.is_kept:
+        return
+    budget_s = work.deadline - now
+    is_possible = MARGIN * promise.alone_s <= budget_s
+    raise DeadlineUnreachable(
+        f"deadline_ms: this request can be done in {promise.earliest_s:.2f} s at the earliest",
+        earliest_s=promise.earliest_s,
+        retry_after_s=max(0.001, promise.earliest_s - budget_s) if is_possible else None,
+    )

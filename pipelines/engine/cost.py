@@ -1,0 +1,240 @@
+"""What a tick costs: a surface over the tokens packed into it, fitted and kept up to date.
+
+    t = max(floor, base + per_token * sum L + per_square * sum L^2 + per_segment * B)
+
+L are the tokens of each of the B segments: linear layers and norms grow with sum L, attention with
+sum L^2 as it stays inside segments, and every segment costs a call. `base` is what a tick costs
+however little is in it; below `floor` the device waits for its host.
+
+Pure arithmetic: no torch and no clock. Points are measured by `calibrate.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+KNEE_SHARE = 0.15
+"""Share of a tick that `base` may take where the knee is: past it, packing more than doubles the
+length of a tick can win no more than this share of throughput."""
+
+Matrix = NDArray[np.float64]
+
+_REFIT_EVERY = 64
+_OBSERVATIONS_KEPT = 512
+_MIN_SECONDS = 1e-6
+
+
+class Load(NamedTuple):
+    """What is packed: tokens, the sum of squares of the segments' tokens, and segments."""
+
+    tokens: int
+    squares: int
+    segments: int
+
+    @classmethod
+    def of(cls, lengths: Iterable[int]) -> Load:
+        """The load of segments of these lengths."""
+        lengths = tuple(lengths)
+        return cls(sum(lengths), sum(length * length for length in lengths), len(lengths))
+
+    def plus(self, other: Load) -> Load:
+        """Both loads in one tick."""
+        return Load(
+            self.tokens + other.tokens,
+            self.squares + other.squares,
+            self.segments + other.segments,
+        )
+
+    def minus(self, other: Load) -> Load:
+        """What is left without `other`."""
+        return Load(
+            self.tokens - other.tokens,
+            self.squares - other.squares,
+            self.segments - other.segments,
+        )
+
+
+EMPTY = Load(0, 0, 0)
+
+
+class Observation(NamedTuple):
+    """A tick of `load` took `seconds`."""
+
+    load: Load
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostSurface:
+    """Seconds of a tick, see the module; every coefficient is at least 0."""
+
+    base: float
+    per_token: float
+    per_square: float = 0.0
+    per_segment: float = 0.0
+    floor: float = 0.0
+
+    def marginal(self, load: Load) -> float:
+        """Seconds that `load` adds to a tick that is past its floor."""
+        return (
+            self.per_token * load.tokens
+            + self.per_square * load.squares
+            + self.per_segment * load.segments
+        )
+
+    def seconds(self, load: Load) -> float:
+        """Seconds of a tick of `load`."""
+        return max(self.floor, self.base + self.marginal(load), _MIN_SECONDS)
+
+    @property
+    def knee(self) -> float:
+        """Seconds of a tick past which a fuller one only makes everybody in it wait longer."""
+        return max(self.floor, self.base / KNEE_SHARE)
+
+    def knee_tokens(self, length: int) -> int:
+        """The knee in tokens, for segments of `length` tokens: at least one segment."""
+        each = max(self.marginal(Load.of([length])), _MIN_SECONDS)
+        return length * max(1, int((self.knee - self.base) / each))
+
+    def share(self, load: Load) -> float:
+        """Seconds of the engine that one step of `load` takes, its part of `base` included.
+
+        In ticks packed to the knee it shares `base` with the others; one that fills a tick by
+        itself pays all of it.
+        """
+        own, room = self.marginal(load), self.knee - self.base
+        if own >= room:
+            return self.seconds(load)
+        return own * self.knee / room
+
+
+def fit(observations: Sequence[Observation]) -> CostSurface:
+    """The surface that fits best, by least squares of the relative error.
+
+    Coefficients are kept from being negative by trying every set of them that may be positive.
+    Raises ValueError without any observation.
+    """
+    if not observations:
+        raise ValueError("a cost surface needs at least one measured point")
+    seconds = np.array([item.seconds for item in observations])
+    features = np.array([[1.0, *item.load] for item in observations])
+    best = _solve(features, seconds)
+    best_error = _error(best, observations)
+    # The floor shows as points of equal time: try each measured time as one.
+    for floor in sorted(set(seconds))[: len(seconds) // 2]:
+        above = seconds > floor * 1.02
+        if above.sum() < 4:
+            break
+        candidate = _solve(features[above], seconds[above], floor=float(floor))
+        error = _error(candidate, observations)
+        if error < 0.8 * best_error:
+            best, best_error = candidate, error
+    return best
+
+
+def _solve(features: Matrix, seconds: Matrix, *, floor: float = 0.0) -> CostSurface:
+    """Nonnegative least squares over so few columns that all subsets of them can be tried."""
+    weighted = features / seconds[:, None]
+    scale = np.maximum(np.abs(weighted).max(axis=0), 1e-30)
+    scaled = weighted / scale
+    best, best_error = np.zeros(4), np.inf
+    for count in range(1, 5):
+        for columns in combinations(range(4), count):
+            solution = _least_squares(scaled[:, columns])
+            if float(solution.min()) < 0:
+                continue
+            error = float(np.square(scaled[:, columns] @ solution - 1).sum())
+            if error < best_error - 1e-12:
+                best, best_error = np.zeros(4), error
+                best[list(columns)] = solution
+    base, per_token, per_square, per_segment = (float(value) for value in best / scale)
+    return CostSurface(
+        base=base,
+        per_token=per_token,
+        per_square=per_square,
+        per_segment=per_segment,
+        floor=floor,
+    )
+
+
+def _least_squares(features: Matrix) -> Matrix:
+    """The weights with which the columns come nearest to one in every row."""
+    result: Any = np.linalg.lstsq(features, np.ones(len(features)), rcond=None)
+    return result[0]
+
+
+def _error(surface: CostSurface, observations: Sequence[Observation]) -> float:
+    return sum((surface.seconds(load) / seconds - 1) ** 2 for load, seconds in observations)
+
+
+def relative_errors(surface: CostSurface, observations: Sequence[Observation]) -> list[float]:
+    """|predicted / measured - 1| of each observation."""
+    return [abs(surface.seconds(load) / seconds - 1) for load, seconds in observations]
+
+
+class CostModel:
+    """The surface in force, refined by the ticks that really ran.
+
+    Two rates: a factor follows at once what changes for all ticks (a shared machine, a hot GPU),
+    and the surface is fitted anew from time to time over the calibration and the latest ticks.
+    """
+
+    def __init__(self, calibration: Sequence[Observation]) -> None:
+        self._calibration = tuple(calibration)
+        self._recent: deque[Observation] = deque(maxlen=_OBSERVATIONS_KEPT)
+        self._fitted = fit(self._calibration)
+        self._factor = 1.0
+        self._observed = 0
+
+    @property
+    def surface(self) -> CostSurface:
+        """The surface as of now."""
+        if self._factor == 1.0:
+            return self._fitted
+        fitted, factor = self._fitted, self._factor
+        return CostSurface(
+            base=fitted.base * factor,
+            per_token=fitted.per_token * factor,
+            per_square=fitted.per_square * factor,
+            per_segment=fitted.per_segment * factor,
+            floor=fitted.floor * factor,
+        )
+
+    def observe(self, load: Load, seconds: float) -> bool:
+        """Take a tick into account; True when the surface was fitted anew."""
+        seconds = max(seconds, _MIN_SECONDS)
+        self._recent.append(Observation(load, seconds))
+        # Clipped, so that one tick that the machine interrupted changes little.
+        ratio = min(max(seconds / self._fitted.seconds(load), 0.25), 4.0)
+        self._factor += 0.05 * (ratio - self._factor)
+        self._observed += 1
+        if self._observed % _REFIT_EVERY:
+            return False
+        self._refit()
+        return True
+
+    def _refit(self) -> None:
+        """Fit the shape over everything: the calibration keeps sizes alive that nobody asks for.
+
+        The calibration is brought to today's speed first, or it would hold back what is true now.
+        """
+        factor = self._factor
+        aged = [Observation(load, seconds * factor) for load, seconds in self._calibration]
+        self._fitted = fit([*aged, *_medians(self._recent)])
+        self._calibration = tuple(aged)
+        self._factor = 1.0
+
+
+def _medians(observations: Iterable[Observation]) -> list[Observation]:
+    """One observation for each load: the median of its times, robust against interruptions."""
+    by_load: dict[Load, list[float]] = {}
+    for load, seconds in observations:
+        by_load.setdefault(load, []).append(seconds)
+    return [Observation(load, float(np.median(times))) for load, times in by_load.items()]

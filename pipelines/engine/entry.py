@@ -1,0 +1,71 @@
+"""A job inside the engine, from its submission to its future's end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.engine.stepper import Stepper
+from pipelines.engine.work import Work
+
+OnStep = Callable[[StepEvent], None]
+OnCheckpoint = Callable[[Checkpoint], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """What the engine keeps of one job. `trajectory` is None until it begins, and while parked."""
+
+    job: LatentJob
+    positive: TextConditioning
+    negative: TextConditioning | None
+    on_step: OnStep | None
+    on_checkpoint: OnCheckpoint | None
+    future: Future[Latents]
+    submitted: float
+    start: Checkpoint | None = None
+    """Where to go on from, when it begins or is taken up again."""
+    began: float | None = None
+    trajectory: Any = None
+
+    @property
+    def id(self) -> str:
+        return self.job.work_id
+
+    def timings(self) -> Mapping[str, float]:
+        """The encoder's timings and our own: the wait for the first tick, and the time since."""
+        began = self.submitted if self.began is None else self.began
+        return {
+            **self.positive.timings,
+            "denoise_wait": began - self.submitted,
+            "denoise": time.monotonic() - began,
+        }
+
+
+def work_of(entry: Entry, stage: Stepper[Any]) -> Work:
+    """The scheduler's view of a job, on the clock of `time.monotonic`."""
+    job, terms, start = entry.job, entry.job.terms, entry.start
+    deadline = None
+    if terms.deadline is not None:
+        deadline = entry.submitted + (terms.deadline - time.time())
+    num_steps = stage.forwards(job)
+    if start is not None and start.cuts:
+        num_steps = start.cuts[-1].num_steps
+    return Work(
+        id=job.work_id,
+        group=job.group,
+        tenant=terms.tenant,
+        segments=stage.segments(job, entry.positive, entry.negative),
+        num_steps=num_steps,
+        min_steps=job.min_inference_steps,
+        num_bytes=stage.trajectory_bytes(job, entry.positive, entry.negative),
+        arrival=entry.submitted,
+        deadline=deadline,
+        priority=terms.priority,
+        is_promised=terms.refuses_late and deadline is not None,
+        steps_done=0 if start is None else start.step,
+    )

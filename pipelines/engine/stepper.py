@@ -1,0 +1,56 @@
+"""What the engine asks of a model; `DenoiserStage` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+
+Trajectory = TypeVar("Trajectory")
+
+
+class Stepper(Protocol[Trajectory]):
+    """Moves trajectories; each step is one forward."""
+
+    def segments(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> tuple[int, ...]:
+        """Tokens of each segment of one step."""
+        ...
+
+    def forwards(self, job: LatentJob) -> int:
+        """Steps of a job."""
+        ...
+
+    def trajectory_bytes(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> int:
+        """Memory of an admitted trajectory."""
+        ...
+
+    def admit(
+        self,
+        job: LatentJob,
+        positive: TextConditioning,
+        negative: TextConditioning | None,
+        start: Checkpoint | None = None,
+    ) -> Trajectory:
+        """A trajectory from its noise, or from where `start` left it."""
+        ...
+
+    def cut(self, trajectory: Trajectory, num_steps: int) -> None:
+        """Shorten the rest of the schedule, to `num_steps` in all."""
+        ...
+
+    def tick(self, trajectories: Sequence[Trajectory]) -> None:
+        """Advance each by one step: all of them, or none. Returns when it is done."""
+        ...
+
+    def checkpoint(self, trajectory: Trajectory) -> Checkpoint:
+        """Its state on the host. Raises DegenerateImage if it is not finite."""
+        ...
+
+    def finish(self, trajectory: Trajectory) -> Latents:
+        """The result of a finished one. Raises DegenerateImage if it is not finite."""
+        ...
