@@ -26,7 +26,7 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
     source = spec.source
     stages = {
         StageName.TEXT_ENCODER: (TextEncoder, config.text_encoder, (source, config.text_encoder)),
-        StageName.DENOISER: (Denoiser, config.denoiser, (source, config.denoiser)),
+        StageName.DENOISER: (Denoiser, config.denoiser, (spec, config.denoiser)),
         StageName.VAE_DECODER: (VaeDecoder, config.vae_decoder, (source, config.vae_decoder)),
         StageName.SAFETY: (SafetyClassifier, config.safety, (config.safety,)),
         StageName.FINISHER: (Finisher, config.finisher, (config.finisher, config.storage)),

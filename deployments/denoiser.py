@@ -10,6 +10,7 @@ import asyncio
 from concurrent.futures import Future
 
 from deployments.boundary import Boundary, starting
+from deployments.engine_builder import build_engine
 from deployments.options import DenoiserOptions
 from deployments.wire import (
     PackedConditioning,
@@ -17,15 +18,16 @@ from deployments.wire import (
     pack_latents,
     unpack_conditioning,
 )
+from pipelines.catalog import ModelSpec
 from pipelines.contracts import LatentJob, Latents
-from pipelines.engine.engine import Engine, EngineStats
+from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
 
 
 class Denoiser:
     """Ray Serve deployment over `Engine` and `DenoiserStage`."""
 
-    def __init__(self, source: str, options: DenoiserOptions) -> None:
+    def __init__(self, spec: ModelSpec, options: DenoiserOptions) -> None:
         with starting("Denoiser", options):
             import torch
 
@@ -33,16 +35,12 @@ class Denoiser:
 
             torch.set_num_threads(options.resolved_threads)
             stage = DenoiserStage.load(
-                source,
+                spec.source,
                 device=options.resolved_device,
                 dtype=options.dtype,
                 attention=options.attention,
             )
-            self._engine = Engine(
-                stage,
-                max_tokens_per_tick=options.max_tokens_per_tick,
-                max_works=options.max_works,
-            )
+            self._engine = build_engine(stage, spec, options)
             self._engine.start()
         self._boundary = Boundary("Denoiser")
 

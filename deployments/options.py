@@ -69,10 +69,24 @@ class DenoiserOptions(StageOptions):
 
     num_cpus: NonNegativeFloat = 0.3
     """CPUs that Ray reserves for each replica; fractions share a core."""
-    max_tokens_per_tick: PositiveInt = 8192
-    """Text and image tokens in one packed step; one larger image still runs, alone."""
-    max_works: PositiveInt = 16
-    """Images in one packed step."""
+    max_ongoing_requests: PositiveInt = 1024
+    """Images that one replica holds at once; those beyond wait where no policy orders them."""
+    policy: Literal["edf", "srpt", "fifo"] = "edf"
+    """Which images step next: "edf" keeps deadlines, "srpt" the mean latency low, "fifo" none."""
+    max_works: PositiveInt = 32
+    """Images in one packed step at most; the engine's own knee usually comes first."""
+    max_tokens_per_tick: PositiveInt | None = None
+    """Text and image tokens in one packed step, and so of one image, at most; left out, what fits
+    into half of `memory_mib`."""
+    memory_mib: PositiveInt | None = None
+    """Memory beside the weights, half for a step's activations and half for images under way; left
+    out, 80 % of a GPU's free memory, or 2048 MiB without one."""
+    checkpoint_every: PositiveInt = 5
+    """Steps after which an image could go on elsewhere, should its replica be lost."""
+    calibration_s: PositiveFloat = 5.0
+    """Seconds that measuring the cost of a step may take at the first start."""
+    cost_cache: Path | None = None
+    """Folder that keeps these measurements; left out, ~/.cache/sluice/cost."""
     attention: Literal["sdpa"] = "sdpa"
     """The variable-length attention, by its name in `pipelines.attention`."""
 
