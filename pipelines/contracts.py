@@ -77,10 +77,14 @@ class ServiceTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
-    """What the text encoder is asked for: two equal ones have equal conditionings."""
+    """What the text encoder is asked for: two equal ones are encoded once.
+
+    The tenant is part of that, as nobody may learn from the time what others ask for.
+    """
 
     prompt: str
     max_sequence_length: int
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Feeds `run` with batches of items of equal `key`, one at a time, in a thread of its own.
 
-    `run` answers one result per item, in order; an exception in its place fails that item alone,
+    Where items of several tenants wait, they take turns: `tenant` names an item's. `run` answers one result per item, in order; an exception in its place fails that item alone,
     and one that it raises fails the whole batch. Belongs to one event loop.
     """
 
@@ -49,11 +50,13 @@ class Batcher(Generic[Item, Result]):
         key: Callable[[Item], Hashable],
         max_batch_size: int,
         name: str,
+        tenant: Callable[[Item], Hashable] = lambda _: None,
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"{name}: max_batch_size must be at least 1")
         self._run = run
         self._key = key
+        self._tenant = tenant
         self._max_batch_size = max_batch_size
         self._waiting: list[_Waiting[Item, Result]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
@@ -102,15 +105,32 @@ class Batcher(Generic[Item, Result]):
         return results, time.perf_counter() - began
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """The oldest waiting item and those behind it with its key, up to the batch size."""
+        """The item whose turn it is and those behind it with its key, up to the batch size."""
         self._waiting = [entry for entry in self._waiting if not entry.future.done()]
         if not self._waiting:
             return []
-        key = self._waiting[0].key
-        batch = [entry for entry in self._waiting if entry.key == key][: self._max_batch_size]
+        in_turn = self._in_turn()
+        key = in_turn[0].key
+        batch = [entry for entry in in_turn if entry.key == key][: self._max_batch_size]
         taken = {id(entry) for entry in batch}
         self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
         return batch
+
+    def _in_turn(self) -> list[_Waiting[Item, Result]]:
+        """The oldest item of each tenant, then the second oldest of each, and so on."""
+        seen: Counter[Hashable] = Counter()
+        turns: list[int] = []
+        for entry in self._waiting:
+            tenant = self._tenant(entry.item)
+            turns.append(seen[tenant])
+            seen[tenant] += 1
+        if len(seen) == 1:
+            return self._waiting
+        return [entry for _, entry in sorted(zip(turns, self._waiting, strict=True), key=_turn)]
+
+
+def _turn(entry: tuple[int, object]) -> int:
+    return entry[0]
 
 
 def _reject(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

@@ -104,3 +104,26 @@ async def test_results_say_how_long_they_waited_and_ran() -> None:
     assert batched.waited >= 0
     assert batched.ran >= 0
     squares.batcher.close()
+
+
+async def test_tenants_take_turns_so_that_a_flood_delays_nobody_elses_first() -> None:
+    batches: list[list[str]] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def run(items: Sequence[str]) -> list[str | Exception]:
+        entered.set()
+        assert gate.wait(10)
+        batches.append(list(items))
+        return list(items)
+
+    batcher: Batcher[str, str] = Batcher(
+        run, key=lambda _: None, max_batch_size=3, name="turns", tenant=lambda item: item[0]
+    )
+    names = ["a0", *(f"a{number}" for number in range(1, 8)), "b0", "b1", "c0"]
+    tasks = [asyncio.create_task(batcher.submit(name)) for name in names[:1]]
+    assert await asyncio.to_thread(entered.wait, 10)
+    tasks += [asyncio.create_task(batcher.submit(name)) for name in names[1:]]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert batches == [["a0"], ["a1", "b0", "c0"], ["a2", "b1", "a3"], ["a4", "a5", "a6"], ["a7"]]
