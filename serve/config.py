@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, cast, get_origin
+from typing import Annotated, Any, Self, cast, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -24,14 +24,31 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from deployments.options import AutoscalingOptions, Options, StagesConfig
+from deployments.options import StagesConfig
 from pipelines import catalog
-from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from serve.config_errors import model_in, readable, unknown_key
+from serve.config_sections import (
+    Deadlines,
+    IngressConfig,
+    Limits,
+    PromptRulesConfig,
+    ResultCacheConfig,
+    Tenants,
+)
+
+__all__ = [
+    "Deadlines",
+    "IngressConfig",
+    "Limits",
+    "PromptRulesConfig",
+    "ResultCacheConfig",
+    "Settings",
+    "Tenants",
+]
 
 ENV_PREFIX = "SLUICE_"
-
 
 # What Kubernetes tells every pod about a Service called `sluice`.
 _OF_KUBERNETES = re.compile(
@@ -44,77 +61,6 @@ def _http_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s?#]+", value):
         raise ValueError("must be an address such as https://images.example.com")
     return value
-
-
-class Limits(Options):
-    """What one request, and all of them together, may ask for."""
-
-    max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
-    """Width times height of one image."""
-
-    min_side: int = Field(default=64, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
-    """Shortest side of an image, pixels; a multiple of 16."""
-
-    max_side: int = Field(default=2048, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
-    """Longest side of an image, pixels; a multiple of 16. The model's own bound applies as well."""
-
-    max_steps: int = Field(default=100, ge=1)
-    """Denoising steps of one image."""
-
-    max_images: int = Field(default=10, ge=1)
-    """Images of one request (`n`)."""
-
-    max_prompt_chars: int = Field(default=32_000, ge=1)
-    """Characters of `prompt`, and of `negative_prompt`."""
-
-    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
-    """Bytes of a request's body."""
-
-    request_timeout_s: float = Field(default=600.0, gt=0)
-    """Seconds after which a request is cancelled and answered 504."""
-
-    max_queued_requests: int = Field(default=64, ge=1)
-    """Generations in flight, waiting or running, per ingress replica; more are answered 429."""
-
-
-class PromptRulesConfig(Options):
-    """Which prompts are refused before anything is drawn."""
-
-    enabled: bool = True
-    """Whether prompts are checked at all."""
-
-    rules_file: Path | None = None
-    """A rules file instead of the built-in one; read once, where the application is built."""
-
-    disabled_categories: tuple[str, ...] = ()
-    """Categories of the rules that are not applied."""
-
-
-class IngressConfig(Options):
-    """How many ingress replicas there are, and where they run."""
-
-    section: ClassVar[str] = "ingress"
-
-    num_replicas: int | None = Field(default=None, ge=1)
-    """A fixed number of replicas; left out (and without `autoscaling`), 1."""
-
-    autoscaling: AutoscalingOptions | None = None
-    """Replicas by the requests in flight, instead of `num_replicas`."""
-
-    num_cpus: float = Field(default=0.1, gt=0)
-    """CPUs reserved by each replica."""
-
-    label_selector: dict[str, str] = Field(default_factory=dict)
-    """Node labels that a replica needs, as in `cluster.yaml`."""
-
-    graceful_shutdown_timeout_s: float = Field(default=60.0, ge=0)
-    """Seconds that a replica may use to answer what it has when it is taken away."""
-
-    @model_validator(mode="after")
-    def _check_replicas(self) -> Self:
-        if self.num_replicas is not None and self.autoscaling is not None:
-            raise self._reject("num_replicas", "cannot stand beside autoscaling; leave one out")
-        return self
 
 
 class Settings(BaseSettings):
@@ -146,6 +92,15 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     """Bounds on requests."""
 
+    deadlines: Deadlines = Deadlines()
+    """When requests are wanted, and in which order."""
+
+    tenants: Tenants = Tenants()
+    """Whose a request is."""
+
+    result_cache: ResultCacheConfig = ResultCacheConfig()
+    """Answers kept for requests that are repeated exactly."""
+
     prompt_rules: PromptRulesConfig = PromptRulesConfig()
     """Refusals by prompt."""
 
@@ -159,6 +114,16 @@ class Settings(BaseSettings):
     @classmethod
     def _read_text_as_lists(cls, values: Any) -> Any:
         return _split_commas(cls, values)
+
+    @model_validator(mode="after")
+    def _check_links_outlive_answers(self) -> Self:
+        cache, files_s = self.result_cache, self.stages.storage.ttl_s
+        if cache.max_bytes > 0 and cache.ttl_s > files_s:
+            raise ConfigurationError(
+                f"result_cache.ttl_s: {cache.ttl_s:g} is more than stages.storage.ttl_s, so kept"
+                f" answers would link to files that are gone; use at most {files_s:g}"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -50,6 +50,7 @@ class LocalDrawing:
             request,
             spec=self._spec,
             limits=self._settings.limits,
+            deadlines=self._settings.deadlines,
             served_names=(self._settings.model_id, self._spec.name),
             random_seed=secrets.randbits(32),
         )

@@ -6,9 +6,11 @@ replica runs (late-bound, so that nothing is pickled but settings). Imports no t
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any
 
 import ray.serve
+import ray.serve.context
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
@@ -16,7 +18,6 @@ from deployments.graph import Graph, StageHandles
 from deployments.storage import open_store
 from pipelines.catalog import ModelSpec
 from pipelines.moderation import PromptRules
-from serve.api.admission import Admission
 from serve.api.services import Services
 from serve.config import Settings
 from serve.http import create_app
@@ -37,15 +38,32 @@ class Ingress:
         rules: PromptRules | None,
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
-        self._services = Services(
+        self._services = Services.over(
+            Graph(StageHandles(**handles)),
+            open_store(settings.stages.storage),
             settings=settings,
             spec=spec,
-            graph=Graph(StageHandles(**handles)),
-            store=open_store(settings.stages.storage),
             rules=rules,
-            admission=Admission(settings.limits.max_queued_requests),
+            context_of=own_context,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxies put x-request-id on every response themselves.
         return create_app(self._services, echo_request_id=False)
+
+
+def own_context(request_id: str) -> Context:
+    """A context for calls that outlive the request they are made in, under its id in the logs.
+
+    Serve and Ray end what a request has called when its client leaves, and find it by this context:
+    what equal requests share must not be found.
+    """
+    context = Context()
+    request = ray.serve.context._get_serve_request_context()  # pyright: ignore[reportPrivateUsage]
+    context.run(
+        ray.serve.context._set_request_context,  # pyright: ignore[reportPrivateUsage]
+        route=request.route,
+        request_id=request_id,
+        app_name=request.app_name,
+    )
+    return context

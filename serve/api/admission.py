@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -13,35 +14,53 @@ _WEIGHT = 0.2
 
 
 class Admission:
-    """Counts generations in flight. For one event loop; `clock` is in seconds."""
+    """Counts generations in flight, in all and by tenant. For one event loop.
 
-    def __init__(self, max_in_flight: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `clock` is in seconds.
+    """
+
+    def __init__(
+        self,
+        max_in_flight: int,
+        max_per_tenant: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._max_in_flight = max_in_flight
+        self._max_per_tenant = max_per_tenant
         self._clock = clock
-        self._in_flight = 0
+        self._by_tenant: Counter[str] = Counter()
         self._mean_s = 1.0
 
     @property
     def in_flight(self) -> int:
         """Generations that are admitted and not over."""
-        return self._in_flight
+        return self._by_tenant.total()
 
     @contextmanager
-    def slot(self) -> Generator[None]:
+    def slot(self, tenant: str) -> Generator[None]:
         """Hold a place for the body's time.
 
-        Raises Overloaded when all are taken, with the mean duration as the time to come back in.
+        Raises Overloaded when all places, or all that one tenant may have, are taken, with the mean
+        duration as the time to come back in.
         """
-        if self._in_flight >= self._max_in_flight:
-            raise Overloaded(
-                f"{self._in_flight} requests are in flight, this server's limit;"
-                " try again in a moment",
-                retry_after_s=self._mean_s,
-            )
-        self._in_flight += 1
+        self._check(tenant)
+        self._by_tenant[tenant] += 1
         start = self._clock()
         try:
             yield
             self._mean_s += _WEIGHT * (self._clock() - start - self._mean_s)
         finally:
-            self._in_flight -= 1
+            self._by_tenant[tenant] -= 1
+            if self._by_tenant[tenant] == 0:
+                del self._by_tenant[tenant]
+
+    def _check(self, tenant: str) -> None:
+        taken, of_tenant = self.in_flight, self._by_tenant[tenant]
+        if of_tenant >= self._max_per_tenant:
+            problem = f"{of_tenant} of your requests are in flight, the limit for one tenant"
+        elif taken >= self._max_in_flight:
+            problem = f"{taken} requests are in flight, this server's limit"
+        else:
+            return
+        raise Overloaded(f"{problem}; try again in a moment", retry_after_s=self._mean_s)

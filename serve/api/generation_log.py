@@ -1,6 +1,7 @@
 """One line in the log per generation: what an operator needs to find an abuser or a slow request.
 
-Holds the client's name for its user, the outcome and what was to be drawn; never a prompt.
+Holds the client's name for its user, the tenant, the outcome, what was to be drawn and what it
+took; never a prompt.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from pipelines.contracts import GenerationParams
+from pipelines.contracts import ServiceTerms
 from pipelines.errors import ContentPolicyViolation, RequestTimeout
 from serve.api.disconnect import ClientGone
 from serve.api.errors import ERROR_TABLE, error_code
+from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
+from serve.api.services import services_of
+from serve.api.sharing import Answer
 from serve.middleware.timeout import is_over_time
 
 _log = logging.getLogger("ray.serve")
@@ -26,9 +30,12 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(slots=True)
 class LogEntry:
-    """What becomes known on the way: `params` once the request has turned out to be valid."""
+    """What becomes known on the way: `plan` and `terms` once the request is known to be valid."""
 
-    params: GenerationParams | None = None
+    tenant: str | None = None
+    plan: Plan | None = None
+    terms: ServiceTerms | None = None
+    answer: Answer | None = None
 
 
 @contextmanager
@@ -42,11 +49,14 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
         raise
     finally:
         _log.info(
-            "generation request=%s user=%r outcome=%s%s seconds=%.3f",
+            "generation request=%s user=%r tenant=%r outcome=%s%s%s%s seconds=%.3f",
             request.state.request_id,
             fields.safety_identifier or fields.user,
+            entry.tenant,
             outcome,
-            _drawn(entry.params),
+            _planned(entry.plan),
+            _punctual(entry, services_of(request).now()),
+            _answered(entry.answer),
             time.monotonic() - started,
         )
 
@@ -62,10 +72,26 @@ def _outcome(request: Request, error: BaseException) -> str:
     return error_code(error)
 
 
-def _drawn(params: GenerationParams | None) -> str:
-    if params is None:
+def _planned(plan: Plan | None) -> str:
+    if plan is None:
         return ""
+    params = plan.params
     return (
         f" images={params.num_images} size={params.width}x{params.height}"
         f" steps={params.num_inference_steps}"
     )
+
+
+def _punctual(entry: LogEntry, now: float) -> str:
+    """The deadline, and whether it was met: only an image can meet one."""
+    if entry.plan is None or entry.terms is None or entry.terms.deadline is None:
+        return ""
+    met = entry.answer is not None and now <= entry.terms.deadline
+    return f" deadline_ms={entry.plan.wish.deadline_ms} met={'yes' if met else 'no'}"
+
+
+def _answered(answer: Answer | None) -> str:
+    if answer is None:
+        return ""
+    steps = ",".join(str(image.steps_run) for image in answer.result.images)
+    return f" steps_run={steps} source={answer.source or 'drawn'}"

@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.contracts import FinishedImage, GenerationJob, GenerationResult, Timings, Usage
+from pipelines.contracts import (
+    FinishedImage,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    ServiceTerms,
+    Timings,
+    Usage,
+)
+from pipelines.errors import DeadlineUnreachable
 from serve.api.disconnect import while_connected
-from serve.api.errors import ApiResponse
+from serve.api.errors import ApiResponse, in_milliseconds
 from serve.api.generation_log import generation_log
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan, normalise
@@ -27,9 +38,34 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import Services, services_of
+from serve.api.sharing import Answer
+from serve.api.terms import Wish, tenant_of
 
 _RANDOM_SEED_BITS = 32
 """Drawn seeds stay exact in clients whose numbers are doubles."""
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "server-timing": {
+                "description": "Milliseconds by phase, of the slowest image.",
+                "schema": {"type": "string"},
+            },
+            "x-sluice-cache": {
+                "description": "`hit`: an answer that was kept. `shared`: drawn together with an"
+                " equal request. Absent: drawn for this request.",
+                "schema": {"type": "string", "enum": ["hit", "shared"]},
+            },
+        }
+    },
+    429: {
+        "description": "`overloaded`, or `deadline_unreachable` with `earliest_deadline_ms`.",
+        "headers": {
+            name: {"description": "Absent where no time will do.", "schema": {"type": "integer"}}
+            for name in ("retry-after", "retry-after-ms")
+        },
+    },
+}
 
 _TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
@@ -39,6 +75,7 @@ router = APIRouter(tags=["images"])
 @router.post(
     "/v1/images/generations",
     response_model=ImagesResponse,
+    responses=_RESPONSES,
     # The body is read by hand, strictly; this documents it.
     openapi_extra={
         "requestBody": {
@@ -50,15 +87,24 @@ router = APIRouter(tags=["images"])
 async def generate_images(request: Request) -> Response:
     """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed."""
     services = services_of(request)
+    arrived = services.now()
     fields = parse_request(await read_json_object(request))
     with generation_log(request, fields) as entry:
-        plan = await _plan(services, fields)
-        entry.params = plan.params
-        result = await _generate(request, services, plan)
-    return ApiResponse(
-        _images_response(request, services, fields, plan, result).model_dump(exclude_none=True),
-        headers={"server-timing": server_timing(result.timings)},
-    )
+        entry.tenant = _tenant(request, services, fields)
+        entry.plan = plan = await _plan(services, fields)
+        entry.terms = terms = plan.wish.terms(tenant=entry.tenant, arrived=arrived)
+        try:
+            entry.answer = answer = await _generate(request, services, plan, terms)
+        except DeadlineUnreachable as error:
+            raise _in_milliseconds(error, plan.wish, services.now() - arrived) from error
+    body = _images_response(request, services, fields, plan, answer.result)
+    return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
+
+
+def _tenant(request: Request, services: Services, fields: ImageGenerationRequest) -> str:
+    tenants = services.settings.tenants
+    sent = request.headers.getlist(tenants.header) if tenants.header is not None else []
+    return tenant_of(fields, sent, tenants)
 
 
 async def _plan(services: Services, fields: ImageGenerationRequest) -> Plan:
@@ -67,6 +113,7 @@ async def _plan(services: Services, fields: ImageGenerationRequest) -> Plan:
         fields,
         spec=services.spec,
         limits=services.settings.limits,
+        deadlines=services.settings.deadlines,
         served_names=services.served_names,
         random_seed=secrets.randbits(_RANDOM_SEED_BITS),
     )
@@ -77,18 +124,34 @@ async def _plan(services: Services, fields: ImageGenerationRequest) -> Plan:
     return plan
 
 
-async def _generate(request: Request, services: Services, plan: Plan) -> GenerationResult:
+async def _generate(
+    request: Request, services: Services, plan: Plan, terms: ServiceTerms
+) -> Answer:
     """Draw it, while the client waits. Raises Overloaded, ClientGone and what the graph raises."""
     job = GenerationJob(
         request_id=request.state.request_id,
         params=plan.params,
         finish=plan.finish,
+        terms=terms,
         trace_context={
             name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers
         },
     )
-    with services.admission.slot():
-        return await while_connected(request, services.graph.generate(job))
+    with services.admission.slot(terms.tenant):
+        return await while_connected(request, services.sharing.answer(job))
+
+
+def _in_milliseconds(
+    error: DeadlineUnreachable, wish: Wish, elapsed_s: float
+) -> DeadlineUnreachable:
+    """The error in the client's terms: from the arrival of the request, as `deadline_ms` is."""
+    earliest_s = error.earliest_s + max(0.0, elapsed_s)
+    return DeadlineUnreachable(
+        f"deadline_ms: {wish.deadline_ms} cannot be met;"
+        f" the shortest that could be promised now is {in_milliseconds(earliest_s)}",
+        earliest_s=earliest_s,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _images_response(
@@ -108,7 +171,7 @@ def _images_response(
         quality=plan.quality,
         size=size,
         usage=_usage(result.usage),
-        warnings=[*plan.warnings, *result.warnings],
+        warnings=[*plan.warnings, *result.warnings, *_cut_short(plan.params, result.images)],
     )
 
 
@@ -118,7 +181,21 @@ def _image(image: FinishedImage, plan: Plan, base_url: str) -> ImageData:
         url=None if image.file_id is None else f"{base_url}/v1/files/{image.file_id}",
         revised_prompt=plan.revised_prompt,
         seed=image.seed,
+        steps=image.steps_run,
     )
+
+
+def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> list[str]:
+    """A warning for each image that got fewer steps than were asked for, as `min_steps` allows."""
+    if params.min_inference_steps is None:
+        return []
+    wanted = params.num_inference_steps
+    return [
+        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps,"
+        " to keep the deadline"
+        for index, image in enumerate(images)
+        if image.steps_run is not None and image.steps_run < wanted
+    ]
 
 
 def _usage(usage: Usage) -> UsageReport:
@@ -129,6 +206,13 @@ def _usage(usage: Usage) -> UsageReport:
         output_tokens_details=OutputTokens(image_tokens=usage.output_tokens),
         total_tokens=usage.total_tokens,
     )
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    headers = {"server-timing": server_timing(answer.result.timings)}
+    if answer.source is not None:
+        headers["x-sluice-cache"] = answer.source
+    return headers
 
 
 def server_timing(timings: Timings) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from pipelines.errors import ModelNotFound
-from serve.api.normalise import QUALITY_STEPS, quality_steps
+from serve.api.normalise import QUALITY_STEPS, SKIPPING_QUALITY, quality_steps
 from serve.api.services import Services, services_of
 from serve.api.sizes import SizeRules
 
@@ -17,12 +17,18 @@ router = APIRouter(tags=["models"])
 
 
 class ModelDefaults(BaseModel):
-    """What a request gets that names nothing but its prompt."""
+    """What a request gets that names nothing but its prompt.
+
+    Of `quality_steps`, those of `skipping_qualities` are taken partly without a forward.
+    """
 
     size: str
     num_inference_steps: int
     guidance_scale: float
     quality_steps: dict[str, int]
+    skipping_qualities: tuple[str, ...]
+    deadline_ms: int | None
+    priority: int
 
 
 class ModelLimits(BaseModel):
@@ -35,6 +41,7 @@ class ModelLimits(BaseModel):
     max_steps: int
     max_images: int
     max_prompt_chars: int
+    max_deadline_ms: int
 
 
 class ModelCard(BaseModel):
@@ -81,7 +88,7 @@ async def get_model(model_id: str, request: Request) -> ModelCard:
 
 
 def _card(services: Services) -> ModelCard:
-    spec, limits = services.spec, services.settings.limits
+    spec, limits, deadlines = services.spec, services.settings.limits, services.settings.deadlines
     sizes = SizeRules.of(spec, limits)
     return ModelCard(
         id=services.served_names[0],
@@ -98,6 +105,9 @@ def _card(services: Services) -> ModelCard:
             num_inference_steps=spec.num_inference_steps,
             guidance_scale=spec.guidance_scale,
             quality_steps={name: quality_steps(name, spec) for name in QUALITY_STEPS},
+            skipping_qualities=(SKIPPING_QUALITY,),
+            deadline_ms=deadlines.default_ms,
+            priority=deadlines.default_priority,
         ),
         limits=ModelLimits(
             min_side=sizes.min_side,
@@ -107,5 +117,6 @@ def _card(services: Services) -> ModelCard:
             max_steps=limits.max_steps,
             max_images=limits.max_images,
             max_prompt_chars=limits.max_prompt_chars,
+            max_deadline_ms=deadlines.max_ms,
         ),
     )

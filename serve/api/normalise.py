@@ -16,12 +16,17 @@ from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from pipelines.prompt import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Size, SizeRules
-from serve.config import Limits
+from serve.api.terms import Wish, wish_of
+from serve.api.values import check_number, check_within
+from serve.config import Deadlines, Limits
 
 ResolvedQuality = Literal["low", "medium", "high"]
 
-QUALITY_STEPS: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1.0, "high": 1.5}
+QUALITY_STEPS: dict[ResolvedQuality, float] = {"low": 1.0, "medium": 1.0, "high": 1.5}
 """Steps of a quality, as a share of the model's default."""
+
+SKIPPING_QUALITY: ResolvedQuality = "low"
+"""The quality that takes some of its steps without a forward, by a plan that is always the same."""
 
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
@@ -30,7 +35,7 @@ MAX_IDENTIFIER_CHARS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What will be done for one request.
+    """What will be done for one request, and when it is wanted.
 
     `quality` is None when the request named its steps; `revised_prompt` is None when the prompt was
     taken word for word.
@@ -38,6 +43,7 @@ class Plan:
 
     params: GenerationParams
     finish: FinishSpec
+    wish: Wish
     quality: ResolvedQuality | None
     revised_prompt: str | None
     warnings: tuple[str, ...]
@@ -48,6 +54,7 @@ def normalise(
     *,
     spec: ModelSpec,
     limits: Limits,
+    deadlines: Deadlines,
     served_names: Sequence[str],
     random_seed: int,
 ) -> Plan:
@@ -67,8 +74,9 @@ def normalise(
         known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
+    wish = wish_of(request, deadlines)
     negative_prompt, true_cfg_scale = _true_cfg(request, limits, warnings)
-    count = _within("n", request.n, 1, limits.max_images)
+    count = check_within("n", request.n, 1, limits.max_images)
     params = GenerationParams(
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -80,10 +88,13 @@ def normalise(
         seed=_seed(request, count, random_seed),
         num_images=count,
         max_sequence_length=spec.max_sequence_length,
+        min_inference_steps=_min_steps(request, steps, quality, wish, warnings),
+        skips_steps=quality == SKIPPING_QUALITY,
     )
     return Plan(
         params=params,
         finish=_finish(request, params, served_names[0], warnings),
+        wish=wish,
         quality=quality,
         revised_prompt=prompt if prompt != request.prompt else None,
         warnings=tuple(warnings),
@@ -93,7 +104,7 @@ def normalise(
 def _refuse_unsupported(request: ImageGenerationRequest) -> None:
     if request.stream:
         raise UnsupportedFeature("stream: this version does not stream; send false", param="stream")
-    if _within("partial_images", request.partial_images, 0, 3) > 0:
+    if check_within("partial_images", request.partial_images, 0, 3) > 0:
         raise UnsupportedFeature(
             "partial_images: this version does not stream; send 0", param="partial_images"
         )
@@ -146,7 +157,9 @@ def _steps(
     if request.num_inference_steps is not None:
         if request.quality != "auto":
             warnings.append("quality: not used, num_inference_steps was given")
-        steps = _within("num_inference_steps", request.num_inference_steps, 1, limits.max_steps)
+        steps = check_within(
+            "num_inference_steps", request.num_inference_steps, 1, limits.max_steps
+        )
         return steps, None
     quality = "medium" if request.quality == "auto" else request.quality
     wanted = quality_steps(quality, spec)
@@ -154,6 +167,29 @@ def _steps(
     if steps < wanted:
         warnings.append(f"quality: {steps} steps instead of {wanted}, this server's limit")
     return steps, quality
+
+
+def _min_steps(
+    request: ImageGenerationRequest,
+    steps: int,
+    quality: ResolvedQuality | None,
+    wish: Wish,
+    warnings: list[str],
+) -> int | None:
+    """The fewest steps allowed, None where all are to be run."""
+    if request.min_steps is None:
+        return None
+    if quality == SKIPPING_QUALITY:
+        raise InvalidRequest(
+            f"min_steps: cannot stand beside quality '{quality}', which skips steps in a way of its"
+            " own; leave one of them out",
+            param="min_steps",
+        )
+    fewest = check_within("min_steps", request.min_steps, 1, steps)
+    if wish.deadline_ms is None:
+        warnings.append("min_steps: not used without deadline_ms")
+        return None
+    return fewest if fewest < steps else None
 
 
 def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:
@@ -164,7 +200,7 @@ def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:
 def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[str]) -> float:
     if request.guidance_scale is None:
         return spec.guidance_scale
-    value = _number("guidance_scale", request.guidance_scale)
+    value = check_number("guidance_scale", request.guidance_scale, MAX_GUIDANCE)
     if not spec.guidance_embeds:
         warnings.append(f"guidance_scale: not used, {spec.name} takes no guidance")
         return spec.guidance_scale
@@ -175,7 +211,7 @@ def _true_cfg(
     request: ImageGenerationRequest, limits: Limits, warnings: list[str]
 ) -> tuple[str | None, float]:
     """Negative prompt and scale; each without the other is taken out, with a warning."""
-    scale = _number("true_cfg_scale", request.true_cfg_scale)
+    scale = check_number("true_cfg_scale", request.true_cfg_scale, MAX_GUIDANCE)
     if request.negative_prompt is None:
         if scale > 1.0:
             warnings.append("true_cfg_scale: not used without negative_prompt, which may be empty")
@@ -190,7 +226,7 @@ def _true_cfg(
 def _seed(request: ImageGenerationRequest, count: int, random_seed: int) -> int:
     if request.seed is None:
         return random_seed
-    return _within("seed", request.seed, 0, MAX_SEED - (count - 1))
+    return check_within("seed", request.seed, 0, MAX_SEED - (count - 1))
 
 
 def _finish(
@@ -199,7 +235,7 @@ def _finish(
     model: str,
     warnings: list[str],
 ) -> FinishSpec:
-    quality = _within("output_compression", request.output_compression, 0, 100)
+    quality = check_within("output_compression", request.output_compression, 0, 100)
     if request.output_format == "png" and "output_compression" in request.model_fields_set:
         warnings.append("output_compression: not used, png is lossless")
     return FinishSpec(
@@ -233,19 +269,3 @@ def _check_length(name: str, text: str, limits: Limits) -> None:
         raise InvalidRequest(
             f"{name}: at most {limits.max_prompt_chars} characters, got {len(text)}", param=name
         )
-
-
-def _within(name: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name}: must be {low} to {high}, got {_short(value)}", param=name)
-    return value
-
-
-def _number(name: str, value: float) -> float:
-    if not 0.0 <= value <= MAX_GUIDANCE:
-        raise InvalidRequest(f"{name}: must be 0 to {MAX_GUIDANCE:g}, got {value:g}", param=name)
-    return value
-
-
-def _short(value: int) -> str:
-    return str(value) if abs(value) < 10**20 else "a number of more than 20 digits"

@@ -42,7 +42,10 @@ class ImageGenerationRequest(BaseModel):
     model: str | None = Field(default=None, description="The served model; absent means that one.")
     n: int = Field(default=1, description="Images; image i is drawn with seed + i.")
     size: str = Field(default="auto", description="`auto` (the model's own) or `WIDTHxHEIGHT`.")
-    quality: Quality = Field(default="auto", description="Step preset; auto is medium.")
+    quality: Quality = Field(
+        default="auto",
+        description="Step preset; auto is medium. low takes some steps without a forward.",
+    )
     output_format: OutputFormat = "png"
     output_compression: int = Field(
         default=95, description="0..100, the quality of jpeg and webp; png is lossless."
@@ -69,6 +72,18 @@ class ImageGenerationRequest(BaseModel):
     num_inference_steps: int | None = Field(default=None, description="Overrides `quality`.")
     guidance_scale: float | None = None
     seed: int | None = Field(default=None, description="Drawn at random when absent.")
+    deadline_ms: int | None = Field(
+        default=None,
+        description="The whole request should be answered within so many milliseconds of its"
+        " arrival; 429 `deadline_unreachable` where that cannot be promised.",
+    )
+    priority: int | None = Field(
+        default=None, description="-10..10; larger goes first where not all can be on time."
+    )
+    min_steps: int | None = Field(
+        default=None,
+        description="Allows fewer steps, but no fewer than this, where that keeps the deadline.",
+    )
 
 
 class ImageData(BaseModel):
@@ -78,6 +93,7 @@ class ImageData(BaseModel):
     url: str | None = None
     revised_prompt: str | None = None
     seed: int
+    steps: int | None = Field(default=None, description="Forwards that were really run.")
 
 
 class InputTokens(BaseModel):
@@ -119,15 +135,12 @@ class ImagesResponse(BaseModel):
 
 _ELSEWHERE: Mapping[str, str] = {
     "complexity": "this server has no planning model",
-    "deadline_ms": "this version has no deadlines",
     "frame_count": "this server draws still images",
     "frame_duration_ms": "this server draws still images",
     "image": "this server does not edit images",
     "input_fidelity": "this server does not edit images",
     "lora": "this version has no adapters",
     "mask": "this server does not edit images",
-    "min_steps": "this version always runs all steps",
-    "priority": "this version serves in the order of arrival",
     "strength": "this server does not edit images",
 }
 """Fields that clients of such servers send, and why they cannot be honoured here."""

@@ -5,9 +5,11 @@ The graph and the store are protocols, so that the HTTP side is tested without R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from starlette.requests import Request
 
@@ -16,13 +18,15 @@ from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.moderation import PromptRules
 from serve.api.admission import Admission
+from serve.api.result_cache import ResultCache
+from serve.api.sharing import Sharing
 from serve.config import Settings
 
 
 class ImageGraph(Protocol):
     """Runs one job through all stages; `deployments.graph.Graph` in the product."""
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    def generate(self, job: GenerationJob) -> Coroutine[Any, Any, GenerationResult]:
         """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled."""
         ...
 
@@ -39,9 +43,16 @@ class ReadableStore(Protocol):
         ...
 
 
+def _empty_context(_: str) -> Context:
+    return Context()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """One ingress replica's collaborators. `rules` is None where prompts are not checked."""
+    """One ingress replica's collaborators. `rules` is None where prompts are not checked.
+
+    `now` is Unix time in seconds: deadlines are compared with clocks of other machines.
+    """
 
     settings: Settings
     spec: ModelSpec
@@ -49,6 +60,39 @@ class Services:
     store: ReadableStore
     rules: PromptRules | None
     admission: Admission
+    sharing: Sharing
+    now: Callable[[], float] = time.time
+
+    @classmethod
+    def over(
+        cls,
+        graph: ImageGraph,
+        store: ReadableStore,
+        *,
+        settings: Settings,
+        spec: ModelSpec,
+        rules: PromptRules | None,
+        context_of: Callable[[str], Context] = _empty_context,
+        now: Callable[[], float] = time.time,
+    ) -> Self:
+        """Services as `settings` say. `context_of` makes the context in which the job of a request
+        id is drawn: not the request's own, because equal requests share it."""
+        limits, cache = settings.limits, settings.result_cache
+        return cls(
+            settings=settings,
+            spec=spec,
+            graph=graph,
+            store=store,
+            rules=rules,
+            admission=Admission(limits.max_queued_requests, limits.max_queued_requests_per_tenant),
+            sharing=Sharing(
+                graph.generate,
+                store.get,
+                ResultCache(cache.max_bytes, cache.ttl_s),
+                context_of=context_of,
+            ),
+            now=now,
+        )
 
     @property
     def served_names(self) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deployments.storage import StoredFile
@@ -13,7 +14,6 @@ from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishedImage, GenerationJob, GenerationResult, Usage
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
-from serve.api.admission import Admission
 from serve.api.services import Services
 from serve.config import Settings
 
@@ -59,12 +59,15 @@ class FakeGraph:
     """Answers every job at once with `PIXELS`, or fails, or hangs, as it is told.
 
     `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung;
-    `entered` is released by each job.
+    `entered` is released by each job. `steps_run` is what each image is said to have taken, by
+    default what was asked for; hanging jobs go on when `go` is set.
     """
 
     store: FakeStore = field(default_factory=FakeStore)
     error: BaseException | None = None
     hangs: bool = False
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    steps_run: int | None = None
     stages: Mapping[str, bool] = field(default_factory=lambda: {"TextEncoder": True})
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -73,14 +76,14 @@ class FakeGraph:
     async def generate(self, job: GenerationJob) -> GenerationResult:
         self.jobs.append(job)
         self.entered.release()
-        if self.error is not None:
-            raise self.error
         if self.hangs:
             try:
-                await asyncio.Event().wait()
+                await self.go.wait()
             except asyncio.CancelledError:
                 self.cancelled.append(job.request_id)
                 raise
+        if self.error is not None:
+            raise self.error
         return GenerationResult(
             images=tuple(self._image(job, i) for i in range(job.params.num_images)),
             usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),
@@ -104,6 +107,7 @@ class FakeGraph:
             seed=job.params.seed + index,
             sha256=hashlib.sha256(PIXELS).hexdigest(),
             num_bytes=len(PIXELS),
+            steps_run=self.steps_run or job.params.num_inference_steps,
         )
 
 
@@ -112,16 +116,10 @@ def services(
     *,
     spec: ModelSpec = SPEC,
     rules: PromptRules | None = None,
+    now: Callable[[], float] = time.time,
     **settings: object,
 ) -> Services:
     """Services over a fake graph; `settings` are nested settings or dotted keys."""
     graph = graph or FakeGraph()
     loaded = Settings.load(settings)
-    return Services(
-        settings=loaded,
-        spec=spec,
-        graph=graph,
-        store=graph.store,
-        rules=rules,
-        admission=Admission(loaded.limits.max_queued_requests),
-    )
+    return Services.over(graph, graph.store, settings=loaded, spec=spec, rules=rules, now=now)

@@ -49,7 +49,7 @@ async def test_the_job_is_cancelled(caplog: pytest.LogCaptureFixture):
     assert graph.cancelled == [graph.jobs[0].request_id]
     assert given.admission.in_flight == 0
     assert sent[0]["status"] == 499
-    assert "user='u-1' outcome=client_gone images=1" in caplog.text
+    assert "user='u-1' tenant='u-1' outcome=client_gone images=1" in caplog.text
 
 
 @pytest.mark.timeout(20)
@@ -71,4 +71,4 @@ async def test_cancelling_the_request_cancels_the_job(caplog: pytest.LogCaptureF
         await serving
     assert len(graph.cancelled) == 1
     assert given.admission.in_flight == 0
-    assert "user='u-1' outcome=cancelled images=1" in caplog.text
+    assert "user='u-1' tenant='u-1' outcome=cancelled images=1" in caplog.text

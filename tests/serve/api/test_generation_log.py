@@ -13,7 +13,9 @@ from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
 
 URL = "/v1/images/generations"
-DRAWN = " images=1 size=64x64 steps=12"
+PLANNED = " images=1 size=64x64 steps=12 deadline_ms=30000"
+LATE = f"{PLANNED} met=no"
+DRAWN = f"{PLANNED} met=yes steps_run=12 source=drawn"
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,9 @@ REFUSED_IMAGE = ContentPolicyViolation(
         (None, {}, f"ok{DRAWN}"),
         (None, {"n": 1000}, "invalid_value"),
         (None, {"model": "other"}, "model_not_found"),
-        (REFUSED_IMAGE, {}, f"content_policy_violation category=nsfw{DRAWN}"),
-        (StageFailed("x", stage="s"), {}, f"stage_failed{DRAWN}"),
-        (KeyError("x"), {}, f"internal_error{DRAWN}"),
+        (REFUSED_IMAGE, {}, f"content_policy_violation category=nsfw{LATE}"),
+        (StageFailed("x", stage="s"), {}, f"stage_failed{LATE}"),
+        (KeyError("x"), {}, f"internal_error{LATE}"),
     ],
 )
 async def test_the_outcome(
@@ -53,7 +55,9 @@ async def test_the_outcome(
     body = {"prompt": "a cat", "user": "u-1", **fields}
     await client.post(URL, json=body, headers={"x-request-id": "r-1"})
     line = only_line(caplog)
-    assert line.startswith(f"generation request=r-1 user='u-1' outcome={outcome} seconds=")
+    assert line.startswith(
+        f"generation request=r-1 user='u-1' tenant='u-1' outcome={outcome} seconds="
+    )
 
 
 async def test_a_refused_prompt_is_named_by_its_category_alone(
@@ -63,14 +67,17 @@ async def test_a_refused_prompt_is_named_by_its_category_alone(
     answer = (await client_of(services(rules=PromptRules.load())).post(URL, json=body)).json()
     line = only_line(caplog)
     category = answer["error"]["category"]
-    assert f"user='u-1' outcome=content_policy_violation category={category} seconds=" in line
+    assert (
+        f"user='u-1' tenant='u-1' outcome=content_policy_violation category={category} seconds="
+        in line
+    )
     assert "gore" not in caplog.text
 
 
 async def test_a_request_that_takes_too_long(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
     given = services(FakeGraph(hangs=True), limits={"request_timeout_s": 0.05})
     await client_of(given).post(URL, json={"prompt": "a cat"})
-    assert f"user=None outcome=request_timeout{DRAWN} seconds=" in only_line(caplog)
+    assert f"user=None tenant='' outcome=request_timeout{LATE} seconds=" in only_line(caplog)
 
 
 async def test_what_cannot_be_parsed_has_no_user_to_log(
@@ -78,3 +85,30 @@ async def test_what_cannot_be_parsed_has_no_user_to_log(
 ):
     await client_of(services()).post(URL, json={"prompt": 1, "user": "u-1"})
     assert caplog.messages == []
+
+
+class Clock:
+    """Unix time, which goes on by `step` seconds whenever it is asked for."""
+
+    def __init__(self, step: float) -> None:
+        self.now = 1_800_000_000.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.mark.parametrize(("step", "met"), [(0.0, "yes"), (2.0, "no")])
+async def test_whether_the_deadline_was_met(
+    client_of: ClientOf, caplog: pytest.LogCaptureFixture, step: float, met: str
+):
+    client = client_of(services(FakeGraph(steps_run=9), now=Clock(step)))
+    await client.post(URL, json={"prompt": "a cat", "n": 2, "deadline_ms": 1000, "min_steps": 5})
+    assert f" deadline_ms=1000 met={met} steps_run=9,9 source=drawn" in only_line(caplog)
+
+
+async def test_no_deadline(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
+    client = client_of(services(deadlines={"default_ms": None}))
+    await client.post(URL, json={"prompt": "a cat"})
+    assert " steps=12 steps_run=12 source=drawn seconds=" in only_line(caplog)

@@ -29,6 +29,7 @@ async def test_the_whole_answer(client: httpx.AsyncClient, graph: FakeGraph):
     assert base64.b64decode(first["b64_json"]) == PIXELS
     assert first["url"].startswith("http://sluice.test/v1/files/")
     assert (first["seed"], second["seed"]) == (5, 6)
+    assert (first["steps"], second["steps"]) == (12, 12)
     assert "revised_prompt" not in first
     assert body == {
         "model": "sluice-shapes",
@@ -100,7 +101,7 @@ async def test_the_user_is_logged(client: httpx.AsyncClient, caplog: pytest.LogC
     body = {"prompt": "a cat", "user": "u-1", "safety_identifier": "s-1"}
     await client.post(URL, json=body, headers={"x-request-id": "r-1"})
     await client.post(URL, json={"prompt": "a cat", "user": "u\n-2"})
-    assert "request=r-1 user='s-1' outcome=ok images=1 size=64x64 steps=12" in caplog.text
+    assert "request=r-1 user='s-1' tenant='s-1' outcome=ok images=1 size=64x64" in caplog.text
     assert r"user='u\n-2'" in caplog.text
 
 

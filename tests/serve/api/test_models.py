@@ -14,7 +14,10 @@ async def test_the_list_holds_the_served_model(client_of: ClientOf):
     assert (card["id"], card["object"], card["created"]) == ("acme/shapes", "model", SPEC.created)
     assert card["name"] == SPEC.name
     assert card["defaults"]["size"] == "64x64"
-    assert card["defaults"]["quality_steps"] == {"low": 6, "medium": 12, "high": 18}
+    assert card["defaults"]["quality_steps"] == {"low": 12, "medium": 12, "high": 18}
+    assert card["defaults"]["skipping_qualities"] == ["low"]
+    assert (card["defaults"]["deadline_ms"], card["defaults"]["priority"]) == (30_000, 0)
+    assert card["limits"]["max_deadline_ms"] == 600_000
     assert card["limits"]["max_side"] == 512
     assert card["limits"]["side_multiple"] == 16
 

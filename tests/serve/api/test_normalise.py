@@ -9,18 +9,25 @@ from pipelines.catalog import ModelSpec
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from serve.api.normalise import MAX_SEED, Plan, normalise
 from serve.api.schemas import parse_request
-from serve.config import Limits
+from serve.config import Deadlines, Limits
 from tests.serve.fakes import SPEC
 
 RANDOM_SEED = 4242
 LIMITS = Limits(max_steps=20, max_images=4, max_prompt_chars=200, max_pixels=256 * 256)
+DEADLINES = Deadlines()
 
 
-def plan(spec: ModelSpec = SPEC, limits: Limits = LIMITS, **body: Any) -> Plan:
+def plan(
+    spec: ModelSpec = SPEC,
+    limits: Limits = LIMITS,
+    deadlines: Deadlines = DEADLINES,
+    **body: Any,
+) -> Plan:
     return normalise(
         parse_request({"prompt": "a cat", **body}),
         spec=spec,
         limits=limits,
+        deadlines=deadlines,
         served_names=("alias", spec.name),
         random_seed=RANDOM_SEED,
     )
@@ -87,11 +94,12 @@ def test_response_format(response_format: str | None, inline: bool, store: bool)
 
 @pytest.mark.parametrize(
     ("quality", "steps", "shown"),
-    [("auto", 12, "medium"), ("low", 6, "low"), ("medium", 12, "medium"), ("high", 18, "high")],
+    [("auto", 12, "medium"), ("low", 12, "low"), ("medium", 12, "medium"), ("high", 18, "high")],
 )
 def test_quality_presets(quality: str, steps: int, shown: str):
     made = plan(quality=quality)
     assert made.params.num_inference_steps == steps
+    assert made.params.skips_steps == (quality == "low")
     assert made.quality == shown
 
 
@@ -104,13 +112,9 @@ def test_quality_is_bounded_by_the_servers_steps():
 def test_explicit_steps_win_over_quality():
     made = plan(quality="low", num_inference_steps=3)
     assert made.params.num_inference_steps == 3
+    assert not made.params.skips_steps
     assert made.quality is None
     assert made.warnings == ("quality: not used, num_inference_steps was given",)
-
-
-def test_a_model_of_one_step_has_at_least_one():
-    spec = dataclasses.replace(SPEC, num_inference_steps=1)
-    assert plan(spec, quality="low").params.num_inference_steps == 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,14 @@ def test_a_model_of_one_step_has_at_least_one():
         ({"output_compression": 101}, "output_compression", "must be 0 to 100"),
         ({"partial_images": 4}, "partial_images", "must be 0 to 3"),
         ({"user": "u" * 257}, "user", "at most 256 characters"),
+        ({"deadline_ms": 0}, "deadline_ms", "must be 1 to 600000, got 0"),
+        ({"deadline_ms": 600_001}, "deadline_ms", "must be 1 to 600000"),
+        ({"priority": 11}, "priority", "must be -10 to 10, got 11"),
+        ({"priority": -11}, "priority", "must be -10 to 10"),
+        ({"min_steps": 0}, "min_steps", "must be 1 to 12, got 0"),
+        ({"min_steps": 13}, "min_steps", "must be 1 to 12, got 13"),
+        ({"min_steps": 6, "num_inference_steps": 5}, "min_steps", "must be 1 to 5"),
+        ({"min_steps": 6, "quality": "low"}, "min_steps", "cannot stand beside quality 'low'"),
     ],
 )
 def test_refusals_name_field_and_range(body: dict[str, Any], param: str, said: str):
@@ -261,3 +273,38 @@ def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
     made = plan(spec, size="64x96")
     assert (made.params.height, made.params.width) == (96, 64)
     assert made.warnings == ("size: test-model draws worse at sizes other than 64x64, 96x64",)
+
+
+class TestDeadlines:
+    def test_the_servers_default_orders_and_refuses_nothing(self):
+        wish = plan().wish
+        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (30_000, 0, False)
+
+    def test_what_the_request_says(self):
+        wish = plan(deadline_ms=1500, priority=-3).wish
+        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (1500, -3, True)
+
+    def test_other_defaults(self):
+        deadlines = Deadlines(default_ms=None, default_priority=2, unreachable="best_effort")
+        wish = plan(deadlines=deadlines).wish
+        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (None, 2, False)
+        assert not plan(deadlines=deadlines, deadline_ms=5).wish.refuses_late
+
+    def test_fewer_steps(self):
+        assert plan().params.min_inference_steps is None
+        made = plan(min_steps=6)
+        assert made.params.min_inference_steps == 6
+        assert made.warnings == ()
+        assert plan(min_steps=6, quality="low", num_inference_steps=8).params == (
+            plan(min_steps=6, num_inference_steps=8).params
+        )
+
+    def test_fewer_steps_than_all_of_them_are_none(self):
+        assert plan(min_steps=12).params == plan().params
+
+    def test_fewer_steps_have_no_use_without_a_deadline(self):
+        deadlines = Deadlines(default_ms=None)
+        made = plan(deadlines=deadlines, min_steps=6)
+        assert made.params.min_inference_steps is None
+        assert made.warnings == ("min_steps: not used without deadline_ms",)
+        assert plan(deadlines=deadlines, min_steps=6, deadline_ms=9).params.min_inference_steps == 6
