@@ -39,8 +39,9 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Feeds `run` with batches of items of equal `key`, one at a time, in a thread of its own.
 
-    Where items of several tenants wait, they take turns: `tenant` names an item's. `run` answers one result per item, in order; an exception in its place fails that item alone,
-    and one that it raises fails the whole batch. Belongs to one event loop.
+    Where items of several tenants wait, they take turns: `tenant` names an item's. `run` answers
+    one result per item, in order; an exception in its place fails that item alone, and one that it
+    raises fails the whole batch. Belongs to one event loop.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
             "text_encoder.max_batch_size",
             "max_ongoing_requests to 100",
         ),
-        (DenoiserOptions, {"max_works": 65}, "denoiser.max_works", "at most 64"),
+        (DenoiserOptions, {"max_works": 1025}, "denoiser.max_works", "at most 1024"),
         (SafetyOptions, {"classifier": "huggingface"}, "safety.source", "Falconsai"),
         (
             SafetyOptions,
