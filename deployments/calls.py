@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import ray.exceptions
 import ray.serve
 import ray.serve.exceptions
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import (
+    DeploymentHandle,
+    DeploymentResponse,
+    DeploymentResponseGenerator,
+)
 from ray.serve.schema import ReplicaState
 
 from deployments.failures import CALL_ERRORS, ReplicaLost, translate
@@ -27,7 +31,7 @@ class Calls:
 
     def __init__(self, request_id: str) -> None:
         self._request_id = request_id
-        self._responses: list[DeploymentResponse[Any]] = []
+        self._responses: list[DeploymentResponse[Any] | DeploymentResponseGenerator[Any]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -44,17 +48,16 @@ class Calls:
                 with contextlib.suppress(*CALL_ERRORS):
                     response.cancel()
 
-    def start(
-        self, stage: StageName, handle: DeploymentHandle, *args: Any
-    ) -> DeploymentResponse[Any]:
-        """Call `handle`; responses of other calls among `args` are passed on by reference.
+    def start(self, stage: StageName, handle: DeploymentHandle, *args: Any, **kwargs: Any) -> Any:
+        """Call `handle`: a response, or with its option `stream` a generator of responses.
 
-        Raises what `result` raises, where Serve runs everything in one process.
+        Responses of other calls among the arguments are passed on by reference. Raises what
+        `result` raises, where Serve runs everything in one process.
         """
         try:
-            response: Any = handle.remote(*args)
+            response: Any = handle.remote(*args, **kwargs)
         except CALL_ERRORS as error:
-            self._raise(error, stage)
+            raise self._translated(error, stage) from error
         self._responses.append(response)
         return response
 
@@ -64,14 +67,26 @@ class Calls:
         try:
             return await response
         except CALL_ERRORS as error:
-            self._raise(error, stage)
+            raise self._translated(error, stage) from error
 
-    def _raise(self, error: BaseException, stage: StageName) -> NoReturn:
+    async def next_item(self, stage: StageName, stream: Any) -> Any:
+        """What `stream`, started here, yields next. Raises as `result`; ReplicaLost at its end.
+
+        A stream may be left once the item that was waited for has come.
+        """
+        try:
+            return await anext(stream)
+        except StopAsyncIteration:
+            raise ReplicaLost(stage) from None
+        except CALL_ERRORS as error:
+            raise self._translated(error, stage) from error
+
+    def _translated(self, error: BaseException, stage: StageName) -> BaseException:
         """Our own cancellation as it is, and anything else as one of our errors."""
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise error
-        raise translate(error, stage=stage, request_id=self._request_id) from error
+            return error
+        return translate(error, stage=stage, request_id=self._request_id)
 
 
 async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:

@@ -1,25 +1,30 @@
-"""Denoiser: the engine in a thread of its own, and a coroutine per image that waits for it.
+"""Denoiser: the engine in a thread of its own, and a coroutine per image that streams its life.
 
-A replica's event loop never computes: a call hands its job to the engine and awaits the result; a
-call that is cancelled takes its work out of the engine, which notices at the next tick.
+A replica's event loop never computes: a call hands its job to the engine, and yields what the
+engine reports. A call that is cancelled takes its work out of the engine, which notices at the next
+tick; a replica that is told to go hands its works back to their callers.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 
 from deployments.boundary import Boundary, starting
+from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
 from deployments.options import DenoiserOptions
+from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedConditioning
 from deployments.wire import (
-    PackedConditioning,
-    PackedLatents,
+    pack_checkpoint,
     pack_latents,
+    unpack_checkpoint,
     unpack_conditioning,
 )
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import LatentJob, Latents
+from pipelines.contracts import Checkpoint, LatentJob, Latents
+from pipelines.engine.engine import HandedOver
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
 
@@ -43,30 +48,47 @@ class Denoiser:
             self._engine = build_engine(stage, spec, options)
             self._engine.start()
         self._boundary = Boundary("Denoiser")
+        self._drain_watch = DrainWatch(self._engine.hand_over)
+        self._drain_watch.start()
 
     async def denoise(
         self,
         job: LatentJob,
         positive: PackedConditioning,
         negative: PackedConditioning | None = None,
-    ) -> PackedLatents:
-        """The finished latents of one image; `timings` are the encoder's and the engine's.
+        start: PackedCheckpoint | None = None,
+    ) -> AsyncIterator[Denoising]:
+        """The image's checkpoints, and last its latents, or `Moved` if the replica goes away.
 
-        A work whose call is cancelled leaves the engine at its next tick. Raises
-        DegenerateImage, Overloaded, StageFailed.
+        With `start`, a checkpoint of another call with the same job and conditionings, it goes on
+        from there. The latents' `timings` are the encoder's and this engine's. A call that is
+        cancelled or closed takes its work out of the engine at the next tick.
+
+        Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
         """
         with self._boundary.call():
-            # Left on the CPU: the engine's thread moves them, as this one must not wait for a GPU.
-            future = self._engine.submit(
-                job,
-                unpack_conditioning(positive),
-                None if negative is None else unpack_conditioning(negative),
-            )
-            latents = await self._result(job.work_id, future)
-            return await asyncio.to_thread(pack_latents, latents)
+            reports = _Reports()
+            try:
+                # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
+                future = self._engine.submit(
+                    job,
+                    unpack_conditioning(positive),
+                    None if negative is None else unpack_conditioning(negative),
+                    start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
+                    on_checkpoint=reports.put,
+                )
+                try:
+                    future.add_done_callback(reports.put)
+                    while isinstance(report := await reports.get(), Checkpoint):
+                        yield pack_checkpoint(report)
+                    yield pack_latents(_result(future))
+                finally:
+                    self._engine.cancel(job.work_id)
+            except HandedOver:
+                yield Moved()
 
     async def stats(self) -> EngineStats:
-        """Works, queued tokens and ticks of this replica's engine."""
+        """Works, queued seconds, ticks and steps of this replica's engine."""
         return self._engine.stats()
 
     async def ready(self) -> bool:
@@ -79,18 +101,30 @@ class Denoiser:
         self._boundary.check_health()
 
     def __del__(self) -> None:
+        if hasattr(self, "_drain_watch"):
+            self._drain_watch.stop()
         if hasattr(self, "_engine"):
             self._engine.stop()
 
-    async def _result(self, work_id: str, future: Future[Latents]) -> Latents:
-        """Wait for the engine; a cancelled call cancels its work."""
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            # Shielded: the engine alone may end its futures.
-            return await asyncio.shield(asyncio.wrap_future(future))
-        except asyncio.CancelledError:
-            if not task.cancelling():
-                raise StageFailed("the denoiser dropped this image", stage="Denoiser") from None
-            self._engine.cancel(work_id)
-            raise
+
+class _Reports:
+    """What the engine's thread reports of one work, for the event loop that made this object."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Checkpoint | Future[Latents]] = asyncio.Queue()
+
+    def put(self, report: Checkpoint | Future[Latents]) -> None:
+        """Called from any thread; does not block."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, report)
+
+    async def get(self) -> Checkpoint | Future[Latents]:
+        """The next report; the future, once it is done, is the last."""
+        return await self._queue.get()
+
+
+def _result(future: Future[Latents]) -> Latents:
+    """The result of a future that is done; the engine cancels one whose work was taken out."""
+    if future.cancelled():
+        raise StageFailed("the denoiser dropped this image", stage="Denoiser")
+    return future.result()

@@ -3,28 +3,30 @@
     encode (prompt, negative prompt) ── denoise ── decode ── classify ── finish
                  once per request      └───────── once per image ─────────┘
 
-Runs in the ingress, so it imports no torch, and no tensor passes through it: what one stage
-returns is handed to the next by reference. Only verdicts, counts and finished files are awaited.
-Knows retries, cancellation and errors; knows nothing of HTTP.
+Runs in the ingress, so it imports no torch, and neither conditionings nor pixels pass through it:
+what one stage returns is handed to the next by reference. Latents do, as numpy: at most half a MiB
+in an image's checkpoints and last as its result, so that an image outlives the replicas that work
+on it. Knows retries, cancellation and errors; knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.advice import PromptFacts, warnings_for
+from deployments.attempts import Relay, retried
 from deployments.calls import Calls, all_or_none, is_ready
-from deployments.failures import ReplicaLost
 from deployments.names import StageName
+from deployments.packed import Moved, PackedCheckpoint, PackedLatents
 from deployments.parameters import with_seed
+from deployments.tail import TailEstimate
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import (
     FinishedImage,
@@ -37,19 +39,10 @@ from pipelines.contracts import (
     TextPrompt,
     Usage,
 )
-from pipelines.errors import ContentPolicyViolation, StageFailed
-
-logger = logging.getLogger("ray.serve")
-
-MAX_ATTEMPTS = 3
-"""Times that one image is tried, the first included, when replicas die under it."""
+from pipelines.errors import ContentPolicyViolation
 
 READY_TIMEOUT_S = 3.0
 
-_RETRY_PAUSE_S = 0.2
-"""Before a retry, so that the dead replica has left the router."""
-
-T = TypeVar("T")
 Prompts = tuple[DeploymentResponse[Any], ...]
 """The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
 
@@ -66,7 +59,7 @@ class StageHandles:
 
 
 class Graph:
-    """Runs jobs. Holds no state of any job, so one instance serves all requests at once."""
+    """Runs jobs. Holds no state of any job between calls, so one instance serves all requests."""
 
     def __init__(self, handles: StageHandles) -> None:
         # By reference even where handles default to values: a prompt's tensor exceeds that limit.
@@ -77,21 +70,22 @@ class Graph:
         self._ready = {name: stage.options(method_name="ready") for name, stage in stages.items()}
         self._encode = stages[StageName.TEXT_ENCODER].options(method_name="encode")
         self._facts = stages[StageName.TEXT_ENCODER].options(method_name="facts")
-        self._denoise = stages[StageName.DENOISER].options(method_name="denoise")
+        self._denoise = stages[StageName.DENOISER].options(method_name="denoise", stream=True)
         self._decode = stages[StageName.VAE_DECODER].options(method_name="decode")
         self._classify = stages[StageName.SAFETY].options(method_name="classify")
         self._finish = stages[StageName.FINISHER].options(method_name="finish")
+        self._tail = TailEstimate()
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
 
         Raises ContentPolicyViolation (with `image_index`), DegenerateImage, InvalidRequest,
-        NotReady, Overloaded, StageFailed. A replica that dies costs time, not the request: the
-        image is drawn again, up to `MAX_ATTEMPTS` times, and the same seed gives the same image.
+        NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
+        goes away costs time, not the request: see `deployments.attempts`.
         """
         began = time.perf_counter()
         with Calls(job.request_id) as calls:
-            prompts = self._start_encoding(calls, job.params)
+            prompts = self._start_encoding(calls, job)
             facts, *drawn = await all_or_none(
                 self._read_facts(job, prompts),
                 *(self._draw(job, index, prompts) for index in range(job.params.num_images)),
@@ -102,6 +96,7 @@ class Graph:
             usage=_usage(job.params, facts),
             warnings=warnings_for(job.params, *facts),
             timings={**slowest.file.timings, "total": time.perf_counter() - began},
+            resumed_at=tuple(step for image in drawn for step in image.resumed_at),
         )
 
     async def ready(self) -> Mapping[str, bool]:
@@ -111,7 +106,8 @@ class Graph:
         )
         return {str(name): answer for name, answer in zip(self._ready, answers, strict=True)}
 
-    def _start_encoding(self, calls: Calls, params: GenerationParams) -> Prompts:
+    def _start_encoding(self, calls: Calls, job: GenerationJob) -> Prompts:
+        params = job.params
         texts = [params.prompt]
         if params.uses_true_cfg:
             texts.append(params.negative_prompt or "")
@@ -119,7 +115,11 @@ class Graph:
             calls.start(
                 StageName.TEXT_ENCODER,
                 self._encode,
-                TextPrompt(prompt=text, max_sequence_length=params.max_sequence_length),
+                TextPrompt(
+                    prompt=text,
+                    max_sequence_length=params.max_sequence_length,
+                    tenant=job.terms.tenant,
+                ),
             )
             for text in texts
         )
@@ -129,68 +129,77 @@ class Graph:
 
         async def attempt(number: int) -> list[PromptFacts]:
             with Calls(job.request_id) as calls:
-                prompts = shared if number == 0 else self._start_encoding(calls, job.params)
+                prompts = shared if number == 0 else self._start_encoding(calls, job)
                 waiting = [
                     calls.result(StageName.TEXT_ENCODER, self._facts, prompt) for prompt in prompts
                 ]
                 return await all_or_none(*waiting)
 
-        return await _retried(job, attempt)
+        return await retried(job.request_id, attempt)
 
     async def _draw(self, job: GenerationJob, index: int, shared: Prompts) -> Drawn:
         """One image of the request, from noise to file."""
-        work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
-
-        async def attempt(number: int) -> FinishedImage:
-            with Calls(job.request_id) as calls:
-                # The encodings may have died with their replica; the encoder's cache is cheap.
-                prompts = shared if number == 0 else self._start_encoding(calls, job.params)
-                latent_job = LatentJob.of(
-                    job.params, index, group=job.request_id, work_id=f"{work_id}/{number}"
-                )
-                return await self._run_image(calls, job, index, latent_job, prompts)
-
         began = time.perf_counter()
-        file = await _retried(job, attempt)
-        return Drawn(file, time.perf_counter() - began)
+        relay = Relay(job.request_id)
+        latents = await relay.run(lambda: self._denoise_on(job, index, shared, relay))
+        denoised = time.perf_counter()
+        file = await retried(job.request_id, lambda _: self._finish_image(job, index, latents))
+        finished = time.perf_counter()
+        self._tail.observe(_pixels(job.params), finished - denoised, now=finished)
+        return Drawn(file, finished - began, tuple(relay.resumed_at))
 
-    async def _run_image(
-        self, calls: Calls, job: GenerationJob, index: int, latent_job: LatentJob, prompts: Prompts
+    async def _denoise_on(
+        self, job: GenerationJob, index: int, shared: Prompts, relay: Relay
+    ) -> PackedLatents | Moved:
+        """One replica's part in an image: all of its steps, or those until the replica goes."""
+        is_first = not relay.resumed_at
+        with Calls(job.request_id) as calls:
+            # The encodings may have died with their replica; the encoder's cache is cheap.
+            prompts = shared if is_first else self._start_encoding(calls, job)
+            stream = calls.start(
+                StageName.DENOISER,
+                self._denoise,
+                self._latent_job(job, index, may_refuse=is_first),
+                *prompts,
+                start=relay.checkpoint,
+            )
+            while True:
+                item = await calls.next_item(StageName.DENOISER, stream)
+                if not isinstance(item, PackedCheckpoint):
+                    return item
+                relay.checkpoint = item
+
+    def _latent_job(self, job: GenerationJob, index: int, *, may_refuse: bool) -> LatentJob:
+        """The image's job, as one more work; an image that was once accepted is not refused."""
+        terms = job.terms
+        if terms.deadline is not None:
+            tail = self._tail.seconds(_pixels(job.params), now=time.perf_counter())
+            terms = replace(terms, deadline=terms.deadline - tail)
+        if not may_refuse:
+            terms = replace(terms, refuses_late=False)
+        work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
+        return LatentJob.of(job.params, index, group=job.request_id, work_id=work_id, terms=terms)
+
+    async def _finish_image(
+        self, job: GenerationJob, index: int, latents: PackedLatents
     ) -> FinishedImage:
-        latents = calls.start(StageName.DENOISER, self._denoise, latent_job, *prompts)
-        image = calls.start(StageName.VAE_DECODER, self._decode, latents)
-        verdict = await calls.result(StageName.SAFETY, self._classify, image)
-        _refuse_if_flagged(verdict, index)
-        file = await calls.result(StageName.FINISHER, self._finish, image, _finish_spec(job, index))
-        return replace(file, timings={**file.timings, **verdict.timings})
+        with Calls(job.request_id) as calls:
+            image = calls.start(StageName.VAE_DECODER, self._decode, latents)
+            verdict = await calls.result(StageName.SAFETY, self._classify, image)
+            _refuse_if_flagged(verdict, index)
+            spec = _finish_spec(job, index)
+            file = await calls.result(StageName.FINISHER, self._finish, image, spec)
+        return replace(
+            file, steps_run=latents.steps_run, timings={**file.timings, **verdict.timings}
+        )
 
 
 class Drawn(NamedTuple):
-    """A finished image, and the seconds from its start."""
+    """A finished image, the seconds from its start, and the steps from which it went on."""
 
     file: FinishedImage
     seconds: float
-
-
-async def _retried(job: GenerationJob, attempt: Callable[[int], Awaitable[T]]) -> T:
-    """The result of `attempt`, given its number, tried again when a replica was lost."""
-    for number in range(MAX_ATTEMPTS):
-        try:
-            return await attempt(number)
-        except ReplicaLost as lost:
-            logger.warning(
-                "request %s: a replica of %s was lost in attempt %d of %d",
-                job.request_id,
-                lost.stage,
-                number + 1,
-                MAX_ATTEMPTS,
-            )
-            if number + 1 == MAX_ATTEMPTS:
-                raise StageFailed(
-                    f"{lost.stage} failed {MAX_ATTEMPTS} times on this request", stage=lost.stage
-                ) from None
-        await asyncio.sleep(_RETRY_PAUSE_S)
-    raise AssertionError("the last attempt returns or raises")
+    resumed_at: tuple[int, ...]
 
 
 def _finish_spec(job: GenerationJob, index: int) -> FinishSpec:
@@ -208,6 +217,10 @@ def _refuse_if_flagged(verdict: SafetyVerdict, index: int) -> None:
             threshold=verdict.threshold,
             image_index=index,
         )
+
+
+def _pixels(params: GenerationParams) -> int:
+    return params.height * params.width
 
 
 def _usage(params: GenerationParams, facts: Sequence[PromptFacts]) -> Usage:

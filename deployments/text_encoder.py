@@ -13,8 +13,9 @@ from dataclasses import replace
 from deployments.advice import PromptFacts
 from deployments.boundary import Boundary, starting
 from deployments.options import TextEncoderOptions
+from deployments.packed import PackedConditioning
 from deployments.single_flight import SingleFlight
-from deployments.wire import PackedConditioning, pack_conditioning
+from deployments.wire import pack_conditioning
 from pipelines.contracts import TextPrompt
 from pipelines.engine.batcher import Batcher
 

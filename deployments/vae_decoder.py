@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from deployments.boundary import Boundary, starting
 from deployments.options import VaeDecoderOptions
-from deployments.wire import PackedLatents, unpack_latents
+from deployments.packed import PackedLatents
+from deployments.wire import unpack_latents
 from pipelines.contracts import DecodedImage
 from pipelines.engine.batcher import Batcher
 

@@ -7,48 +7,21 @@ device. torch is imported when a tensor is at hand, so that wiring deployments n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipelines.contracts import Latents, TextConditioning, Timings, no_timings
+from deployments.packed import (
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+    PackedTensor,
+)
+from pipelines.contracts import Checkpoint, Latents, TextConditioning
 
 if TYPE_CHECKING:
     import torch
 
 _BITS = {"bfloat16": "uint16"}
 """dtypes that numpy lacks, and the integers of the same size that carry their bits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedTensor:
-    """A tensor's values (any shape) as numpy, with the name of its torch dtype."""
-
-    values: np.ndarray
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedConditioning:
-    """`TextConditioning` on the wire."""
-
-    prompt_embeds: PackedTensor
-    pooled_prompt_embeds: PackedTensor
-    num_tokens: int
-    dropped_text: str
-    timings: Timings = field(default_factory=no_timings)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedLatents:
-    """`Latents` on the wire."""
-
-    packed: PackedTensor
-    height: int
-    width: int
-    steps_run: int
-    timings: Timings = field(default_factory=no_timings)
 
 
 def pack_tensor(tensor: torch.Tensor) -> PackedTensor:
@@ -118,4 +91,27 @@ def unpack_latents(packed: PackedLatents, *, device: str = "cpu") -> Latents:
         width=packed.width,
         steps_run=packed.steps_run,
         timings=packed.timings,
+    )
+
+
+def pack_checkpoint(checkpoint: Checkpoint) -> PackedCheckpoint:
+    """A checkpoint for the wire."""
+    velocity = checkpoint.velocity
+    return PackedCheckpoint(
+        step=checkpoint.step,
+        latents=pack_tensor(checkpoint.latents),
+        cuts=checkpoint.cuts,
+        velocity=None if velocity is None else pack_tensor(velocity),
+    )
+
+
+def unpack_checkpoint(packed: PackedCheckpoint, *, work_id: str) -> Checkpoint:
+    """The checkpoint, its tensors on the CPU, as one of the work `work_id`."""
+    velocity = packed.velocity
+    return Checkpoint(
+        work_id=work_id,
+        step=packed.step,
+        latents=unpack_tensor(packed.latents),
+        cuts=packed.cuts,
+        velocity=None if velocity is None else unpack_tensor(velocity),
     )

@@ -289,9 +289,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """All images of a request, in order, with usage, warnings and the slowest image's timings."""
+    """All images of a request, in order, with usage, warnings and the slowest image's timings.
+    `resumed_at` are the steps at which images went on elsewhere, their replica being gone."""
 
     images: tuple[FinishedImage, ...]
     usage: Usage
     warnings: tuple[str, ...] = ()
     timings: Timings = field(default_factory=no_timings)
+    resumed_at: tuple[int, ...] = ()

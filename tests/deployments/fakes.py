@@ -1,14 +1,14 @@
 """Stand-ins for what a test of one part does not want to load, with the interface of the real one.
 
 `FakeHandle` is a Serve handle over an object in this event loop: its calls run concurrently, wait
-for the responses among their arguments, and can be cancelled. The fake stages hand on small tuples
-where the real ones hand on tensors; the graph looks at neither.
+for the responses among their arguments, stream, and can be cancelled. The fake stages hand on jobs
+and numbers where the real ones hand on tensors; the graph looks at neither.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from deployments.advice import PromptFacts
 from deployments.graph import StageHandles
+from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedLatents, PackedTensor
 from pipelines.contracts import (
     FinishedImage,
     FinishSpec,
@@ -60,6 +61,27 @@ class FakeResponse:
         self._task.cancel()
 
 
+class FakeStream:
+    """A streaming call under way, as `DeploymentResponseGenerator`."""
+
+    def __init__(self, task: asyncio.Task[Any], items: asyncio.Queue[Any]) -> None:
+        self._task = task
+        self._items = items
+
+    async def __anext__(self) -> Any:
+        item = await self._items.get()
+        if item is not _END:
+            return item
+        await self._task
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+_END = object()
+
+
 class FakeHandle:
     """A handle whose calls run a stage's methods as tasks, as `DeploymentHandle`.
 
@@ -69,48 +91,75 @@ class FakeHandle:
     app_name = "fake"
     deployment_name = "Fake"
 
-    def __init__(self, stage: object, method_name: str = "") -> None:
+    def __init__(self, stage: object, method_name: str = "", stream: bool = False) -> None:
         self._stage = stage
         self._method_name = method_name
+        self._stream = stream
 
-    def options(self, *, method_name: str = "", _by_reference: bool = True) -> FakeHandle:
-        return FakeHandle(self._stage, method_name or self._method_name)
+    def options(
+        self, *, method_name: str = "", stream: bool = False, _by_reference: bool = True
+    ) -> FakeHandle:
+        return FakeHandle(
+            self._stage, method_name or self._method_name, stream=stream or self._stream
+        )
 
-    def remote(self, *args: Any) -> FakeResponse:
+    def remote(self, *args: Any, **kwargs: Any) -> FakeResponse | FakeStream:
+        method = getattr(self._stage, self._method_name)
+        items: asyncio.Queue[Any] = asyncio.Queue()
+
         async def call() -> Any:
             values = [await arg if isinstance(arg, FakeResponse) else arg for arg in args]
-            return await getattr(self._stage, self._method_name)(*values)
+            return await method(*values, **kwargs)
 
-        task = asyncio.get_running_loop().create_task(call())
+        async def stream() -> None:
+            try:
+                values = [await arg if isinstance(arg, FakeResponse) else arg for arg in args]
+                async for item in method(*values, **kwargs):
+                    items.put_nowait(item)
+            finally:
+                items.put_nowait(_END)
+
+        task = asyncio.get_running_loop().create_task(stream() if self._stream else call())
         # An error that nobody awaits, because the caller has gone, is no news.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return FakeResponse(task)
+        return FakeStream(task, items) if self._stream else FakeResponse(task)
 
 
 Hook = Callable[[LatentJob], Awaitable[None]]
 
 
-async def _nothing(job: LatentJob) -> None:
-    del job
+async def _nothing(*_: object) -> None:
+    return
+
+
+class GoesAway(Exception):
+    """Raised by a hook: the denoiser's replica hands its works over."""
 
 
 @dataclass
 class FakeStages:
     """All five stages in one object, with hooks for what should go wrong.
 
-    `on_denoise` and `on_decode` are awaited with the image's job and may raise or wait;
-    `flagged_seeds` are refused by the classifier. The lists record what was run to its end.
+    `on_denoise` and `on_decode` are awaited with the image's job, `on_step` also with each step
+    that was run; they may raise or wait. The denoiser yields a checkpoint after every
+    `checkpoint_every` steps. `flagged_seeds` are refused by the classifier. `started` are the jobs
+    that reached the denoiser and `steps` what it ran, as (seed, step); `decoded` counts calls; the
+    other lists record what was run to its end.
     """
 
     on_denoise: Hook = _nothing
+    on_step: Callable[[LatentJob, int], Awaitable[None]] = _nothing
     on_decode: Hook = _nothing
     on_encode: Callable[[TextPrompt], Awaitable[None]] | None = None
+    checkpoint_every: int = 2
     flagged_seeds: tuple[int, ...] = ()
     dropped_text: str = ""
     encoded: list[str] = field(default_factory=list)
     started: list[LatentJob] = field(default_factory=list)
+    steps: list[tuple[int, int]] = field(default_factory=list)
     denoised: list[LatentJob] = field(default_factory=list)
     cancelled: list[LatentJob] = field(default_factory=list)
+    decoded: int = 0
     finished: list[FinishSpec] = field(default_factory=list)
     is_ready: bool = True
 
@@ -133,19 +182,37 @@ class FakeStages:
     async def facts(self, conditioning: str) -> PromptFacts:
         return PromptFacts(num_tokens=len(conditioning), dropped_text=self.dropped_text)
 
-    async def denoise(self, job: LatentJob, *conditionings: str) -> tuple[LatentJob, int]:
+    async def denoise(
+        self, job: LatentJob, *conditionings: str, start: PackedCheckpoint | None = None
+    ) -> AsyncIterator[Denoising]:
+        assert all(isinstance(item, str) for item in conditionings)
+        mark = _packed(len(self.started))
         self.started.append(job)
+        step = 0 if start is None else start.step
         try:
             await self.on_denoise(job)
+            while step < job.num_inference_steps:
+                step += 1
+                self.steps.append((job.seed, step))
+                await self.on_step(job, step)
+                if step % self.checkpoint_every == 0 and step < job.num_inference_steps:
+                    yield PackedCheckpoint(step=step, latents=mark)
+        except GoesAway:
+            if step:
+                yield PackedCheckpoint(step=step, latents=mark)
+            yield Moved()
+            return
         except asyncio.CancelledError:
             self.cancelled.append(job)
             raise
         self.denoised.append(job)
-        return job, len(conditionings)
+        yield PackedLatents(packed=mark, height=job.height, width=job.width, steps_run=step)
 
-    async def decode(self, latents: tuple[LatentJob, int]) -> LatentJob:
-        await self.on_decode(latents[0])
-        return latents[0]
+    async def decode(self, latents: PackedLatents) -> LatentJob:
+        self.decoded += 1
+        job = self.started[int(latents.packed.values)]
+        await self.on_decode(job)
+        return job
 
     async def classify(self, image: LatentJob) -> SafetyVerdict:
         return SafetyVerdict(
@@ -175,3 +242,8 @@ class FakeStages:
         if not self.is_ready:
             await asyncio.sleep(3600)
         return True
+
+
+def _packed(number: int) -> PackedTensor:
+    """Stands for latents; the graph never looks inside."""
+    return PackedTensor(values=np.array(number), dtype="int64")

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from deployments.denoiser import Denoiser
 from deployments.options import DenoiserOptions
-from deployments.wire import PackedConditioning, pack_conditioning, unpack_latents
-from pipelines.contracts import LatentJob, TextConditioning
+from deployments.packed import (
+    Denoising,
+    Moved,
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+)
+from deployments.wire import pack_conditioning, unpack_latents
+from pipelines.contracts import LatentJob, Latents, TextConditioning
 from pipelines.errors import InvalidRequest, StageFailed
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
+from tests.specs import tiny_spec
+
+EVERY = 3
+"""Steps between two checkpoints."""
 
 
 def _conditioning(width: int = 40) -> PackedConditioning:
@@ -42,9 +53,26 @@ def _job(work_id: str, **changes: Any) -> LatentJob:
 
 @pytest.fixture
 async def denoiser(dev_like: Path) -> AsyncIterator[Denoiser]:
-    made = Denoiser(str(dev_like), DenoiserOptions())
+    made = Denoiser(tiny_spec(dev_like), DenoiserOptions(checkpoint_every=EVERY, calibration_s=0.1))
     yield made
     made._engine.stop()
+
+
+async def _stream(
+    denoiser: Denoiser,
+    job: LatentJob,
+    positive: PackedConditioning | None = None,
+    negative: PackedConditioning | None = None,
+    start: PackedCheckpoint | None = None,
+) -> list[Denoising]:
+    positive = positive or _conditioning()
+    return [item async for item in denoiser.denoise(job, positive, negative, start)]
+
+
+async def _denoise(denoiser: Denoiser, job: LatentJob, *args: Any, **kwargs: Any) -> Latents:
+    *_, last = await _stream(denoiser, job, *args, **kwargs)
+    assert isinstance(last, PackedLatents)
+    return unpack_latents(last)
 
 
 async def _until_idle(denoiser: Denoiser) -> None:
@@ -53,9 +81,14 @@ async def _until_idle(denoiser: Denoiser) -> None:
             await asyncio.sleep(0.01)
 
 
+async def _until_it_steps(denoiser: Denoiser) -> None:
+    async with asyncio.timeout(20):
+        while (await denoiser.stats()).ticks < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_latents_with_timings(denoiser: Denoiser) -> None:
-    packed = await denoiser.denoise(_job("a"), _conditioning())
-    latents = unpack_latents(packed)
+    latents = await _denoise(denoiser, _job("a"))
     assert latents.packed.shape == (16, 64)
     assert (latents.height, latents.width, latents.steps_run) == (64, 64, 2)
     assert latents.timings["encode"] == 0.25
@@ -66,26 +99,48 @@ async def test_latents_with_timings(denoiser: Denoiser) -> None:
 
 
 async def test_company_does_not_change_the_latents(denoiser: Denoiser) -> None:
-    alone = await denoiser.denoise(_job("alone"), _conditioning())
+    expected = (await _denoise(denoiser, _job("alone"))).packed
     together = await asyncio.gather(
-        denoiser.denoise(_job("a"), _conditioning()),
-        denoiser.denoise(_job("b", height=32, seed=1), _conditioning()),
-        denoiser.denoise(_job("c", true_cfg_scale=2.0), _conditioning(), _conditioning()),
+        _denoise(denoiser, _job("a")),
+        _denoise(denoiser, _job("b", height=32, seed=1)),
+        _denoise(denoiser, _job("c", true_cfg_scale=2.0), _conditioning(), _conditioning()),
     )
-    expected = unpack_latents(alone).packed
-    torch.testing.assert_close(unpack_latents(together[0]).packed, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together[0].packed, expected, rtol=1e-4, atol=1e-5)
+
+
+async def test_an_image_goes_on_from_any_of_its_checkpoints(denoiser: Denoiser) -> None:
+    *checkpoints, last = await _stream(denoiser, _job("a", num_inference_steps=10))
+    assert isinstance(last, PackedLatents)
+    assert len(checkpoints) == 3
+    for number, start in enumerate(checkpoints):
+        assert isinstance(start, PackedCheckpoint)
+        ticks = (await denoiser.stats()).ticks
+        resumed = await _denoise(
+            denoiser, _job(f"again-{number}", num_inference_steps=10), start=start
+        )
+        assert torch.equal(resumed.packed, unpack_latents(last).packed)
+        assert resumed.steps_run == 10
+        assert start.step == EVERY * (number + 1)
+        assert (await denoiser.stats()).ticks - ticks == 10 - start.step
+
+
+async def test_a_handover_ends_in_a_checkpoint_and_no_more_is_taken_on(denoiser: Denoiser) -> None:
+    job = _job("a", num_inference_steps=10_000)
+    call = asyncio.create_task(_stream(denoiser, job))
+    await _until_it_steps(denoiser)
+    denoiser._engine.hand_over()
+    *_, checkpoint, last = await call
+    assert isinstance(checkpoint, PackedCheckpoint)
+    assert checkpoint.step == (await denoiser.stats()).ticks
+    assert isinstance(last, Moved)
+    assert await _stream(denoiser, _job("b")) == [Moved()]
+    denoiser.check_health()
 
 
 async def test_a_cancelled_call_leaves_the_engine(denoiser: Denoiser) -> None:
-    long = asyncio.create_task(
-        denoiser.denoise(_job("long", num_inference_steps=10_000), _conditioning())
-    )
-    other = asyncio.create_task(
-        denoiser.denoise(_job("other", num_inference_steps=20), _conditioning())
-    )
-    async with asyncio.timeout(20):
-        while (await denoiser.stats()).ticks < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    long = asyncio.create_task(_stream(denoiser, _job("long", num_inference_steps=10_000)))
+    other = asyncio.create_task(_denoise(denoiser, _job("other", num_inference_steps=20)))
+    await _until_it_steps(denoiser)
     assert (await denoiser.stats()).works == 2
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -95,10 +150,17 @@ async def test_a_cancelled_call_leaves_the_engine(denoiser: Denoiser) -> None:
     denoiser.check_health()
 
 
+async def test_a_stream_that_is_closed_leaves_the_engine(denoiser: Denoiser) -> None:
+    stream = denoiser.denoise(_job("long", num_inference_steps=10_000), _conditioning())
+    assert isinstance(await anext(stream), PackedCheckpoint)
+    await cast(AsyncGenerator[Denoising], stream).aclose()
+    await _until_idle(denoiser)
+
+
 async def test_a_conditioning_of_another_model_fails_alone(denoiser: Denoiser) -> None:
-    good = asyncio.create_task(denoiser.denoise(_job("good"), _conditioning()))
+    good = asyncio.create_task(_denoise(denoiser, _job("good")))
     with pytest.raises(InvalidRequest):
-        await denoiser.denoise(_job("bad"), _conditioning(width=41))
+        await _denoise(denoiser, _job("bad"), _conditioning(width=41))
     assert (await good).steps_run == 2
 
 
@@ -110,15 +172,13 @@ async def test_an_unexpected_error_is_the_stages_failure(
 
     monkeypatch.setattr(DenoiserStage, "tick", fail)
     with pytest.raises(StageFailed):
-        await denoiser.denoise(_job("a"), _conditioning())
+        await _denoise(denoiser, _job("a"))
     await _until_idle(denoiser)
 
 
 async def test_a_stopped_engine_fails_what_it_still_has(denoiser: Denoiser) -> None:
-    call = asyncio.create_task(
-        denoiser.denoise(_job("a", num_inference_steps=10_000), _conditioning())
-    )
-    await asyncio.sleep(0.05)
+    call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
+    await _until_it_steps(denoiser)
     await asyncio.to_thread(denoiser._engine.stop)
     with pytest.raises(StageFailed):
         await call
@@ -127,10 +187,8 @@ async def test_a_stopped_engine_fails_what_it_still_has(denoiser: Denoiser) -> N
 async def test_a_work_dropped_by_the_engine_is_not_taken_for_our_own_cancellation(
     denoiser: Denoiser,
 ) -> None:
-    call = asyncio.create_task(
-        denoiser.denoise(_job("a", num_inference_steps=10_000), _conditioning())
-    )
-    await asyncio.sleep(0.05)
+    call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
+    await _until_it_steps(denoiser)
     denoiser._engine.cancel("a")
     with pytest.raises(StageFailed):
         await call

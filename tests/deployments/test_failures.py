@@ -17,6 +17,7 @@ from ray.serve.exceptions import (
 from deployments.failures import ReplicaLost, translate
 from pipelines.errors import (
     ContentPolicyViolation,
+    DeadlineUnreachable,
     DegenerateImage,
     InvalidRequest,
     NotReady,
@@ -48,7 +49,12 @@ REFUSED = ContentPolicyViolation(
 
 @pytest.mark.parametrize(
     "own",
-    [DegenerateImage("black"), InvalidRequest("bad", param="size"), REFUSED],
+    [
+        DegenerateImage("black"),
+        InvalidRequest("bad", param="size"),
+        DeadlineUnreachable("too late", earliest_s=7.0, retry_after_s=None),
+        REFUSED,
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_our_own_errors_come_out_as_themselves(own: Any) -> None:
@@ -91,7 +97,7 @@ def test_back_pressure_is_overload_and_says_when_to_come_back() -> None:
     assert found.retry_after_s == 7.0
     found = translate(_task_error(BackPressureError(3, 2)), stage="Denoiser")
     assert isinstance(found, Overloaded)
-    assert found.retry_after_s > 0
+    assert found.retry_after_s
 
 
 def test_a_stage_that_could_not_be_deployed_is_not_ready() -> None:

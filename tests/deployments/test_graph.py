@@ -1,29 +1,37 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
+import deployments.attempts
 import deployments.graph
-from deployments.graph import MAX_ATTEMPTS, Graph
+from deployments.graph import Graph
 from pipelines.contracts import (
     FinishSpec,
     GenerationJob,
     GenerationParams,
     GenerationResult,
     LatentJob,
+    ServiceTerms,
     TextPrompt,
 )
-from pipelines.errors import ContentPolicyViolation, DegenerateImage, Overloaded, StageFailed
+from pipelines.errors import (
+    ContentPolicyViolation,
+    DeadlineUnreachable,
+    DegenerateImage,
+    Overloaded,
+)
 from tests.deployments.fakes import FakeStages
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployments.graph, "_RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr(deployments.attempts, "RETRY_PAUSE_S", 0.0)
     monkeypatch.setattr(deployments.graph, "READY_TIMEOUT_S", 0.05)
 
 
@@ -168,66 +176,41 @@ async def test_back_pressure_is_overload() -> None:
         await _generate(FakeStages(on_encode=fail))
 
 
-@pytest.mark.parametrize("stage", ["on_denoise", "on_decode"])
-async def test_a_death_is_survived_and_only_its_image_is_drawn_again(stage: str) -> None:
-    deaths = 0
+async def test_a_deadline_that_cannot_be_kept_refuses_the_request_and_stops_the_others() -> None:
+    refusal = DeadlineUnreachable("too late", earliest_s=7.0, retry_after_s=3.0)
+    both_run = asyncio.Event()
 
-    async def die_twice(job: LatentJob) -> None:
-        nonlocal deaths
-        if job.seed == 11 and deaths < MAX_ATTEMPTS - 1:
-            deaths += 1
-            raise ActorDiedError()
+    async def refuse_one(job: LatentJob) -> None:
+        if job.seed == 12:
+            await both_run.wait()
+            raise _task_error(refusal)
+        if job.seed == 11:
+            both_run.set()
+        await asyncio.sleep(3600)
 
-    stages = FakeStages(**{stage: die_twice})  # pyright: ignore[reportArgumentType]
-    result = await _generate(stages, num_images=2)
-    assert [image.seed for image in result.images] == [10, 11]
-    assert [job.seed for job in stages.started].count(11) == MAX_ATTEMPTS
-    assert [job.seed for job in stages.started].count(10) == 1
-    assert len({job.work_id for job in stages.started}) == MAX_ATTEMPTS + 1
-
-
-async def test_a_death_of_the_encoder_is_survived() -> None:
-    deaths = 0
-
-    async def die_once(prompt: TextPrompt) -> None:
-        nonlocal deaths
-        del prompt
-        deaths += 1
-        if deaths == 1:
-            raise ActorDiedError()
-
-    result = await _generate(FakeStages(on_encode=die_once), num_images=2)
-    assert len(result.images) == 2
-    assert result.usage.input_tokens == len("a cat")
+    stages = FakeStages(on_denoise=refuse_one)
+    with pytest.raises(DeadlineUnreachable) as caught:
+        await _generate(stages, num_images=3)
+    assert type(caught.value) is DeadlineUnreachable
+    assert caught.value.fields == refusal.fields
+    await asyncio.sleep(0)
+    assert sorted(job.seed for job in stages.cancelled) == [10, 11]
 
 
-async def test_deaths_without_end_are_the_stages_failure() -> None:
-    async def die(job: LatentJob) -> None:
-        del job
-        error = ActorDiedError()
-        error.error_msg = "\tclass_name: ServeReplica:default:Denoiser\n"
-        raise error
+async def test_the_latents_deadline_is_earlier_by_what_the_rest_took_lately() -> None:
+    async def slow(job: LatentJob) -> None:
+        await asyncio.sleep(0.02)
 
-    stages = FakeStages(on_denoise=die)
-    with pytest.raises(StageFailed) as caught:
-        await _generate(stages)
-    assert caught.value.stage == "Denoiser"
-    assert len(stages.started) == MAX_ATTEMPTS
-
-
-async def test_a_cancellation_by_the_replica_is_not_taken_for_our_own() -> None:
-    cancellations = 0
-
-    async def drop_once(job: LatentJob) -> None:
-        nonlocal cancellations
-        del job
-        cancellations += 1
-        if cancellations == 1:
-            raise asyncio.CancelledError
-
-    result = await _generate(FakeStages(on_decode=drop_once))
-    assert len(result.images) == 1
-    assert cancellations == 2
+    stages = FakeStages(on_decode=slow)
+    graph = Graph(stages.handles())
+    terms = ServiceTerms(tenant="a", deadline=1e9, priority=2, refuses_late=True)
+    for _ in range(2):
+        await graph.generate(replace(_job(), terms=terms))
+    first, second = (job.terms for job in stages.started)
+    assert first == terms
+    assert second.deadline is not None
+    assert 1e9 - 10 < second.deadline <= 1e9 - 0.02
+    assert replace(second, deadline=1e9) == terms
 
 
 async def test_readiness_is_by_stage_and_does_not_wait_for_ever() -> None:

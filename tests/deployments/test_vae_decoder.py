@@ -10,7 +10,8 @@ import torch
 
 from deployments.options import VaeDecoderOptions
 from deployments.vae_decoder import VaeDecoder
-from deployments.wire import PackedLatents, pack_latents
+from deployments.packed import PackedLatents
+from deployments.wire import pack_latents
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.stages.vae_decoder import VaeDecoderStage

@@ -6,14 +6,16 @@ import torch
 
 from deployments.wire import (
     PackedTensor,
+    pack_checkpoint,
     pack_conditioning,
     pack_latents,
     pack_tensor,
+    unpack_checkpoint,
     unpack_conditioning,
     unpack_latents,
     unpack_tensor,
 )
-from pipelines.contracts import Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -100,3 +102,22 @@ def test_conditioning_and_latents_keep_every_field() -> None:
     assert torch.equal(back.packed, latents.packed)
     assert (back.height, back.width, back.steps_run) == (64, 48, 4)
     assert back.timings == {"denoise": 1.0}
+
+
+def test_checkpoints_keep_every_field_and_take_the_id_of_the_next_attempt() -> None:
+    checkpoint = Checkpoint(
+        work_id="first",
+        step=3,
+        latents=torch.randn(16, 64, dtype=torch.bfloat16),
+        cuts=(Cut(step=2, num_steps=9),),
+        velocity=torch.randn(16, 64),
+    )
+    back = unpack_checkpoint(pack_checkpoint(checkpoint), work_id="second")
+    assert torch.equal(back.latents, checkpoint.latents)
+    assert back.velocity is not None
+    assert checkpoint.velocity is not None
+    assert torch.equal(back.velocity, checkpoint.velocity)
+    assert (back.work_id, back.step, back.cuts) == ("second", 3, checkpoint.cuts)
+
+    plain = Checkpoint(work_id="first", step=1, latents=torch.zeros(4, 4))
+    assert unpack_checkpoint(pack_checkpoint(plain), work_id="first").velocity is None

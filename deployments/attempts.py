@@ -1,0 +1,107 @@
+"""What is tried again when replicas go away: a stage's calls, and an image's denoising.
+
+Stages are repeated as a whole, they are short. Denoising goes on from the image's last checkpoint,
+which the graph holds: its replica may be gone, and the image is the same wherever it is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from deployments.failures import ReplicaLost
+from deployments.packed import Moved, PackedCheckpoint, PackedLatents
+from pipelines.errors import StageFailed
+
+logger = logging.getLogger("ray.serve")
+
+MAX_ATTEMPTS = 3
+"""Times that a stage, or a denoising that does not get further, is tried when replicas die."""
+
+RETRY_PAUSE_S = 0.2
+"""Before a retry, so that the lost replica has left the router."""
+
+T = TypeVar("T")
+
+
+async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
+    """The result of `attempt`, given its number, tried again when a replica was lost.
+
+    Raises StageFailed after `MAX_ATTEMPTS`, and whatever else `attempt` raises.
+    """
+    for number in range(MAX_ATTEMPTS):
+        try:
+            return await attempt(number)
+        except ReplicaLost as lost:
+            logger.warning(
+                "request %s: a replica of %s was lost in attempt %d of %d",
+                request_id,
+                lost.stage,
+                number + 1,
+                MAX_ATTEMPTS,
+            )
+            if number + 1 == MAX_ATTEMPTS:
+                raise _gave_up(lost) from None
+        await asyncio.sleep(RETRY_PAUSE_S)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class Relay:
+    """One image's denoising, passed on from replica to replica until it is done.
+
+    `resumed_at` are the steps from which it went on elsewhere, 0 being a start from noise;
+    `checkpoint` is what it would go on from now.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self.resumed_at: list[int] = []
+        self.checkpoint: PackedCheckpoint | None = None
+        self._request_id = request_id
+        self._losses = 0
+
+    async def run(self, attempt: Callable[[], Awaitable[PackedLatents | Moved]]) -> PackedLatents:
+        """The latents. `attempt` starts from `checkpoint`, and keeps there what it gets.
+
+        A lost replica counts as an attempt only if the image has not got further with it; a
+        replica that hands its works over never does, so the caller bounds the time. Raises
+        StageFailed after `MAX_ATTEMPTS`, and whatever else `attempt` raises.
+        """
+        while True:
+            began_at = self.step
+            try:
+                result = await attempt()
+                if isinstance(result, PackedLatents):
+                    return result
+                reason, pauses = "its denoiser goes away", self.step == began_at
+            except ReplicaLost as lost:
+                reason, pauses = f"a replica of {lost.stage} was lost", True
+                self._count_loss(lost, began_at)
+            self.resumed_at.append(self.step)
+            logger.warning(
+                "request %s: %s, an image goes on from step %d",
+                self._request_id,
+                reason,
+                self.step,
+            )
+            if pauses:
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    @property
+    def step(self) -> int:
+        """Steps that need not be run again."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def _count_loss(self, lost: ReplicaLost, began_at: int) -> None:
+        if self.step > began_at:
+            return
+        self._losses += 1
+        if self._losses == MAX_ATTEMPTS:
+            raise _gave_up(lost) from None
+
+
+def _gave_up(lost: ReplicaLost) -> StageFailed:
+    return StageFailed(
+        f"{lost.stage} failed {MAX_ATTEMPTS} times on this request", stage=lost.stage
+    )

@@ -1,0 +1,62 @@
+"""Tensors as they travel between processes: numpy arrays and the names of their torch dtypes.
+
+No torch here, so that the graph can hold what it does not look into; `wire.py` makes tensors of
+these, and these of tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.contracts import Cut, Timings, no_timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedTensor:
+    """A tensor's values (any shape) as numpy, with the name of its torch dtype."""
+
+    values: np.ndarray
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedConditioning:
+    """`TextConditioning` on the wire."""
+
+    prompt_embeds: PackedTensor
+    pooled_prompt_embeds: PackedTensor
+    num_tokens: int
+    dropped_text: str
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLatents:
+    """`Latents` on the wire."""
+
+    packed: PackedTensor
+    height: int
+    width: int
+    steps_run: int
+    timings: Timings = field(default_factory=no_timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedCheckpoint:
+    """`Checkpoint` on the wire, without its work's id: each attempt at an image has its own."""
+
+    step: int
+    latents: PackedTensor
+    cuts: tuple[Cut, ...] = ()
+    velocity: PackedTensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The replica goes away and has stopped this image; what it did is in the last checkpoint."""
+
+
+Denoising = PackedCheckpoint | PackedLatents | Moved
+"""What a call to denoise yields: any number of checkpoints, and last latents or `Moved`."""
