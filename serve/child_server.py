@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -63,12 +64,29 @@ def choose_port(wanted: int) -> int:
 
 
 class ChildServer:
-    """`serve run` with the carried model on `port`, writing to the file `log`."""
+    """`serve run` with the carried model on `port`, writing to the file `log`.
 
-    def __init__(self, port: int, *, log: Path) -> None:
+    `args` are settings for the builder, as in a Serve configuration; `builder` is another
+    application's, as `module:function`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        log: Path,
+        args: Mapping[str, object] | None = None,
+        builder: str = BUILDER,
+    ) -> None:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         self._port = port
+        self._application = {
+            "name": "default",
+            "route_prefix": "/",
+            "import_path": builder,
+            **({"args": dict(args)} if args else {}),
+        }
         self._child: subprocess.Popen[bytes] | None = None
         self._id = uuid.uuid4().hex
         self._config: Path | None = None
@@ -82,13 +100,14 @@ class ChildServer:
     @property
     def shown_command(self) -> list[str]:
         """The command as a user would type it."""
-        return ["serve", "run", "--address", "local", BUILDER]
+        return ["serve", "run", "--address", "local", str(self._application["import_path"])]
 
     def start(self) -> None:
         """Start the child, in a session of its own: Ctrl-C in the terminal is for the caller."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # SERVE_RUN_PORT is what the plain command listens on.
-        target = BUILDER if self._port == SERVE_RUN_PORT else str(self._write_config())
+        is_plain = self._port == SERVE_RUN_PORT and "args" not in self._application
+        target = self._application["import_path"] if is_plain else str(self._write_config())
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
@@ -123,9 +142,9 @@ class ChildServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_GRACE_S)
         # Most leave by themselves, once they miss their raylet.
-        psutil.wait_procs(self._family(), timeout=_LEAVE_S)
+        psutil.wait_procs(self.processes(), timeout=_LEAVE_S)
         for end in (psutil.Process.terminate, psutil.Process.kill):
-            family = self._family()
+            family = self.processes()
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     end(process)
@@ -133,6 +152,16 @@ class ChildServer:
         self._child.wait()
         if self._config is not None:
             self._config.unlink(missing_ok=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that this server started and that still runs, at whatever remove."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            # Those of other users cannot be read, and are none of ours.
+            with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+                if process.environ().get(_MARK) == self._id:
+                    found.append(process)
+        return found
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the log, and after them the first of our own errors in all of it."""
@@ -156,21 +185,11 @@ class ChildServer:
         self._log_offset += len(whole)
         return _COLOUR.sub("", whole.decode(errors="replace"))
 
-    def _family(self) -> list[psutil.Process]:
-        """Every process that this server started and that still runs, at whatever remove."""
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            # Those of other users cannot be read, and are none of ours.
-            with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-                if process.environ().get(_MARK) == self._id:
-                    found.append(process)
-        return found
-
     def _write_config(self) -> Path:
-        """A Serve configuration that differs from the plain command in its port alone."""
+        """A Serve configuration that differs from the plain command in port and settings alone."""
         config = {
             "http_options": {"host": HOST, "port": self._port},
-            "applications": [{"name": "default", "route_prefix": "/", "import_path": BUILDER}],
+            "applications": [self._application],
         }
         handle, name = tempfile.mkstemp(prefix="sluice-demo-", suffix=".yaml")
         with os.fdopen(handle, "w") as file:

@@ -79,6 +79,15 @@ def generate(
     n: Annotated[int, typer.Option("-n", help="Number of images.")] = 1,
     negative: Annotated[str | None, typer.Option(help="What to avoid; needs --true-cfg.")] = None,
     true_cfg: Annotated[float | None, typer.Option(help="Above 1: a second forward.")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="When the answer is wanted; only with --url.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-10 to 10, larger goes first; only with --url.")
+    ] = None,
+    min_steps: Annotated[
+        int | None, typer.Option(help="Fewer steps, to be on time; only with --url.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A file, or a folder that exists.")
     ] = None,
@@ -101,9 +110,16 @@ def generate(
         "negative_prompt": negative,
         "true_cfg_scale": true_cfg,
         "output_format": files.output_format,
+        "deadline_ms": deadline_ms,
+        "priority": priority,
+        "min_steps": min_steps,
     }
     request = parse_request(fields)
     if url is None:
+        if request.model_fields_set & {"deadline_ms", "priority", "min_steps"}:
+            raise typer.BadParameter(
+                "nothing else waits here: --deadline-ms, --priority and --min-steps need --url"
+            )
         images = _draw_here(request, device, dtype)
     else:
         if device is not Device.AUTO or dtype is not DType.AUTO:

@@ -86,6 +86,7 @@ class TestGenerateOverHttp:
             *("generate", "a cat", "--url", "http://s", "--size", "128x64", "--steps", "5"),
             *("--guidance", "2", "--seed", "9", "-n", "2", "--negative", "dog"),
             *("--true-cfg", "3", "--format", "webp", "--model", "m", "-o", str(tmp_path)),
+            *("--deadline-ms", "900", "--priority", "-2", "--min-steps", "3"),
         )
         assert outcome.code == 0
         assert server == [
@@ -100,6 +101,9 @@ class TestGenerateOverHttp:
                 "negative_prompt": "dog",
                 "true_cfg_scale": 3.0,
                 "output_format": "webp",
+                "deadline_ms": 900,
+                "priority": -2,
+                "min_steps": 3,
             }
         ]
         assert (tmp_path / "a-cat-9.webp").read_bytes() == b"image"
@@ -143,6 +147,13 @@ class TestGenerateHere:
         assert image.size == (64, 64)
         assert "Seed: 4" in image.info["parameters"]
         assert (tmp_path / "x-3.png").read_bytes() != (tmp_path / "x-4.png").read_bytes()
+
+    @pytest.mark.parametrize("option", ["--deadline-ms", "--priority", "--min-steps"])
+    def test_who_is_alone_needs_no_order(self, run: Run, option: str):
+        outcome = run("generate", "a cat", option, "3")
+        assert outcome.code == 2
+        assert "need" in outcome.err
+        assert "--url" in outcome.err
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
