@@ -81,12 +81,8 @@ class ChildServer:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         self._port = port
-        self._application = {
-            "name": "default",
-            "route_prefix": "/",
-            "import_path": builder,
-            **({"args": dict(args)} if args else {}),
-        }
+        self._builder = builder
+        self._args = dict(args or {})
         self._child: subprocess.Popen[bytes] | None = None
         self._id = uuid.uuid4().hex
         self._config: Path | None = None
@@ -100,14 +96,14 @@ class ChildServer:
     @property
     def shown_command(self) -> list[str]:
         """The command as a user would type it."""
-        return ["serve", "run", "--address", "local", str(self._application["import_path"])]
+        return ["serve", "run", "--address", "local", self._builder]
 
     def start(self) -> None:
         """Start the child, in a session of its own: Ctrl-C in the terminal is for the caller."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # SERVE_RUN_PORT is what the plain command listens on.
-        is_plain = self._port == SERVE_RUN_PORT and "args" not in self._application
-        target = self._application["import_path"] if is_plain else str(self._write_config())
+        is_plain = self._port == SERVE_RUN_PORT and not self._args
+        target = self._builder if is_plain else str(self._write_config())
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
@@ -187,9 +183,15 @@ class ChildServer:
 
     def _write_config(self) -> Path:
         """A Serve configuration that differs from the plain command in port and settings alone."""
+        application = {
+            "name": "default",
+            "route_prefix": "/",
+            "import_path": self._builder,
+            "args": self._args,
+        }
         config = {
             "http_options": {"host": HOST, "port": self._port},
-            "applications": [self._application],
+            "applications": [application],
         }
         handle, name = tempfile.mkstemp(prefix="sluice-demo-", suffix=".yaml")
         with os.fdopen(handle, "w") as file:

@@ -45,6 +45,15 @@ def test_dotted_keys_and_text_values():
     assert settings.stages.safety.flagged_labels == ("nsfw",)
 
 
+def test_no_default_deadline_in_words_or_as_null(tmp_path: Path):
+    assert Settings.load().deadlines.default_ms == 30_000
+    assert Settings.load({"deadlines.default_ms": "none"}).deadlines.default_ms is None
+    assert Settings.load({"deadlines.default_ms": "500"}).deadlines.default_ms == 500
+    path = tmp_path / "settings.yaml"
+    path.write_text("deadlines: {default_ms: null}\n")
+    assert Settings.load({"config": str(path)}).deadlines.default_ms is None
+
+
 def test_a_dotted_key_joins_a_nested_one():
     given = {"limits": {"max_steps": 30}, "limits.max_images": 2}
     settings = Settings.load(given)
@@ -114,6 +123,20 @@ class TestMistakes:
     def test_the_ingress_scales_in_one_way(self):
         both = {"ingress.num_replicas": 2, "ingress.autoscaling.max_replicas": 3}
         assert complaint(both).startswith("ingress.num_replicas: cannot stand beside autoscaling")
+
+    def test_a_default_deadline_above_the_bound(self):
+        said = complaint({"deadlines.max_ms": 20_000})
+        assert said.startswith("deadlines.default_ms: 30000 is above max_ms; use at most 20000")
+
+    def test_kept_answers_do_not_outlive_their_links(self):
+        given = {"result_cache.ttl_s": 200, "stages.storage.ttl_s": 100}
+        assert Settings.load(given).result_cache.max_bytes == 0
+        said = complaint({**given, "result_cache.max_bytes": 1})
+        assert said.startswith("result_cache.ttl_s: 200 is more than stages.storage.ttl_s")
+        assert said.endswith("use at most 100")
+
+    def test_a_header_that_is_none(self):
+        assert "such as x-tenant-id" in complaint({"tenants.header": "x tenant"})
 
     def test_a_section_as_a_whole_and_in_parts(self):
         assert "choose one" in complaint({"limits": "5", "limits.max_steps": 5})

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.errors import (
     ContentPolicyViolation,
+    DeadlineUnreachable,
     DegenerateImage,
     Overloaded,
     RequestTimeout,
@@ -57,7 +58,7 @@ async def test_an_image(openai_of: OpenAIOf):
         background="opaque",
         moderation="auto",
         user="u-1",
-        extra_body={"seed": 3, "guidance_scale": 2.5},
+        extra_body={"seed": 3, "guidance_scale": 2.5, "deadline_ms": 5000, "priority": 1},
     )
     assert answer.data is not None
     assert [base64.b64decode(image.b64_json or "") for image in answer.data] == [PIXELS, PIXELS]
@@ -65,6 +66,7 @@ async def test_an_image(openai_of: OpenAIOf):
         (image.url or "").startswith("http://sluice.test/v1/files/") for image in answer.data
     )
     assert [getattr(image, "seed", None) for image in answer.data] == [3, 4]
+    assert [getattr(image, "steps", None) for image in answer.data] == [18, 18]
     assert (answer.size, answer.quality, answer.output_format) == ("128x64", "high", "webp")
     assert answer.background == "opaque"
     assert answer.usage is not None
@@ -135,6 +137,8 @@ async def test_too_large(openai_of: OpenAIOf):
     ("failure", "tries"),
     [
         (Overloaded("full", retry_after_s=0.01), 2),
+        (DeadlineUnreachable("late", earliest_s=2.0, retry_after_s=0.01), 2),
+        (DeadlineUnreachable("never", earliest_s=2.0), 1),
         (StageFailed("Denoiser failed", stage="Denoiser"), 2),
         (RequestTimeout("too long"), 1),
         (DegenerateImage("not finite"), 1),
