@@ -94,4 +94,6 @@ def _answered(answer: Answer | None) -> str:
     if answer is None:
         return ""
     steps = ",".join(str(image.steps_run) for image in answer.result.images)
-    return f" steps_run={steps} source={answer.source or 'drawn'}"
+    resumed = ",".join(map(str, answer.result.resumed_at))
+    moved = f" resumed_at={resumed}" if resumed else ""
+    return f" steps_run={steps}{moved} source={answer.source or 'drawn'}"

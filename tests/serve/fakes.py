@@ -60,7 +60,7 @@ class FakeGraph:
 
     `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung;
     `entered` is released by each job. `steps_run` is what each image is said to have taken, by
-    default what was asked for; hanging jobs go on when `go` is set.
+    default what was asked for, `resumed_at` is every result's; hanging jobs go on when `go` is set.
     """
 
     store: FakeStore = field(default_factory=FakeStore)
@@ -68,6 +68,7 @@ class FakeGraph:
     hangs: bool = False
     go: asyncio.Event = field(default_factory=asyncio.Event)
     steps_run: int | None = None
+    resumed_at: tuple[int, ...] = ()
     stages: Mapping[str, bool] = field(default_factory=lambda: {"TextEncoder": True})
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -89,6 +90,7 @@ class FakeGraph:
             usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),
             warnings=("from the graph",) if "warn me" in job.params.prompt else (),
             timings={"encode": 0.004, "denoise.wait": 0.0015},
+            resumed_at=self.resumed_at,
         )
 
     async def ready(self) -> Mapping[str, bool]:

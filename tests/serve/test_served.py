@@ -6,6 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -104,6 +105,46 @@ def test_a_client_that_leaves_frees_its_place(client: httpx.Client):
         time.sleep(0.5)
     response = client.post(URL, json={"prompt": PROMPT})
     assert response.status_code == 200, response.text
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_shortest_that_can(client: httpx.Client):
+    refused = client.post(URL, json={**LONG, "deadline_ms": 50})
+    assert refused.status_code == 429, refused.text
+    error = refused.json()["error"]
+    assert error["code"] == "deadline_unreachable"
+    assert error["message"].startswith("deadline_ms: 50 cannot be met")
+    assert error["earliest_deadline_ms"] > 50
+    assert refused.headers["x-should-retry"] == "false"
+    in_time = client.post(URL, json={"prompt": PROMPT, "deadline_ms": 60_000})
+    assert in_time.status_code == 200, in_time.text
+
+
+def test_quality_low_runs_fewer_forwards(client: httpx.Client):
+    full, low = (
+        client.post(URL, json={"prompt": PROMPT, "quality": quality}).json()["data"][0]["steps"]
+        for quality in ("medium", "low")
+    )
+    assert 0 < low < full
+
+
+def test_equal_requests_are_drawn_once_and_outlive_the_first_that_asked(client: httpx.Client):
+    body = {"prompt": PROMPT, "seed": 3, "size": "256x256", "num_inference_steps": 60}
+    with ThreadPoolExecutor(1) as pool:
+
+        def ask_and_leave() -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(URL, json=body, timeout=1.0)
+
+        leaving = pool.submit(ask_and_leave)
+        time.sleep(0.5)
+        staying = client.post(URL, json=body)
+        leaving.result()
+    assert staying.status_code == 200, staying.text
+    assert staying.headers["x-sluice-cache"] == "shared"
+    alone = client.post(URL, json=body)
+    assert "x-sluice-cache" not in alone.headers
+    images = [answer.json()["data"][0]["b64_json"] for answer in (staying, alone)]
+    assert images[0] == images[1]
 
 
 def test_the_openai_client(client: httpx.Client):

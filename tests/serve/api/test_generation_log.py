@@ -108,6 +108,11 @@ async def test_whether_the_deadline_was_met(
     assert f" deadline_ms=1000 met={met} steps_run=9,9 source=drawn" in only_line(caplog)
 
 
+async def test_images_that_went_on_elsewhere(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
+    await client_of(services(FakeGraph(resumed_at=(5, 10)))).post(URL, json={"prompt": "a cat"})
+    assert " steps_run=12 resumed_at=5,10 source=drawn" in only_line(caplog)
+
+
 async def test_no_deadline(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
     client = client_of(services(deadlines={"default_ms": None}))
     await client.post(URL, json={"prompt": "a cat"})
