@@ -2,31 +2,33 @@
 
 The image and text tokens of all segments lie one after the other, without padding. Linear layers
 see one long matrix; modulation is looked up per segment; RoPE is per token; attention runs inside
-each segment only. The modules are those of a loaded `diffusers.FluxTransformer2DModel`, and for
+each segment only. The weights are those of a loaded `diffusers.FluxTransformer2DModel`, and for
 each segment the result is what its own `forward` gives.
 
 Shapes (the paper's names):
-    B  segments                  d  transformer width         M  modulation values per step
+    B  segments                  d  transformer width         K  modulation vectors per step
     I  image tokens in all       X  text tokens in all        T = I + X
-    img (I, D) latents in, (I, d) inside        txt (X, d)        vec (steps, M)
+    img (I, D) latents in, (I, d) inside        txt (X, d)        vec (steps, K * d)
 
 *Stream order* is all text, then all image tokens. *Segment order* is text and image of the first
-segment, text and image of the second, and so on, which is what attention needs.
+segment, text and image of the second, and so on, which is what attention needs. Inside, tokens are
+in G *groups*: segments of one shape are a group each (G = B), and modulation broadcasts over it;
+where shapes differ, all tokens are one group (G = 1), and indices say where each belongs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
 
-from pipelines.attention import SegmentAttention, backend
-
-_FLOAT16_MAX = 65504
+from pipelines import blocks
+from pipelines.attention import backend
+from pipelines.block_weights import double_weights, single_weights
+from pipelines.blocks import Places, Rotation
 
 
 class SegmentShape(NamedTuple):
@@ -37,7 +39,7 @@ class SegmentShape(NamedTuple):
 
 
 class RotaryTable(NamedTuple):
-    """Rotary factors in segment order, both (T, E) float32."""
+    """Rotary factors in segment order, both (T, E) float32, each pair of columns alike."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -47,40 +49,29 @@ class RotaryTable(NamedTuple):
 class Layout:
     """Where each token of a packed batch stands. Depends on shapes only, so it can be reused.
 
-    `to_segments` (T,) reorders stream order into segment order; `text_rows` (X,) and `image_rows`
-    (I,) pick the streams out of segment order again. `text_owner`, `image_owner` and `owner` name
-    each token's segment.
+    `attention_plan` is what the attention back end prepared for these segments.
     """
 
     shapes: tuple[SegmentShape, ...]
-    lengths: tuple[int, ...]
-    to_segments: torch.Tensor
-    text_rows: torch.Tensor
-    image_rows: torch.Tensor
-    text_owner: torch.Tensor
-    image_owner: torch.Tensor
-    owner: torch.Tensor
+    groups: int
+    places: Places
+    attention_plan: Any
 
 
-def make_layout(shapes: Sequence[SegmentShape], device: torch.device) -> Layout:
-    """The layout of segments with these shapes, its indices on `device`."""
-    is_text = torch.cat(
-        [torch.arange(text + image) < text for text, image in shapes] or [torch.zeros(0)]
-    ).bool()
+def make_places(shapes: Sequence[SegmentShape], device: torch.device) -> Places:
+    """Where the tokens of segments with these shapes stand, as indices on `device`."""
+    is_text = torch.cat([torch.arange(text + image) < text for text, image in shapes])
     owner = torch.repeat_interleave(
         torch.arange(len(shapes)), torch.tensor([sum(shape) for shape in shapes])
     )
     text_rows, image_rows = is_text.nonzero().flatten(), (~is_text).nonzero().flatten()
-    stream_order = torch.cat([text_rows, image_rows])
-    return Layout(
-        shapes=tuple(shapes),
-        lengths=tuple(sum(shape) for shape in shapes),
-        to_segments=stream_order.argsort().to(device),
+    return Places(
+        to_segments=torch.cat([text_rows, image_rows]).argsort().to(device),
         text_rows=text_rows.to(device),
         image_rows=image_rows.to(device),
+        owner=owner.to(device),
         text_owner=owner[text_rows].to(device),
         image_owner=owner[image_rows].to(device),
-        owner=owner.to(device),
     )
 
 
@@ -89,7 +80,7 @@ class PackedBatch:
     """The input of one packed forward.
 
     `img` (I, D) latents and `txt` (X, d) embedded text, each in segment order of its stream;
-    `vec` (B, M) one row of modulation per segment; `rope` in segment order.
+    `vec` (B, K * d) one row of modulation per segment; `rope` in segment order.
     """
 
     layout: Layout
@@ -99,27 +90,62 @@ class PackedBatch:
     rope: RotaryTable
 
 
-class _Modulation:
-    """Hands out one step's modulation, block by block, spread over the tokens."""
+_SHAPES_TO_COMPILE = (
+    (SegmentShape(22, 43),),
+    tuple(SegmentShape(22, 43) if i else SegmentShape(35, 58) for i in range(5)),
+)
+"""One segment, and several. Torch takes two sizes that are equal at the first call for one and the
+same, and compiles again when they differ; so no size here equals another, nor a width of a model.
+"""
 
-    def __init__(self, vec: torch.Tensor, width: int) -> None:
-        self._chunks = iter(vec.split(width, dim=1))
-        self._is_single = vec.shape[0] == 1
 
-    def take(self, count: int, owner: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The next `count` vectors, each (tokens, d), or (1, d) where broadcasting will do."""
-        for _ in range(count):
-            chunk = next(self._chunks)
-            yield chunk if self._is_single else chunk[owner]
+class _Regions(NamedTuple):
+    """The four halves of blocks, as they are or compiled."""
+
+    double_before: Any
+    double_after: Any
+    single_before: Any
+    single_after: Any
+
+
+_EAGER = _Regions(
+    blocks.double_before, blocks.double_after, blocks.single_before, blocks.single_after
+)
 
 
 class PackedFlux:
-    """A FLUX.1 transformer that takes packed batches. Holds no state between calls."""
+    """A FLUX.1 transformer that takes packed batches. Holds no state between calls.
 
-    def __init__(self, transformer: FluxTransformer2DModel, *, attention: str = "sdpa") -> None:
+    With `compile`, the halves of the blocks are compiled when it is made, for a batch of one
+    segment and for any other, whatever the sizes; it is then to be called under
+    `torch.inference_mode`. Compiled code keeps float32 between operations where bfloat16 would
+    round, so its results are close to those of eager code, but not equal to the bit.
+
+    The weights of `transformer` are rearranged in place (`pipelines.block_weights`): move it to its
+    device before, and not after.
+    """
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        *,
+        attention: str = "sdpa",
+        compile: bool = False,
+        compiler: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        """Raises ConfigurationError when the `attention` back end cannot run here.
+
+        `compiler` names the back end of torch.compile.
+        """
         self.transformer = transformer
-        self._attend: SegmentAttention = backend(attention)
-        self._width: int = transformer.inner_dim
+        self._attend = backend(attention, device=self.device, dtype=self.dtype)
+        self._double = [double_weights(b) for b in transformer.transformer_blocks]
+        self._single = [single_weights(b) for b in transformer.single_transformer_blocks]
+        self._is_compiled = compile
+        self._regions = _compiled(compiler) if compile else _EAGER
+        if compile:
+            for shapes in _SHAPES_TO_COMPILE:
+                self._run_zeros(shapes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,6 +159,19 @@ class PackedFlux:
     def config(self) -> Any:
         return self.transformer.config
 
+    def layout(self, shapes: Sequence[SegmentShape]) -> Layout:
+        """The layout of segments with these shapes, in this order."""
+        # Compiled code reads modulation through an index for free, but would be compiled anew for
+        # every number of groups that is a batch axis to torch.
+        alike = len(shapes) == 1 or (len(set(shapes)) == 1 and not self._is_compiled)
+        lengths = [sum(shape) for shape in shapes]
+        return Layout(
+            shapes=tuple(shapes),
+            groups=len(shapes) if alike else 1,
+            places=Places() if alike else make_places(shapes, self.device),
+            attention_plan=self._attend.prepare(lengths, self.device),
+        )
+
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Text tokens (L, C) -> (L, d). The same at every step, so done once per request."""
         return self.transformer.context_embedder(prompt_embeds)
@@ -144,12 +183,12 @@ class PackedFlux:
     def modulation(
         self, timesteps: torch.Tensor, guidance_scale: float, pooled: torch.Tensor
     ) -> torch.Tensor:
-        """All modulation vectors of a request, (N, M), for `timesteps` (N,) and `pooled` (P,).
+        """All modulation vectors of a request, (N, K * d), for `timesteps` (N,) and `pooled` (P,).
 
         Modulation sees only the time, the guidance and the pooled text, so all steps are computed
         in one product when a request is admitted, and never again. `guidance_scale` is ignored by
         a model without guidance embedding. Order of the columns: the double blocks (image, text),
-        the single blocks, the output norm; d columns for each vector.
+        the single blocks, the output norm; d columns for each vector. A scale has its 1 added.
         """
         model, dtype = self.transformer, self.dtype
         # The pipeline divides after its cast and the model multiplies after its own: keep both.
@@ -161,98 +200,86 @@ class PackedFlux:
             vec = model.time_text_embed(time, guidance, pooled)
         else:
             vec = model.time_text_embed(time, pooled)
-        return torch.cat([norm.linear(norm.silu(vec)) for norm in self._adaptive_norms()], dim=1)
+        return torch.cat([_modulate(*norm, vec) for norm in self._adaptive_norms()], dim=1)
 
-    def _adaptive_norms(self) -> Iterator[Any]:
+    def _adaptive_norms(self) -> Iterator[tuple[Any, list[int]]]:
+        """The AdaLN layers in order, each with the places of its scales among its vectors."""
         for block in self.transformer.transformer_blocks:
-            yield block.norm1
-            yield block.norm1_context
+            yield block.norm1, [1, 4]
+            yield block.norm1_context, [1, 4]
         for block in self.transformer.single_transformer_blocks:
-            yield block.norm
-        yield self.transformer.norm_out
+            yield block.norm, [1]
+        yield self.transformer.norm_out, [0]
 
     def velocity(self, batch: PackedBatch) -> torch.Tensor:
         """Predicted velocities (I, D) of every image token in the batch."""
-        model, layout = self.transformer, batch.layout
-        modulation = _Modulation(batch.vec, self._width)
-        img, txt = model.x_embedder(batch.img), batch.txt
-        for block in model.transformer_blocks:
-            img, txt = self._double_block(block, img, txt, modulation, batch)
-        x = torch.cat([txt, img])[layout.to_segments]
-        for block in model.single_transformer_blocks:
-            x = self._single_block(block, x, modulation, batch)
-        img = x[layout.image_rows]
-        scale, shift = modulation.take(2, layout.image_owner)
-        return model.proj_out(model.norm_out.norm(img) * (1 + scale) + shift)
+        model, regions, layout = self.transformer, self._regions, batch.layout
+        groups, places, plan = layout.groups, layout.places, layout.attention_plan
+        rotation = self._rotation(batch.rope, groups)
+        doubles, singles, (last,) = self._modulations(batch.vec)
+        img = model.x_embedder(batch.img).unflatten(0, (groups, -1))
+        txt = batch.txt.unflatten(0, (groups, -1))
+        for weights, vec, c_vec in zip(self._double, doubles[::2], doubles[1::2], strict=True):
+            heads = regions.double_before(weights, img, txt, vec, c_vec, rotation, places)
+            attended = self._attend(*heads, plan)
+            img, txt = regions.double_after(weights, img, txt, attended, vec, c_vec, places)
+        x = torch.cat([txt, img], dim=1)
+        if places.to_segments is not None:
+            x = x.index_select(1, places.to_segments)
+        for weights, vec in zip(self._single, singles, strict=True):
+            *heads, hidden = regions.single_before(weights, x, vec, rotation, places)
+            attended = self._attend(*heads, plan)
+            x = regions.single_after(weights, x, attended, hidden, vec, places)
+        if places.image_rows is not None:
+            img = x.index_select(1, places.image_rows)
+        else:
+            img = x[:, txt.shape[1] :]
+        scale, shift = blocks.spread(last, places.image_owner)
+        return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)
 
-    def _double_block(
-        self,
-        block: Any,
-        img: torch.Tensor,
-        txt: torch.Tensor,
-        modulation: _Modulation,
-        batch: PackedBatch,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text and image streams with weights of their own and one joint attention."""
-        layout, attn = batch.layout, block.attn
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.take(6, layout.image_owner)
-        c_shift, c_scale, c_gate, c_mlp_shift, c_mlp_scale, c_mlp_gate = modulation.take(
-            6, layout.text_owner
+    @torch.inference_mode()
+    def _run_zeros(self, shapes: Sequence[SegmentShape]) -> None:
+        """One forward of no meaning, to compile what it needs before the first request."""
+        layout = self.layout(shapes)
+        text, image = (sum(tokens) for tokens in zip(*shapes, strict=True))
+        width = self.transformer.inner_dim
+        ones = torch.ones(text + image, sum(self.config.axes_dims_rope), device=self.device)
+        vectors = 12 * len(self._double) + 3 * len(self._single) + 2
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+        self.velocity(
+            PackedBatch(
+                layout=layout,
+                img=zeros(image, self.config.in_channels),
+                txt=zeros(text, width),
+                vec=zeros(len(shapes), vectors * width),
+                rope=RotaryTable(ones, torch.zeros_like(ones)),
+            )
         )
-        img_in = block.norm1.norm(img) * (1 + scale) + shift
-        txt_in = block.norm1_context.norm(txt) * (1 + c_scale) + c_shift
 
-        query = _heads(
-            attn, attn.norm_added_q, attn.add_q_proj(txt_in), attn.norm_q, attn.to_q(img_in)
-        )
-        key = _heads(
-            attn, attn.norm_added_k, attn.add_k_proj(txt_in), attn.norm_k, attn.to_k(img_in)
-        )
-        value = torch.cat([attn.add_v_proj(txt_in), attn.to_v(img_in)]).unflatten(
-            -1, (-1, attn.head_dim)
-        )
-        order = layout.to_segments
-        attended = self._attention(query[order], key[order], value[order], batch)
+    def _rotation(self, rope: RotaryTable, groups: int) -> Rotation:
+        cos, sin = (table.unflatten(0, (groups, -1))[:, :, None, None] for table in rope)
+        return (cos, sin) if self._is_compiled else torch.complex(cos[..., ::2], sin[..., ::2])
 
-        img = img + gate * attn.to_out[1](attn.to_out[0](attended[layout.image_rows]))
-        img = img + mlp_gate * block.ff(block.norm2(img) * (1 + mlp_scale) + mlp_shift)
-        txt = txt + c_gate * attn.to_add_out(attended[layout.text_rows])
-        txt = txt + c_mlp_gate * block.ff_context(
-            block.norm2_context(txt) * (1 + c_mlp_scale) + c_mlp_shift
-        )
-        return img, _clip_float16(txt)
-
-    def _single_block(
-        self, block: Any, x: torch.Tensor, modulation: _Modulation, batch: PackedBatch
-    ) -> torch.Tensor:
-        """One stream; attention and MLP side by side, joined by one output projection."""
-        attn = block.attn
-        shift, scale, gate = modulation.take(3, batch.layout.owner)
-        x_in = block.norm.norm(x) * (1 + scale) + shift
-        query = attn.norm_q(attn.to_q(x_in).unflatten(-1, (-1, attn.head_dim)))
-        key = attn.norm_k(attn.to_k(x_in).unflatten(-1, (-1, attn.head_dim)))
-        value = attn.to_v(x_in).unflatten(-1, (-1, attn.head_dim))
-        attended = self._attention(query, key, value, batch)
-        hidden = block.act_mlp(block.proj_mlp(x_in))
-        return _clip_float16(x + gate * block.proj_out(torch.cat([attended, hidden], dim=-1)))
-
-    def _attention(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: PackedBatch
-    ) -> torch.Tensor:
-        """Rotate, attend inside the segments, join the heads: (T, H, E) -> (T, d)."""
-        table: Any = batch.rope
-        query, key = (apply_rotary_emb(x[None], table, sequence_dim=1)[0] for x in (query, key))
-        return self._attend(query, key, value, batch.layout.lengths).flatten(-2)
+    def _modulations(self, vec: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Modulation (B, k, d) of each double stream (k = 6), single block (3) and the end (2)."""
+        vectors = vec.unflatten(1, (-1, self.transformer.inner_dim))
+        counts = [2 * 6 * len(self._double), 3 * len(self._single), 2]
+        for part, k in zip(vectors.split(counts, dim=1), (6, 3, 2), strict=True):
+            yield part.split(k, dim=1)
 
 
-def _heads(
-    attn: Any, text_norm: Any, text: torch.Tensor, image_norm: Any, image: torch.Tensor
-) -> torch.Tensor:
-    """Split both streams into normalised heads and join them in stream order: (T, H, E)."""
-    text, image = (x.unflatten(-1, (-1, attn.head_dim)) for x in (text, image))
-    return torch.cat([text_norm(text), image_norm(image)])
+def _modulate(norm: Any, scales: list[int], vec: torch.Tensor) -> torch.Tensor:
+    """The vectors (N, k * d) of one AdaLN layer, 1 added to its scales."""
+    vectors = norm.linear(norm.silu(vec)).unflatten(1, (-1, vec.shape[1]))
+    vectors[:, scales] += 1
+    return vectors.flatten(1)
 
 
-def _clip_float16(x: torch.Tensor) -> torch.Tensor:
-    """FLUX overflows float16 in places; diffusers clips there, so we do."""
-    return x.clip(-_FLOAT16_MAX, _FLOAT16_MAX) if x.dtype == torch.float16 else x
+def _compiled(compiler: str | Callable[..., Any]) -> _Regions:
+    """Compiled halves: the weights are arguments, so all blocks of a kind share one compilation."""
+    return _Regions(
+        *(torch.compile(f, backend=compiler, dynamic=True, fullgraph=True) for f in _EAGER)
+    )
