@@ -44,6 +44,7 @@ class Denoiser:
                 device=options.resolved_device,
                 dtype=options.dtype,
                 attention=options.attention,
+                compile=options.compile,
             )
             self._engine = build_engine(stage, spec, options)
             self._engine.start()
