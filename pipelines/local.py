@@ -1,6 +1,7 @@
 """The whole chain in one process: for the command line, notebooks and as the measure of the DAG.
 
-The same stages and the same scheduler as in the served application, without its processes.
+The same stages as in the served application, without its processes and without its engine: one
+request has nobody to wait for.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from pipelines.contracts import (
     TextConditioning,
     TextPrompt,
 )
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Work
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
-from pipelines.stages.denoiser import DenoiserStage, Trajectory
+from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
 
@@ -76,7 +75,7 @@ class LocalChain:
         negative = None
         if params.uses_true_cfg and params.negative_prompt is not None:
             negative = self._encode(params.negative_prompt, params)
-        latents = self._denoise(params, positive, negative, on_step)
+        latents = self._denoise(params, (positive, negative), on_step)
         return [self._decode(item, index) for index, item in enumerate(latents)]
 
     def _encode(self, text: str, params: GenerationParams) -> TextConditioning:
@@ -86,35 +85,26 @@ class LocalChain:
     def _denoise(
         self,
         params: GenerationParams,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        texts: tuple[TextConditioning, TextConditioning | None],
         on_step: Callable[[StepEvent], None] | None,
     ) -> list[Latents]:
-        """Plan, step, advance, until every image is done."""
-        scheduler = Scheduler(max_tokens_per_tick=_MAX_TOKENS_PER_TICK, max_works=params.num_images)
-        trajectories: dict[str, Trajectory] = {}
-        for index in range(params.num_images):
-            job = LatentJob.of(params, index, group="local", work_id=f"local-{index}")
-            trajectory = self._denoiser.admit(job, positive, negative)
-            trajectories[job.work_id] = trajectory
-            scheduler.add(
-                Work(
-                    id=job.work_id,
-                    group=job.group,
-                    tokens=sum(trajectory.shape) * len(trajectory.segments),
-                    num_steps=job.num_inference_steps,
-                    arrival=0.0,
-                )
-            )
-        while (tick := scheduler.plan(0.0)) is not None:
-            self._denoiser.tick([trajectories[i] for i in tick.work_ids])
-            scheduler.advance(tick, 0.0)
-            if on_step is not None:
-                for work_id in tick.work_ids:
-                    step = trajectories[work_id].step
-                    num_steps = params.num_inference_steps
-                    on_step(StepEvent(work_id=work_id, step=step, num_steps=num_steps))
-        return [self._denoiser.finish(item) for item in trajectories.values()]
+        """All images step together, or in chunks of as many as fit into one tick."""
+        jobs = [
+            LatentJob.of(params, index, group="local", work_id=f"local-{index}")
+            for index in range(params.num_images)
+        ]
+        chunk = max(1, _MAX_TOKENS_PER_TICK // sum(self._denoiser.segments(jobs[0], *texts)))
+        latents: list[Latents] = []
+        for start in range(0, len(jobs), chunk):
+            together = [self._denoiser.admit(job, *texts) for job in jobs[start : start + chunk]]
+            for step in range(1, together[0].num_steps + 1):
+                self._denoiser.tick(together)
+                if on_step is not None:
+                    for item in together:
+                        work_id, num_steps = item.job.work_id, item.num_steps
+                        on_step(StepEvent(work_id=work_id, step=step, num_steps=num_steps))
+            latents += [self._denoiser.finish(item) for item in together]
+        return latents
 
     def _decode(self, latents: Latents, index: int) -> DecodedImage:
         (image,) = self._decoder.decode([latents])

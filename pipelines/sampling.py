@@ -1,7 +1,7 @@
 """Sampling as pure functions: schedule, noise, packing, Euler. Arrays in, arrays out, no state.
 
 Shapes:  S image tokens = (height / 16) * (width / 16)      D packed channels (64 for FLUX.1)
-         N denoising steps                                  L text tokens
+         N forwards                                         L text tokens
 
 The oracle is `diffusers.FluxPipeline`: casts happen in its order, or bit equality is lost.
 """
@@ -18,47 +18,129 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.catalog import SIZE_MULTIPLE
-from pipelines.errors import CheckpointError
+from pipelines.contracts import Cut
+from pipelines.errors import CheckpointError, UnsupportedFeature
+from pipelines.skipping import evaluated_steps, forecasts
+
+_NOT_CUT = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "shift_terminal",
+    "invert_sigmas",
+)
+"""Settings of a scheduler under which a noise level depends on the whole schedule, or runs the
+other way: what is left of such a schedule cannot be laid out anew from where it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """The noise levels of one trajectory.
 
-    `timesteps` (N,) and `sigmas` (N + 1,), float32, the last sigma is 0. Step i goes from
-    `sigmas[i]` to `sigmas[i + 1]` with the velocity predicted at `timesteps[i]`.
+    `timesteps` (N,) and `sigmas` (N + 1,), float32, the last sigma is 0. Forward i predicts the
+    velocity at `timesteps[i]`, which then leads from `sigmas[i]` to `sigmas[i + 1]`. `unshifted`
+    (N,), float64, are the sigmas before the scheduler shifted them. Where steps are skipped,
+    `forecasts` has a number for each forward (`pipelines.skipping`), 0 for none.
     """
 
     timesteps: torch.Tensor
     sigmas: torch.Tensor
+    unshifted: np.ndarray
+    forecasts: tuple[float, ...] = ()
 
     @property
     def num_steps(self) -> int:
         return len(self.timesteps)
 
+    def forecast(self, step: int) -> float:
+        """How far ahead forward `step` forecasts; 0 also for a step that there is not."""
+        return self.forecasts[step] if step < len(self.forecasts) else 0.0
+
 
 def make_schedule(
-    config: dict[str, Any], *, num_steps: int, image_tokens: int, device: torch.device
+    config: dict[str, Any],
+    *,
+    num_steps: int,
+    image_tokens: int,
+    device: torch.device,
+    skips_steps: bool = False,
 ) -> Schedule:
     """The schedule that `FluxPipeline` would use, from a scheduler's configuration.
 
-    A fresh diffusers scheduler does the arithmetic and is thrown away: its state (the step index)
-    must never be shared between requests. Raises CheckpointError for a stochastic sampler, whose
-    result would depend on more than the seed of the noise.
+    With `skips_steps`, only those of its levels where `pipelines.skipping` has a forward. Raises
+    CheckpointError for a stochastic sampler, whose result would depend on more than the seed of
+    the noise.
     """
     if config.get("stochastic_sampling"):
         raise CheckpointError("scheduler: stochastic_sampling is not supported; set it to false")
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
-    sigmas = None if config.get("use_flow_sigmas") else np.linspace(1.0, 1 / num_steps, num_steps)
-    mu = calculate_shift(
+    sigmas, unshifted = None, np.linspace(1.0, 1 / num_steps, num_steps)
+    if config.get("use_flow_sigmas"):
+        unshifted = np.linspace(scheduler.sigma_max, scheduler.sigma_min, num_steps)
+    else:
+        sigmas = unshifted
+    mu = _shift(config, image_tokens)
+    scheduler.set_timesteps(num_steps, device=device, sigmas=sigmas, mu=mu)
+    if not skips_steps:
+        return Schedule(timesteps=scheduler.timesteps, sigmas=scheduler.sigmas, unshifted=unshifted)
+    steps = list(evaluated_steps(num_steps))
+    return Schedule(
+        timesteps=scheduler.timesteps[steps],
+        sigmas=scheduler.sigmas[[*steps, num_steps]],
+        unshifted=unshifted[steps],
+        forecasts=forecasts(scheduler.sigmas.tolist()),
+    )
+
+
+def check_can_cut(config: dict[str, Any]) -> None:
+    """Raises UnsupportedFeature when schedules of this configuration cannot be cut."""
+    for name in _NOT_CUT:
+        if config.get(name):
+            raise UnsupportedFeature(
+                f"min_steps: a schedule with {name} cannot be cut on its way; leave min_steps out",
+                param="min_steps",
+            )
+
+
+def cut_schedule(
+    schedule: Schedule, cut: Cut, config: dict[str, Any], *, image_tokens: int
+) -> Schedule:
+    """`schedule` with what is left after `cut.step` forwards laid out anew, to `cut.num_steps`.
+
+    From the unshifted level s where it stands, the k forwards that are left are at
+    linspace(s, s / k, k), shifted as before: for s = 1 the schedule of a request of k steps. The
+    current level stays as it is, to the bit. Raises ValueError unless that makes it shorter,
+    UnsupportedFeature as `check_can_cut`.
+    """
+    step, num_steps = cut
+    if not 0 <= step < num_steps < schedule.num_steps:
+        raise ValueError(f"{cut} does not shorten a schedule of {schedule.num_steps} steps")
+    check_can_cut(config)
+    device = schedule.sigmas.device
+    if step == 0:
+        return make_schedule(config, num_steps=num_steps, image_tokens=image_tokens, device=device)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
+    start, left = float(schedule.unshifted[step]), num_steps - step
+    end = scheduler.sigma_min if config.get("use_flow_sigmas") else start / left
+    rest = np.linspace(start, end, left)
+    mu = _shift(config, image_tokens)
+    scheduler.set_timesteps(left, device=device, sigmas=rest, mu=mu)
+    return Schedule(
+        timesteps=torch.cat([schedule.timesteps[: step + 1], scheduler.timesteps[1:]]),
+        sigmas=torch.cat([schedule.sigmas[: step + 1], scheduler.sigmas[1:]]),
+        unshifted=np.concatenate([schedule.unshifted[:step], rest]),
+    )
+
+
+def _shift(config: dict[str, Any], image_tokens: int) -> float:
+    """The mu of dynamic shifting: more noise, longer, for more tokens."""
+    return calculate_shift(
         image_tokens,
         config.get("base_image_seq_len", 256),
         config.get("max_image_seq_len", 4096),
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.15),
     )
-    scheduler.set_timesteps(num_steps, device=device, sigmas=sigmas, mu=mu)
-    return Schedule(timesteps=scheduler.timesteps, sigmas=scheduler.sigmas)
 
 
 def draw_noise(
@@ -115,6 +197,12 @@ def guide(
 ) -> torch.Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, in the scale convention of diffusers)."""
     return negative_velocity + true_cfg_scale * (velocity - negative_velocity)
+
+
+def extrapolate(velocity: torch.Tensor, last: torch.Tensor, share: float) -> torch.Tensor:
+    """v + share (v - last), summed in float32, in the velocity's dtype."""
+    change = velocity.to(torch.float32) - last.to(torch.float32)
+    return (velocity.to(torch.float32) + share * change).to(velocity.dtype)
 
 
 def euler_step(latents: torch.Tensor, velocity: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:

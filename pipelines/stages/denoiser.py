@@ -1,63 +1,41 @@
 """The denoiser stage: what the engine's loop does to a set of works, without the loop.
 
 A *trajectory* is one image on its way from noise to latents. Its only changing state is the
-latents and a step index; all the rest is computed when it is admitted.
+latents, a step index and the cuts made to its schedule; all the rest follows from those and the
+job. So a `Checkpoint` of the three goes on anywhere, to the same bits.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from pipelines import footprint
 from pipelines.checkpoint import load_denoiser_components
-from pipelines.contracts import LatentJob, Latents, TextConditioning
-from pipelines.errors import DegenerateImage, InvalidRequest
-from pipelines.ragged import (
-    Layout,
-    PackedBatch,
-    PackedFlux,
-    RotaryTable,
-    SegmentShape,
-    make_layout,
-)
+from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
+from pipelines.ragged import Layout, PackedBatch, PackedFlux, RotaryTable, SegmentShape
 from pipelines.sampling import (
     Schedule,
+    check_can_cut,
+    cut_schedule,
     draw_noise,
-    euler_step,
     guide,
     make_schedule,
     position_ids,
 )
+from pipelines.skipping import num_forwards
+from pipelines.stages.admission import (
+    check_conditioning,
+    check_start,
+    conditionings_of,
+    shape_of,
+)
+from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
 
 _LAYOUTS_KEPT = 32
-
-
-class Segment(NamedTuple):
-    """One conditioning of one trajectory: text (L, d) and modulation of all steps (N, M)."""
-
-    txt: torch.Tensor
-    vec: torch.Tensor
-
-
-@dataclass(slots=True, kw_only=True)
-class Trajectory:
-    """One image being denoised. `latents` is (S, D) and changes; so does `step`; nothing else."""
-
-    job: LatentJob
-    schedule: Schedule
-    segments: tuple[Segment, ...]
-    shape: SegmentShape
-    rope: RotaryTable
-    latents: torch.Tensor
-    step: int = 0
-
-    @property
-    def is_done(self) -> bool:
-        return self.step >= self.schedule.num_steps
 
 
 class DenoiserStage:
@@ -76,59 +54,103 @@ class DenoiserStage:
         device: str = "cpu",
         dtype: str = "float32",
         attention: str = "sdpa",
+        compile: bool = False,
     ) -> DenoiserStage:
-        """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
+        """The stage with the weights of `source`; see `PackedFlux` for `attention` and `compile`.
+
+        Raises CheckpointError, ConfigurationError.
+        """
         transformer, scheduler_config = load_denoiser_components(source, device=device, dtype=dtype)
-        return cls(PackedFlux(transformer, attention=attention), scheduler_config)
+        return cls(PackedFlux(transformer, attention=attention, compile=compile), scheduler_config)
+
+    def segments(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> tuple[int, ...]:
+        """Tokens of each segment of one step: text and image, twice with true guidance."""
+        count = len(conditionings_of(job, positive, negative))
+        return (sum(shape_of(job, positive)),) * count
+
+    def forwards(self, job: LatentJob) -> int:
+        """How many steps, of one forward each, a job takes unless it is cut."""
+        return num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+
+    def trajectory_bytes(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> int:
+        """Device memory of an admitted trajectory, see `footprint.trajectory_bytes`."""
+        text, image = shape_of(job, positive)
+        return footprint.trajectory_bytes(
+            self._flux.config,
+            text=text,
+            image=image,
+            segments=len(conditionings_of(job, positive, negative)),
+            num_steps=self.forwards(job),
+            itemsize=self._flux.dtype.itemsize,
+            skips_steps=job.skips_steps,
+        )
+
+    def tick_bytes(self, tokens: int) -> int:
+        """Device memory of a tick over `tokens` at its peak, see `footprint.tick_bytes`."""
+        itemsize = self._flux.dtype.itemsize
+        return footprint.tick_bytes(self._flux.config, tokens=tokens, itemsize=itemsize)
+
+    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+        """Text that means nothing, of the right widths: for measuring how long ticks take."""
+        config = self._flux.config
+        return TextConditioning(
+            prompt_embeds=torch.randn(text_tokens, config.joint_attention_dim),
+            pooled_prompt_embeds=torch.randn(config.pooled_projection_dim),
+            num_tokens=text_tokens,
+        )
 
     @torch.inference_mode()
     def admit(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self,
+        job: LatentJob,
+        positive: TextConditioning,
+        negative: TextConditioning | None,
+        start: Checkpoint | None = None,
     ) -> Trajectory:
-        """Everything of a trajectory that no step changes, and its starting noise.
+        """Everything of a trajectory that no step changes, and its noise or `start`'s latents.
 
-        Raises InvalidRequest when a conditioning does not fit the model.
+        From `start` it goes on to the same bits as the one that `start` was taken from. Raises
+        InvalidRequest when a conditioning or `start` does not fit the model and the job,
+        DegenerateImage when a conditioning is not finite, UnsupportedFeature for
+        `min_inference_steps` where schedules cannot be cut.
         """
-        flux, device, dtype = self._flux, self._flux.device, self._flux.dtype
-        guided = negative is not None and job.true_cfg_scale > 1
-        conditionings = [positive, negative] if guided and negative is not None else [positive]
+        conditionings = conditionings_of(job, positive, negative)
         for conditioning in conditionings:
-            self._check_conditioning(conditioning)
-        noise = draw_noise(
-            job.seed,
-            height=job.height,
-            width=job.width,
-            latent_channels=flux.config.in_channels // 4,
-            device=device,
-            dtype=dtype,
-        )
-        text_tokens = len(positive.prompt_embeds)
-        schedule = make_schedule(
-            self._scheduler_config,
-            num_steps=job.num_inference_steps,
-            image_tokens=len(noise),
-            device=device,
-        )
+            check_conditioning(conditioning, len(positive.prompt_embeds), self._flux.config)
+        if job.min_inference_steps is not None:
+            check_can_cut(self._scheduler_config)
+        shape, cuts = shape_of(job, positive), start.cuts if start else ()
+        schedule = self._schedule(job, cuts, image_tokens=shape.image)
+        if start is not None:
+            check_start(
+                start,
+                schedule,
+                shape=(shape.image, self._flux.config.in_channels),
+                dtype=self._flux.dtype,
+            )
+        device, dtype = self._flux.device, self._flux.dtype
         ids = position_ids(
-            text_tokens, height=job.height, width=job.width, device=device, dtype=dtype
+            shape.text, height=job.height, width=job.width, device=device, dtype=dtype
         )
+        segments: list[Segment] = []
+        for conditioning in conditionings:
+            pooled = conditioning.pooled_prompt_embeds.to(device, dtype)
+            txt = self._flux.embed_text(conditioning.prompt_embeds.to(device, dtype))
+            segments.append(Segment(txt, pooled, self._modulation(job, pooled, schedule, cuts)))
         return Trajectory(
             job=job,
             schedule=schedule,
-            segments=tuple(
-                Segment(
-                    flux.embed_text(conditioning.prompt_embeds.to(device, dtype)),
-                    flux.modulation(
-                        schedule.timesteps,
-                        job.guidance_scale,
-                        conditioning.pooled_prompt_embeds.to(device, dtype),
-                    ),
-                )
-                for conditioning in conditionings
-            ),
-            shape=SegmentShape(text_tokens, len(noise)),
-            rope=flux.rotary(ids),
-            latents=noise,
+            segments=tuple(segments),
+            shape=shape,
+            rope=self._flux.rotary(ids),
+            latents=start.latents.to(device) if start else self._noise(job),
+            step=start.step if start else 0,
+            cuts=cuts,
+            velocity=start.velocity.to(device) if start and start.velocity is not None else None,
         )
 
     @torch.inference_mode()
@@ -136,37 +158,114 @@ class DenoiserStage:
         """Advance each trajectory by one step, in one packed forward: all of them, or none.
 
         Nothing is changed before everything is computed, so a tick that raises can be repeated.
+        Returns when the device is done with it.
         """
-        velocities = self._flux.velocity(self._pack(trajectories)).split(
-            [item.shape.image for item in trajectories for _ in item.segments]
-        )
-        moved: list[torch.Tensor] = []
-        position = 0
-        for item in trajectories:
-            velocity = velocities[position]
-            if len(item.segments) == 2:
-                velocity = guide(velocity, velocities[position + 1], item.job.true_cfg_scale)
-            sigmas = item.schedule.sigmas[item.step : item.step + 2]
-            moved.append(euler_step(item.latents, velocity, sigmas))
-            position += len(item.segments)
-        for item, latents in zip(trajectories, moved, strict=True):
+        velocities = self._velocities(trajectories)
+        moved = [item.moved(v) for item, v in zip(trajectories, velocities, strict=True)]
+        if self._flux.device.type == "cuda":
+            torch.cuda.synchronize(self._flux.device)
+        for item, velocity, latents in zip(trajectories, velocities, moved, strict=True):
             item.latents = latents
             item.step += 1
+            # Cloned: a view would keep the velocities of the whole batch.
+            item.velocity = velocity.clone() if item.schedule.forecast(item.step) else None
+
+    @torch.inference_mode()
+    def cut(self, trajectory: Trajectory, num_steps: int) -> None:
+        """Lay the rest of the schedule out anew, so that it has `num_steps` forwards in all.
+
+        Cut before its first step, a trajectory is that of a job of `num_steps`. Raises ValueError
+        unless `num_steps` is between what is done and what was to be done, and for a job that
+        skips steps; UnsupportedFeature where schedules cannot be cut.
+        """
+        job = trajectory.job
+        if job.skips_steps:
+            raise ValueError(f"{job.work_id}: a schedule that skips steps is not cut as well")
+        cut = Cut(trajectory.step, num_steps)
+        cuts = (*trajectory.cuts, cut)
+        schedule = cut_schedule(
+            trajectory.schedule, cut, self._scheduler_config, image_tokens=trajectory.shape.image
+        )
+        trajectory.segments = tuple(
+            segment._replace(vec=self._modulation(job, segment.pooled, schedule, cuts))
+            for segment in trajectory.segments
+        )
+        trajectory.schedule, trajectory.cuts = schedule, cuts
+
+    def checkpoint(self, trajectory: Trajectory) -> Checkpoint:
+        """What `admit` needs to go on from here, on the CPU.
+
+        Raises DegenerateImage if the latents are not finite.
+        """
+        return Checkpoint(
+            work_id=trajectory.job.work_id,
+            step=trajectory.step,
+            latents=trajectory.latents_on_cpu(),
+            cuts=trajectory.cuts,
+            velocity=None if trajectory.velocity is None else trajectory.velocity.cpu(),
+        )
 
     def finish(self, trajectory: Trajectory) -> Latents:
         """The result of a finished trajectory, on the CPU, where any decoder can take it from.
 
         Raises DegenerateImage if it is not finite.
         """
-        packed = trajectory.latents.cpu()
-        if not bool(packed.isfinite().all()):
-            raise DegenerateImage("denoising produced latents that are not finite")
         return Latents(
-            packed=packed,
+            packed=trajectory.latents_on_cpu(),
             height=trajectory.job.height,
             width=trajectory.job.width,
             steps_run=trajectory.step,
         )
+
+    def _schedule(self, job: LatentJob, cuts: tuple[Cut, ...], *, image_tokens: int) -> Schedule:
+        """The schedule of a job as it is after these cuts."""
+        schedule = make_schedule(
+            self._scheduler_config,
+            num_steps=job.num_inference_steps,
+            image_tokens=image_tokens,
+            device=self._flux.device,
+            skips_steps=job.skips_steps,
+        )
+        for cut in cuts:
+            schedule = cut_schedule(
+                schedule, cut, self._scheduler_config, image_tokens=image_tokens
+            )
+        return schedule
+
+    def _modulation(
+        self, job: LatentJob, pooled: torch.Tensor, schedule: Schedule, cuts: tuple[Cut, ...]
+    ) -> torch.Tensor:
+        """Modulation of the forwards since the last cut, in one product.
+
+        No more and no less even where some of them are done: the same product has the same bits.
+        """
+        timesteps = schedule.timesteps[first_modulated(cuts) :]
+        return self._flux.modulation(timesteps, job.guidance_scale, pooled)
+
+    def _noise(self, job: LatentJob) -> torch.Tensor:
+        return draw_noise(
+            job.seed,
+            height=job.height,
+            width=job.width,
+            latent_channels=self._flux.config.in_channels // 4,
+            device=self._flux.device,
+            dtype=self._flux.dtype,
+        )
+
+    def _velocities(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
+        """The velocity (S, D) of each trajectory, guided where it has two segments."""
+        parts = iter(
+            self._flux.velocity(self._pack(trajectories)).split(
+                [item.shape.image for item in trajectories for _ in item.segments]
+            )
+        )
+        velocities: list[torch.Tensor] = []
+        for item in trajectories:
+            velocity = next(parts)
+            if len(item.segments) == 2:
+                velocity = guide(velocity, next(parts), item.job.true_cfg_scale)
+            velocities.append(velocity)
+        return velocities
 
     def _pack(self, trajectories: Sequence[Trajectory]) -> PackedBatch:
         """Lay the segments of all trajectories one after the other."""
@@ -175,7 +274,9 @@ class DenoiserStage:
             layout=self._layout(tuple(item.shape for item, _ in pairs)),
             img=torch.cat([item.latents for item, _ in pairs]),
             txt=torch.cat([segment.txt for _, segment in pairs]),
-            vec=torch.stack([segment.vec[item.step] for item, segment in pairs]),
+            vec=torch.stack(
+                [segment.vec[item.step - first_modulated(item.cuts)] for item, segment in pairs]
+            ),
             rope=RotaryTable(
                 torch.cat([item.rope.cos for item, _ in pairs]),
                 torch.cat([item.rope.sin for item, _ in pairs]),
@@ -185,19 +286,8 @@ class DenoiserStage:
     def _layout(self, shapes: tuple[SegmentShape, ...]) -> Layout:
         """A set of trajectories stays together for many ticks, so its layout is kept."""
         if shapes not in self._layouts:
-            self._layouts[shapes] = make_layout(shapes, self._flux.device)
+            self._layouts[shapes] = self._flux.layout(shapes)
             if len(self._layouts) > _LAYOUTS_KEPT:
                 self._layouts.popitem(last=False)
         self._layouts.move_to_end(shapes)
         return self._layouts[shapes]
-
-    def _check_conditioning(self, conditioning: TextConditioning) -> None:
-        """A text encoder of another model would fail inside the packed forward, for everybody."""
-        config = self._flux.config
-        widths = (conditioning.prompt_embeds.shape[-1], conditioning.pooled_prompt_embeds.shape[-1])
-        expected = (config.joint_attention_dim, config.pooled_projection_dim)
-        if widths != expected:
-            raise InvalidRequest(
-                f"conditioning is {widths[0]} and {widths[1]} wide, but the denoiser takes"
-                f" {expected[0]} and {expected[1]}: both stages must load the same model"
-            )

@@ -1,0 +1,64 @@
+"""Device memory that denoising takes, worked out from a transformer's configuration beforehand.
+
+Symbols:  d transformer width   D latent channels   P pooled text width   E head width   e bytes of
+a value   L, S text and image tokens   N forwards   M modulation values of one forward
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FLOAT32 = 4
+_WIDTHS_PER_TOKEN = 26
+_FLOAT32_WIDTHS_PER_TOKEN = 6
+_MIN_SEGMENT = 32
+"""Tokens of the smallest segment that `tick_bytes` counts on: a picture of 64x64 has 16 of its own,
+and text comes with it."""
+
+
+def modulation_width(config: Any) -> int:
+    """M: 12 vectors of d values for a double block, 3 for a single one, 2 at the end."""
+    return _width(config) * (12 * config.num_layers + 3 * config.num_single_layers + 2)
+
+
+def trajectory_bytes(
+    config: Any,
+    *,
+    text: int,
+    image: int,
+    segments: int,
+    num_steps: int,
+    itemsize: int,
+    skips_steps: bool,
+) -> int:
+    """What an admitted trajectory holds.
+
+    S D e of latents and, where steps are skipped, of velocity; L d e of embedded text, P e of
+    pooled text and N M e of modulation for each segment; 2 (L + S) E 4 of rotary factors. The
+    schedule is not counted: a few numbers.
+    """
+    latents = image * config.in_channels * (2 if skips_steps else 1)
+    segment = text * _width(config) + config.pooled_projection_dim
+    segment += num_steps * modulation_width(config)
+    rotary = 2 * (text + image) * config.attention_head_dim
+    return itemsize * (latents + segments * segment) + _FLOAT32 * rotary
+
+
+def tick_bytes(config: Any, *, tokens: int, itemsize: int) -> int:
+    """What a packed forward takes at its peak, beyond weights and trajectories: an upper estimate.
+
+    For each token 26 d e: the stream and its normalised copy (2), the modulation spread over it
+    (6), query, key and value and what attention makes of them (7), the MLP's hidden values before
+    and after its activation (8), joined with attention (3). Rotating query and key in float32 takes
+    6 d 4 more. Then the inputs, (D + d) e and 4 E 4 for the rotary factors, and one row of
+    modulation for every 32 tokens, M e.
+    """
+    width = _width(config)
+    inner = _WIDTHS_PER_TOKEN * width * itemsize + _FLOAT32_WIDTHS_PER_TOKEN * width * _FLOAT32
+    inputs = (config.in_channels + width) * itemsize + 4 * config.attention_head_dim * _FLOAT32
+    modulation = -(-tokens // _MIN_SEGMENT) * modulation_width(config) * itemsize
+    return tokens * (inner + inputs) + modulation
+
+
+def _width(config: Any) -> int:
+    return config.num_attention_heads * config.attention_head_dim

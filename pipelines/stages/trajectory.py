@@ -1,0 +1,73 @@
+"""One image on its way from noise to latents, as the denoiser keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from pipelines.contracts import Cut, LatentJob
+from pipelines.errors import DegenerateImage
+from pipelines.ragged import RotaryTable, SegmentShape
+from pipelines.sampling import Schedule, euler_step, extrapolate
+
+
+class Segment(NamedTuple):
+    """One conditioning of one trajectory.
+
+    `txt` (L, d) embedded text, `pooled` (P,), and `vec` (n, M) the modulation of the last n
+    forwards of the schedule: of all, or of those after the last cut.
+    """
+
+    txt: torch.Tensor
+    pooled: torch.Tensor
+    vec: torch.Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Trajectory:
+    """One image being denoised, after `step` forwards.
+
+    `latents` is (S, D), and so is `velocity`, the one predicted last, kept only where the next
+    step extrapolates from it. A step changes these and `step`; a cut changes `cuts`, `schedule`
+    and the segments.
+    """
+
+    job: LatentJob
+    schedule: Schedule
+    segments: tuple[Segment, ...]
+    shape: SegmentShape
+    rope: RotaryTable
+    latents: torch.Tensor
+    step: int = 0
+    cuts: tuple[Cut, ...] = ()
+    velocity: torch.Tensor | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Forwards in all, as the schedule is now."""
+        return self.schedule.num_steps
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.num_steps
+
+    def moved(self, velocity: torch.Tensor) -> torch.Tensor:
+        """The latents after a step with `velocity`, moved on by a forecast where one is due."""
+        share = self.schedule.forecast(self.step)
+        if share and self.velocity is not None:
+            velocity = extrapolate(velocity, self.velocity, share)
+        return euler_step(self.latents, velocity, self.schedule.sigmas[self.step : self.step + 2])
+
+    def latents_on_cpu(self) -> torch.Tensor:
+        """The latents on the CPU. Raises DegenerateImage if they are not finite."""
+        latents = self.latents.cpu()
+        if not bool(latents.isfinite().all()):
+            raise DegenerateImage("denoising produced latents that are not finite")
+        return latents
+
+
+def first_modulated(cuts: tuple[Cut, ...]) -> int:
+    """The first forward whose modulation a trajectory with these cuts keeps."""
+    return cuts[-1].step if cuts else 0
