@@ -34,7 +34,7 @@ class SingleFlight(Generic[Key, Result]):
 
         An error goes to all who wait. One who leaves disturbs no other; when the last has left, the
         task is cancelled. The task belongs to none of them, so it runs in `context`, by default an
-        empty one: in a copy of the first caller's, Ray would end its calls with that caller.
+        empty one: calls made in a copy of the first caller's would be Serve's to cancel with it.
         """
         if not self.is_running(key):
             task = asyncio.create_task(start(), context=Context() if context is None else context)

@@ -55,8 +55,8 @@ class Ingress:
 def own_context(request_id: str) -> Context:
     """A context for calls that outlive the request they are made in, under its id in the logs.
 
-    Serve and Ray end what a request has called when its client leaves, and find it by this context:
-    what equal requests share must not be found.
+    When a client leaves, Serve cancels the calls of its request that wait for a replica, and finds
+    them by this context: what equal requests share must not be found.
     """
     context = Context()
     request = ray.serve.context._get_serve_request_context()  # pyright: ignore[reportPrivateUsage]
