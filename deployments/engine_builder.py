@@ -72,6 +72,7 @@ def _calibration(
             "threads": str(options.resolved_threads),
             "dtype": options.dtype,
             "attention": options.attention,
+            "compile": str(options.compile),
             "torch": torch.__version__,
         },
     )
