@@ -51,22 +51,23 @@ async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
 class Relay:
     """One image's denoising, passed on from replica to replica until it is done.
 
-    `resumed_at` are the steps from which it went on elsewhere, 0 being a start from noise;
-    `checkpoint` is what it would go on from now.
+    `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
+    start from noise, after `attempts` in all.
     """
 
     def __init__(self, request_id: str) -> None:
-        self.resumed_at: list[int] = []
         self.checkpoint: PackedCheckpoint | None = None
+        self.resumed_at: list[int] = []
+        self.attempts = 0
         self._request_id = request_id
         self._losses = 0
 
     async def run(self, attempt: Callable[[], Awaitable[PackedLatents | Moved]]) -> PackedLatents:
         """The latents. `attempt` starts from `checkpoint`, and keeps there what it gets.
 
-        A lost replica counts as an attempt only if the image has not got further with it; a
-        replica that hands its works over never does, so the caller bounds the time. Raises
-        StageFailed after `MAX_ATTEMPTS`, and whatever else `attempt` raises.
+        A lost replica counts only if the image has not got further with it; one that hands its
+        works over never does, so the caller bounds the time. Raises StageFailed when
+        `MAX_ATTEMPTS` count, and whatever else `attempt` raises.
         """
         while True:
             began_at = self.step
@@ -74,24 +75,26 @@ class Relay:
                 result = await attempt()
                 if isinstance(result, PackedLatents):
                     return result
-                reason, pauses = "its denoiser goes away", self.step == began_at
+                if self.step > began_at:
+                    self._go_on("its denoiser goes away")
+                    continue
             except ReplicaLost as lost:
-                reason, pauses = f"a replica of {lost.stage} was lost", True
                 self._count_loss(lost, began_at)
-            self.resumed_at.append(self.step)
-            logger.warning(
-                "request %s: %s, an image goes on from step %d",
-                self._request_id,
-                reason,
-                self.step,
-            )
-            if pauses:
-                await asyncio.sleep(RETRY_PAUSE_S)
+                self._go_on(f"a replica of {lost.stage} was lost")
+            finally:
+                self.attempts += 1
+            await asyncio.sleep(RETRY_PAUSE_S)
 
     @property
     def step(self) -> int:
         """Steps that need not be run again."""
         return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def _go_on(self, reason: str) -> None:
+        self.resumed_at.append(self.step)
+        logger.warning(
+            "request %s: %s, an image goes on from step %d", self._request_id, reason, self.step
+        )
 
     def _count_loss(self, lost: ReplicaLost, began_at: int) -> None:
         if self.step > began_at:

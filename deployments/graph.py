@@ -152,7 +152,7 @@ class Graph:
         self, job: GenerationJob, index: int, shared: Prompts, relay: Relay
     ) -> PackedLatents | Moved:
         """One replica's part in an image: all of its steps, or those until the replica goes."""
-        is_first = not relay.resumed_at
+        is_first = relay.attempts == 0
         with Calls(job.request_id) as calls:
             # The encodings may have died with their replica; the encoder's cache is cheap.
             prompts = shared if is_first else self._start_encoding(calls, job)

@@ -4,25 +4,91 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import ray.serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
+from deployments.denoiser import Denoiser
 from deployments.graph import Graph, StageHandles
-from deployments.options import StagesConfig
+from deployments.names import StageName
+from deployments.options import DenoiserOptions, StagesConfig
+from deployments.packed import Moved, PackedCheckpoint
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, GenerationResult
-from pipelines.engine.engine import EngineStats
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    LatentJob,
+)
+from pipelines.engine.stats import EngineStats
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call to denoise: the step it started from, that of its last checkpoint, its end."""
+
+    request_id: str
+    start: int
+    reached: int
+    was_handed_over: bool = False
+
+    @property
+    def was_refused(self) -> bool:
+        """Handed over before it had begun, as by a replica that was asked when it drained."""
+        return self.was_handed_over and self.reached == self.start
+
+
+class WatchedHandle:
+    """The denoiser's handle, which notes in `attempts` what passes through it."""
+
+    def __init__(self, handle: DeploymentHandle, attempts: list[Attempt]) -> None:
+        self._handle = handle
+        self._attempts = attempts
+
+    def options(self, **options: Any) -> WatchedHandle:
+        return WatchedHandle(self._handle.options(**options), self._attempts)
+
+    def remote(self, *args: Any, start: PackedCheckpoint | None = None, **kwargs: Any) -> Any:
+        if not args or not isinstance(args[0], LatentJob):
+            return self._handle.remote(*args, **kwargs)
+        step = 0 if start is None else start.step
+        attempt = Attempt(args[0].group, step, step)
+        self._attempts.append(attempt)
+        return _WatchedStream(self._handle.remote(*args, start=start, **kwargs), attempt)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+class _WatchedStream:
+    def __init__(self, stream: Any, attempt: Attempt) -> None:
+        self._stream = stream
+        self._attempt = attempt
+
+    async def __anext__(self) -> Any:
+        item = await anext(self._stream)
+        if isinstance(item, PackedCheckpoint):
+            self._attempt.reached = item.step
+        self._attempt.was_handed_over = isinstance(item, Moved)
+        return item
+
+    def cancel(self) -> None:
+        self._stream.cancel()
 
 
 class GraphDriver:
     """Runs jobs through the graph, as the ingress does."""
 
     def __init__(self, **stages: DeploymentHandle) -> None:
-        self._graph = Graph(StageHandles(**stages))
         self._denoiser = stages["denoiser"]
+        self._attempts: list[Attempt] = []
+        watched = cast(Any, WatchedHandle(self._denoiser, self._attempts))
+        self._graph = Graph(StageHandles(**{**stages, "denoiser": watched}))
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         return await self._graph.generate(job)
@@ -34,18 +100,30 @@ class GraphDriver:
         """The denoiser's engine, of one of its replicas."""
         return await self._denoiser.stats.remote()
 
+    async def attempts(self, request_id: str) -> list[Attempt]:
+        """The calls to denoise that were made for a request, in order."""
+        return [attempt for attempt in self._attempts if attempt.request_id == request_id]
+
     async def loaded(self, module: str) -> bool:
         """Whether this process has imported `module`."""
         return module in sys.modules
 
 
-def bind_driver(spec: ModelSpec, config: StagesConfig) -> Application:
-    """An application of the stages of `spec`, and a driver."""
+def bind_driver(
+    spec: ModelSpec, config: StagesConfig, *, denoiser: DeploymentHandle | None = None
+) -> Application:
+    """An application of the stages of `spec`, and a driver; `denoiser` may be another one's."""
     stages = bind_stages(spec, config)
     decorate = ray.serve.deployment(
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )
-    return decorate(GraphDriver).bind(**stages)
+    return decorate(GraphDriver).bind(**{**stages, **({"denoiser": denoiser} if denoiser else {})})
+
+
+def bind_denoisers(spec: ModelSpec, options: DenoiserOptions) -> Application:
+    """An application of denoisers alone, which can be redeployed under a driver."""
+    decorate = ray.serve.deployment(name=StageName.DENOISER, **options.deployment_kwargs())
+    return decorate(Denoiser).bind(spec, options)
 
 
 def make_job(

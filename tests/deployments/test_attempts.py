@@ -115,6 +115,7 @@ async def test_a_replica_that_is_about_to_go_is_asked_again_until_another_one_is
     result = await _generate(stages)
     assert len(result.images) == 1
     assert [step for _, step in stages.steps] == [1, 2]
+    assert result.resumed_at == ()
 
 
 async def test_a_stream_that_ends_early_is_a_loss() -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import ray.serve
-from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.options import DenoiserOptions, StagesConfig, VaeDecoderOptions
 from pipelines.contracts import GenerationResult
-from pipelines.engine.engine import EngineStats
-from pipelines.errors import DegenerateImage, SluiceError, StageFailed
+from pipelines.engine.stats import EngineStats
+from pipelines.errors import DegenerateImage, SluiceError
 from tests.cluster import LocalCluster
 from tests.deployments.driver import bind_driver, make_job
 from tests.deployments.images import assert_same_image, pixels_of
@@ -134,14 +133,6 @@ def test_the_first_failure_stops_the_siblings(driver: Driver) -> None:
     _wait_for_works(driver, 0)
 
 
-def test_a_denoiser_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
-    expected = _hashes(_generate(driver, steps=LONG))
-    disturbed = _start(driver, steps=LONG)
-    _wait_for_works(driver, 1)
-    cluster.kill_replica("Denoiser", app=APP)
-    assert _hashes(disturbed.result(timeout_s=DEADLINE_S)) == expected
-
-
 def test_a_decoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
     size = {"height": 1024, "width": 1024, "steps": 4}
     expected = _hashes(_generate(driver, **size))
@@ -151,24 +142,13 @@ def test_a_decoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) 
     _wait_for_works(driver, 0)
     cluster.kill_replica("VaeDecoder", app=APP)
     assert _hashes(disturbed.result(timeout_s=DEADLINE_S)) == expected
-    assert _engine(driver).ticks == ticks + 2 * size["steps"]  # it was drawn again
+    assert _engine(driver).ticks == ticks + size["steps"]  # nothing was denoised again
 
 
 def test_a_text_encoder_that_dies_is_survived(driver: Driver, cluster: LocalCluster) -> None:
     expected = _hashes(_generate(driver, prompt="the blue cat"))
     cluster.kill_replica("TextEncoder", app=APP)
     assert _hashes(_generate(driver, prompt="the blue cat")) == expected
-
-
-def test_endless_deaths_end_in_the_stages_failure(driver: Driver, cluster: LocalCluster) -> None:
-    response = _start(driver, steps=ENDLESS)
-    for _ in range(3):
-        _wait_for_works(driver, 1)
-        cluster.kill_replica("Denoiser", app=APP)
-    with pytest.raises(StageFailed) as caught:
-        response.result(timeout_s=DEADLINE_S)
-    assert caught.value.stage == "Denoiser"
-    assert not isinstance(caught.value.__cause__, RayError)
 
 
 def test_a_stage_that_is_too_busy_to_answer_is_ready(driver: Driver, dev_like: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deployments.options import VaeDecoderOptions
-from deployments.vae_decoder import VaeDecoder
 from deployments.packed import PackedLatents
+from deployments.vae_decoder import VaeDecoder
 from deployments.wire import pack_latents
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage

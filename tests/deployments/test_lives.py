@@ -1,0 +1,167 @@
+"""Works on a real Ray cluster whose denoisers are killed and redeployed under them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+import ray.serve
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.schema import ApplicationStatus
+
+from deployments.options import DenoiserOptions, StagesConfig
+from pipelines.contracts import GenerationResult
+from tests.cluster import LocalCluster
+from tests.deployments.driver import Attempt, bind_denoisers, bind_driver, make_job
+from tests.specs import tiny_spec
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+DENOISERS, APP = "lives-denoisers", "lives"
+DEADLINE_S = 120.0
+STEPS = 200
+"""Enough that jobs are in the middle when something happens to them."""
+
+Driver = DeploymentHandle[Any]
+Jobs = Mapping[str, DeploymentResponse[GenerationResult]]
+
+
+@pytest.fixture(scope="module")
+def deploy_denoisers(cluster: LocalCluster, dev_like: Path) -> Iterator[Callable[[], object]]:
+    """Deploys two denoisers in place of those there are: Serve takes any deployment for a new one.
+
+    They finish one image after the other: the last bits of a sum depend on the matrix that it is
+    part of, and here files are compared byte by byte.
+    """
+    options = DenoiserOptions(
+        num_replicas=2,
+        num_cpus=0.2,
+        health_check_period_s=1,
+        policy="fifo",
+        max_works=1,
+        calibration_s=0.1,
+    )
+    denoisers = bind_denoisers(tiny_spec(dev_like), options)
+    yield lambda: ray.serve.run(denoisers, name=DENOISERS, route_prefix=None)
+    ray.serve.delete(DENOISERS)
+
+
+@pytest.fixture(scope="module")
+def driver(deploy_denoisers: Callable[[], object], dev_like: Path) -> Iterator[Driver]:
+    deploy_denoisers()
+    denoiser = ray.serve.get_deployment_handle("Denoiser", DENOISERS)
+    application = bind_driver(tiny_spec(dev_like), StagesConfig(), denoiser=denoiser)
+    yield ray.serve.run(application, name=APP, route_prefix=None)
+    ray.serve.delete(APP)
+
+
+@pytest.fixture(scope="module")
+def twins(driver: Driver) -> list[str | None]:
+    """The files of eight jobs that nothing disturbs."""
+    return _files(_results(_start(driver, "undisturbed")))
+
+
+def _start(driver: Driver, name: str) -> Jobs:
+    """Eight requests at once, each with a seed of its own."""
+    jobs = [make_job(f"{name}-{seed}", steps=STEPS, seed=seed) for seed in range(8)]
+    return {job.request_id: cast(Any, driver.generate.remote(job)) for job in jobs}
+
+
+def _results(jobs: Jobs) -> list[GenerationResult]:
+    return [response.result(timeout_s=DEADLINE_S) for response in jobs.values()]
+
+
+def _files(results: list[GenerationResult]) -> list[str | None]:
+    return [result.images[0].b64 for result in results]
+
+
+def _attempts(driver: Driver, request_id: str) -> list[Attempt]:
+    return driver.attempts.remote(request_id).result(timeout_s=DEADLINE_S)
+
+
+def _wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.02)
+
+
+def _wait_until_both_run() -> None:
+    """A test before this one may have taken a replica away, or one may not be gone yet."""
+
+    def both_run() -> bool:
+        status = ray.serve.status().applications[DENOISERS].status
+        return status == ApplicationStatus.RUNNING and len(_denoiser_process_ids()) == 2
+
+    _wait_until(both_run)
+
+
+def _wait_until_both_have_made_checkpoints(driver: Driver, jobs: Jobs) -> None:
+    """Each denoiser has one job under way, so two of them are on both."""
+
+    def under_way() -> int:
+        attempts = [_attempts(driver, request_id)[-1:] for request_id in jobs]
+        return sum(bool(last and 0 < last[0].reached < STEPS - 50) for last in attempts)
+
+    _wait_until(lambda: under_way() >= 2)
+
+
+def _assert_disturbed_jobs_lost_no_checkpoint(
+    driver: Driver, jobs: Jobs, results: list[GenerationResult]
+) -> list[Attempt]:
+    """Whoever was disturbed went on from its last checkpoint; the attempts that were cut short."""
+    cut_short: list[Attempt] = []
+    for request_id, result in zip(jobs, results, strict=True):
+        attempts = _attempts(driver, request_id)
+        starts = [attempt.start for attempt in attempts]
+        assert starts == [0, *(attempt.reached for attempt in attempts[:-1])]
+        assert result.resumed_at == tuple(a.reached for a in attempts[:-1] if not a.was_refused)
+        assert result.images[0].steps_run == STEPS
+        cut_short += attempts[:-1]
+    assert any(attempt.reached for attempt in cut_short), "no job was in the middle"
+    return cut_short
+
+
+def _denoiser_process_ids() -> list[int]:
+    """Of the denoisers, among the processes that this test session started."""
+    title = f"ray::ServeReplica:{DENOISERS}:Denoiser"
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if _title(child).startswith(title)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def test_jobs_move_when_their_denoisers_are_redeployed(
+    driver: Driver, deploy_denoisers: Callable[[], object], twins: list[str | None]
+) -> None:
+    _wait_until_both_run()
+    jobs = _start(driver, "redeployed")
+    _wait_until_both_have_made_checkpoints(driver, jobs)
+    deploy_denoisers()
+    results = _results(jobs)
+    assert _files(results) == twins
+    cut_short = _assert_disturbed_jobs_lost_no_checkpoint(driver, jobs, results)
+    assert all(attempt.was_handed_over for attempt in cut_short)
+
+
+def test_jobs_survive_the_kill_of_a_denoiser(driver: Driver, twins: list[str | None]) -> None:
+    _wait_until_both_run()
+    jobs = _start(driver, "killed")
+    _wait_until_both_have_made_checkpoints(driver, jobs)
+    victim, _ = _denoiser_process_ids()
+    os.kill(victim, signal.SIGKILL)
+    results = _results(jobs)
+    assert _files(results) == twins
+    cut_short = _assert_disturbed_jobs_lost_no_checkpoint(driver, jobs, results)
+    assert not any(attempt.was_handed_over for attempt in cut_short)
