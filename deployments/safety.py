@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from deployments.boundary import Boundary, starting
 from deployments.options import SafetyOptions
-from pipelines.contracts import DecodedImage, SafetyVerdict
+from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
@@ -39,10 +39,15 @@ class SafetyClassifier:
             name="safety-classifier",
         )
 
-    async def classify(self, image: DecodedImage) -> SafetyVerdict:
-        """The verdict; `timings` are "safety_wait" and "safety" alone. Raises StageFailed."""
+    async def classify(
+        self, image: DecodedImage, terms: ServiceTerms = ServiceTerms()
+    ) -> SafetyVerdict:
+        """The verdict, in the order of `terms`; `timings` are "safety_wait" and "safety" alone.
+
+        Raises StageFailed.
+        """
         with self._boundary.call():
-            verdict, waited, ran, _ = await self._batcher.submit(image)
+            verdict, waited, ran, _ = await self._batcher.submit(image, terms)
             return replace(verdict, timings={"safety_wait": waited, "safety": ran})
 
     async def ready(self) -> bool:

@@ -16,7 +16,7 @@ from deployments.options import TextEncoderOptions
 from deployments.packed import PackedConditioning
 from deployments.single_flight import SingleFlight
 from deployments.wire import pack_conditioning
-from pipelines.contracts import TextPrompt
+from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
 
 
@@ -78,7 +78,9 @@ class TextEncoder:
             self._batcher.close()
 
     async def _encode(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
-        conditioning, _, ran, _ = await self._batcher.submit(prompt)
+        conditioning, _, ran, _ = await self._batcher.submit(
+            prompt, ServiceTerms(tenant=prompt.tenant)
+        )
         self._cache[prompt] = conditioning
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)

@@ -9,7 +9,7 @@ from deployments.boundary import Boundary, starting
 from deployments.options import VaeDecoderOptions
 from deployments.packed import PackedLatents
 from deployments.wire import unpack_latents
-from pipelines.contracts import DecodedImage
+from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
@@ -33,13 +33,15 @@ class VaeDecoder:
             name="vae-decoder",
         )
 
-    async def decode(self, latents: PackedLatents) -> DecodedImage:
-        """The image; `timings` gain "decode_wait" and "decode".
+    async def decode(
+        self, latents: PackedLatents, terms: ServiceTerms = ServiceTerms()
+    ) -> DecodedImage:
+        """The image, in the order of `terms`; `timings` gain "decode_wait" and "decode".
 
         Raises DegenerateImage, StageFailed.
         """
         with self._boundary.call():
-            image, waited, ran, _ = await self._batcher.submit(latents)
+            image, waited, ran, _ = await self._batcher.submit(latents, terms)
             return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
 
     async def ready(self) -> bool:

@@ -1,19 +1,23 @@
 """Batching for the stages around the denoiser: accumulate while busy.
 
-While one batch runs, arrivals wait; when it ends, all that wait with the same key as the oldest
-run together. An idle stage so starts at once, and a busy one batches as much as its load offers,
-without a waiting time to tune. (`serve.batch` cuts batches by time while the last one still runs.)
+While one batch runs, arrivals wait; when it ends, all that wait with the same key as the most
+urgent run together. An idle stage so starts at once, and a busy one batches as much as its load
+offers, without a waiting time to tune. (`serve.batch` cuts batches by time while the last one still
+runs.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
+
+from pipelines.contracts import ServiceTerms
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +36,7 @@ class Batched(NamedTuple, Generic[Result]):
 class _Waiting(Generic[Item, Result]):
     item: Item
     key: Hashable
+    terms: ServiceTerms
     future: asyncio.Future[Batched[Result]]
     arrived: float
 
@@ -39,9 +44,10 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Feeds `run` with batches of items of equal `key`, one at a time, in a thread of its own.
 
-    Where items of several tenants wait, they take turns: `tenant` names an item's. `run` answers
-    one result per item, in order; an exception in its place fails that item alone, and one that it
-    raises fails the whole batch. Belongs to one event loop.
+    Items go first by priority and deadline, those already late after the others; where several
+    tenants wait, they take turns. `run` answers one result per item, in order; an exception in its
+    place fails that item alone, and one that it raises fails the whole batch. Belongs to one event
+    loop.
     """
 
     def __init__(
@@ -51,13 +57,11 @@ class Batcher(Generic[Item, Result]):
         key: Callable[[Item], Hashable],
         max_batch_size: int,
         name: str,
-        tenant: Callable[[Item], Hashable] = lambda _: None,
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"{name}: max_batch_size must be at least 1")
         self._run = run
         self._key = key
-        self._tenant = tenant
         self._max_batch_size = max_batch_size
         self._waiting: list[_Waiting[Item, Result]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
@@ -67,11 +71,15 @@ class Batcher(Generic[Item, Result]):
         """Items that wait; those in the running batch are not counted."""
         return len(self._waiting)
 
-    async def submit(self, item: Item) -> Batched[Result]:
+    async def submit(self, item: Item, terms: ServiceTerms = ServiceTerms()) -> Batched[Result]:
         """The item's result. A caller cancelled before its batch starts leaves the queue."""
         loop = asyncio.get_running_loop()
         entry: _Waiting[Item, Result] = _Waiting(
-            item=item, key=self._key(item), future=loop.create_future(), arrived=loop.time()
+            item=item,
+            key=self._key(item),
+            terms=terms,
+            future=loop.create_future(),
+            arrived=loop.time(),
         )
         self._waiting.append(entry)
         if self._drainer is None or self._drainer.done():
@@ -118,20 +126,22 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _in_turn(self) -> list[_Waiting[Item, Result]]:
-        """The oldest item of each tenant, then the second oldest of each, and so on."""
-        seen: Counter[Hashable] = Counter()
+        """Each tenant's most urgent item, then the second most urgent of each, and so on."""
+        now = time.time()
+        by_urgency = sorted(self._waiting, key=lambda entry: _urgency(entry.terms, now))
+        seen: Counter[str] = Counter()
         turns: list[int] = []
-        for entry in self._waiting:
-            tenant = self._tenant(entry.item)
-            turns.append(seen[tenant])
-            seen[tenant] += 1
-        if len(seen) == 1:
-            return self._waiting
-        return [entry for _, entry in sorted(zip(turns, self._waiting, strict=True), key=_turn)]
+        for entry in by_urgency:
+            turns.append(seen[entry.terms.tenant])
+            seen[entry.terms.tenant] += 1
+        order = sorted(range(len(turns)), key=turns.__getitem__)
+        return [by_urgency[index] for index in order]
 
 
-def _turn(entry: tuple[int, object]) -> int:
-    return entry[0]
+def _urgency(terms: ServiceTerms, now: float) -> tuple[int, float]:
+    """Smaller is more urgent. A deadline that is over cannot be kept by hurrying."""
+    deadline = terms.deadline if terms.deadline is not None else math.inf
+    return -terms.priority, deadline if deadline > now else math.inf
 
 
 def _reject(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

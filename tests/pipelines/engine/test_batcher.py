@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
+from pipelines.contracts import ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
@@ -106,24 +108,46 @@ async def test_results_say_how_long_they_waited_and_ran() -> None:
     squares.batcher.close()
 
 
-async def test_tenants_take_turns_so_that_a_flood_delays_nobody_elses_first() -> None:
-    batches: list[list[str]] = []
-    entered, gate = threading.Event(), threading.Event()
+class Order:
+    """Runs batches of three, records them, and is held until all of a test's items wait."""
 
-    def run(items: Sequence[str]) -> list[str | Exception]:
-        entered.set()
-        assert gate.wait(10)
-        batches.append(list(items))
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.entered, self.gate = threading.Event(), threading.Event()
+        self.batcher: Batcher[str, str] = Batcher(
+            self.run, key=lambda _: None, max_batch_size=3, name="order"
+        )
+
+    def run(self, items: Sequence[str]) -> list[str | Exception]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.batches.append(list(items))
         return list(items)
 
-    batcher: Batcher[str, str] = Batcher(
-        run, key=lambda _: None, max_batch_size=3, name="turns", tenant=lambda item: item[0]
-    )
-    names = ["a0", *(f"a{number}" for number in range(1, 8)), "b0", "b1", "c0"]
-    tasks = [asyncio.create_task(batcher.submit(name)) for name in names[:1]]
-    assert await asyncio.to_thread(entered.wait, 10)
-    tasks += [asyncio.create_task(batcher.submit(name)) for name in names[1:]]
-    await asyncio.sleep(0)
-    gate.set()
-    await asyncio.gather(*tasks)
-    assert batches == [["a0"], ["a1", "b0", "c0"], ["a2", "b1", "a3"], ["a4", "a5", "a6"], ["a7"]]
+    async def run_all(self, items: Sequence[tuple[str, ServiceTerms]]) -> list[list[str]]:
+        """The batches of `items`, which all wait behind a first one."""
+        tasks = [asyncio.create_task(self.batcher.submit("first"))]
+        assert await asyncio.to_thread(self.entered.wait, 10)
+        tasks += [asyncio.create_task(self.batcher.submit(*item)) for item in items]
+        await asyncio.sleep(0)
+        self.gate.set()
+        await asyncio.gather(*tasks)
+        return self.batches[1:]
+
+
+async def test_tenants_take_turns_so_that_a_flood_delays_nobody_elses_first() -> None:
+    names = [*(f"a{number}" for number in range(1, 8)), "b0", "b1", "c0"]
+    batches = await Order().run_all([(name, ServiceTerms(tenant=name[0])) for name in names])
+    assert batches == [["a1", "b0", "c0"], ["a2", "b1", "a3"], ["a4", "a5", "a6"], ["a7"]]
+
+
+async def test_priority_then_deadline_decide_and_what_is_late_goes_last() -> None:
+    now = time.time()
+    items = [
+        ("late", ServiceTerms(deadline=now - 1)),
+        ("any time", ServiceTerms()),
+        ("later", ServiceTerms(deadline=now + 200)),
+        ("soon", ServiceTerms(deadline=now + 100)),
+        ("important", ServiceTerms(deadline=now + 300, priority=1)),
+    ]
+    assert await Order().run_all(items) == [["important", "soon", "later"], ["late", "any time"]]
