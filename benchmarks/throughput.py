@@ -1,0 +1,225 @@
+"""Images per second, saturated: `FluxPipeline` one by one, `@serve.batch` around it, and Sluice.
+
+    python -m benchmarks.throughput [--quick] [--save]
+
+One run in which the three take turns, block by block, on the same cores with the same weights:
+(a) `FluxPipeline` in a process of its own, without HTTP; (b) `baselines/serve_batch.py` and (c)
+Sluice, both over HTTP from a closed loop. Requests ask for one image each, no prompt comes twice,
+every image becomes a base64 PNG, no side has a safety classifier. The servers that are not being
+measured stay up; the CPU they use meanwhile is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.baselines.one_by_one import OneByOne
+from benchmarks.exactness import quiet
+from benchmarks.load import HttpClient, closed_loop, steady_rate
+from benchmarks.report import device_name, print_json, print_table, save_json, spread
+from benchmarks.requests import MIXED_SIZES, Size, bodies, square
+from benchmarks.servers import (
+    add_server_arguments,
+    cpu_seconds,
+    pin,
+    start_baseline,
+    start_sluice,
+    warm_up,
+)
+from pipelines.catalog import models
+from serve.child_server import ChildServer
+
+DIFFUSERS, BASELINE, SLUICE = SIDES = ("diffusers", "serve_batch", "sluice")
+
+CASES: Mapping[str, Sequence[tuple[Size, float]]] = {
+    "64": [(square(64), 1.0)],
+    "128": [(square(128), 1.0)],
+    "256": [(square(256), 1.0)],
+    "mixed": MIXED_SIZES,
+}
+QUICK_CASES = ("64", "mixed")
+
+_RAMP_SHARE = 0.3
+"""Of a block's length, before its counting begins: the first batches are not yet full."""
+
+Bodies = Iterator[dict[str, object]]
+
+
+class Side(NamedTuple):
+    """`rate` runs a block and gives images per second; `cpu_s` is what the side has used so far."""
+
+    rate: Callable[[Bodies], float]
+    cpu_s: Callable[[], float]
+
+
+class Round(NamedTuple):
+    """Images per second by side, and the most CPU (in cores) that two idle sides used together."""
+
+    rates: dict[str, float]
+    idle_cores: float
+
+
+def main() -> None:
+    arguments = _arguments()
+    quiet()
+    pin(arguments.cores)
+    rounds: dict[str, list[Round]] = {}
+    with ExitStack() as stack:
+        sides = _start(stack, arguments)
+        for case in arguments.cases:
+            rounds[case] = [
+                run_round(sides, CASES[case], number) for number in range(arguments.rounds)
+            ]
+            print(f"{case}: {[item.rates for item in rounds[case]]}", flush=True)
+    _report(rounds, arguments)
+
+
+def run_round(sides: Mapping[str, Side], sizes: Sequence[tuple[Size, float]], number: int) -> Round:
+    """One block of each side, all with the same requests; who is first changes with `number`."""
+    first = number % len(SIDES)
+    rates: dict[str, float] = {}
+    idle_cores: list[float] = []
+    for name in (*SIDES[first:], *SIDES[:first]):
+        idle = [side for other, side in sides.items() if other != name]
+        used_s, began = sum(side.cpu_s() for side in idle), time.perf_counter()
+        rates[name] = sides[name].rate(bodies(number, sizes))
+        used_s = sum(side.cpu_s() for side in idle) - used_s
+        idle_cores.append(used_s / (time.perf_counter() - began))
+    return Round(rates, max(idle_cores))
+
+
+def ratios(rounds: Sequence[Round], other: str) -> list[float]:
+    """Sluice's images per second over another side's, round by round."""
+    return [item.rates[SLUICE] / item.rates[other] for item in rounds]
+
+
+def values_of(rounds: Mapping[str, Sequence[Round]]) -> dict[str, object]:
+    """The last line: medians of the rounds' ratios, and of images per second, by size."""
+    return {
+        **{
+            f"sluice_over_{other}": {
+                case: round(median(ratios(done, other)), 3) for case, done in rounds.items()
+            }
+            for other in (DIFFUSERS, BASELINE)
+        },
+        "images_per_s": {
+            side: {
+                case: round(median(item.rates[side] for item in done), 3)
+                for case, done in rounds.items()
+            }
+            for side in SIDES
+        },
+    }
+
+
+def _start(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Side]:
+    """All three, warmed up with every size."""
+    spec = next(iter(models().values()))
+    alone = stack.enter_context(OneByOne(spec, threads=arguments.diffusers_threads))
+    baseline = start_baseline(arguments.baseline, log=Path("output/baseline.log"))
+    stack.callback(baseline.stop)
+    sluice = start_sluice(arguments.sluice, log=Path("output/sluice.log"))
+    stack.callback(sluice.stop)
+    for sizes in CASES.values():
+        several = list(itertools.islice(bodies(-1, sizes), arguments.in_flight))
+        alone.draw(several, seconds=0.5)
+        for server in (baseline, sluice):
+            warm_up(server.url, several, at_once=arguments.in_flight)
+    process = psutil.Process(alone.pid)
+    return {
+        DIFFUSERS: Side(
+            lambda requests: _rate_alone(alone, requests, arguments.seconds),
+            lambda: sum(process.cpu_times()[:2]),
+        ),
+        BASELINE: _served(baseline, arguments),
+        SLUICE: _served(sluice, arguments),
+    }
+
+
+def _rate_alone(alone: OneByOne, requests: Bodies, seconds: float) -> float:
+    block = alone.draw(list(itertools.islice(requests, 256)), seconds=seconds)
+    return block.images / block.seconds
+
+
+def _served(server: ChildServer, arguments: argparse.Namespace) -> Side:
+    def rate(requests: Bodies) -> float:
+        return asyncio.run(
+            saturated_rate(
+                server.url, requests, in_flight=arguments.in_flight, seconds=arguments.seconds
+            )
+        )
+
+    return Side(rate, lambda: cpu_seconds(server))
+
+
+async def saturated_rate(url: str, requests: Bodies, *, in_flight: int, seconds: float) -> float:
+    """Images per second of a server. Raises RuntimeError when it fails a request."""
+    ramp_s = seconds * _RAMP_SHARE
+    client = HttpClient(url)
+    try:
+        outcomes = await closed_loop(
+            client, requests, in_flight=in_flight, seconds=seconds + ramp_s
+        )
+    finally:
+        client.close()
+    failed = [item.status for item in outcomes if item.status != 200]
+    if failed:
+        raise RuntimeError(f"{url} failed {len(failed)} requests, the first with {failed[0]}")
+    return steady_rate(outcomes, ramp_s=ramp_s, seconds=seconds + ramp_s)
+
+
+def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace) -> None:
+    rows = [
+        (
+            case,
+            *(spread([item.rates[side] for item in done]) for side in SIDES),
+            *(spread(ratios(done, other)) for other in (DIFFUSERS, BASELINE)),
+        )
+        for case, done in rounds.items()
+    ]
+    print_table(
+        f"Images per second on {len(arguments.cores)} cores, {arguments.in_flight} in flight,"
+        f" {arguments.rounds} rounds: median (quartiles)",
+        ("size", "diffusers", "serve.batch", "Sluice", "/ diffusers", "/ serve.batch"),
+        rows,
+    )
+    idle = max(item.idle_cores for done in rounds.values() for item in done)
+    print(f"two idle sides used at most {idle:.2f} cores together")
+    print(f"diffusers: {arguments.diffusers_threads} threads; serve.batch: {arguments.baseline}")
+    print(f"Sluice: {arguments.sluice}; mixed is 64, 96, 128, 192 at 25/25/40/10 % (assumed)")
+    values = values_of(rounds)
+    if arguments.save:
+        print(f"saved {save_json('throughput', values, device=device_name())}")
+    print_json(values)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two sizes, two short rounds")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them")
+    parser.add_argument("--rounds", type=int, help="blocks of each side and size, at least 2")
+    parser.add_argument("--seconds", type=float, help="of a block that are counted")
+    parser.add_argument("--in-flight", type=int, default=32, help="requests at any time")
+    parser.add_argument("--diffusers-threads", type=int, help="of FluxPipeline alone; all cores")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    add_server_arguments(parser)
+    arguments = parser.parse_args()
+    arguments.cases = arguments.cases or list(QUICK_CASES if arguments.quick else CASES)
+    arguments.rounds = max(2, arguments.rounds or (2 if arguments.quick else 5))
+    arguments.seconds = arguments.seconds or (4.0 if arguments.quick else 8.0)
+    arguments.diffusers_threads = arguments.diffusers_threads or len(arguments.cores)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
