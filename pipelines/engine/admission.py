@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.contracts import LatentJob
-from pipelines.engine.feasible import MARGIN
+from pipelines.engine.group import MARGIN
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Work
 from pipelines.errors import DeadlineUnreachable, InvalidRequest

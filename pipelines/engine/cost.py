@@ -11,6 +11,7 @@ Pure arithmetic: no torch and no clock. Points are measured by `calibrate.py`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -103,16 +104,15 @@ class CostSurface:
         each = max(self.marginal(Load.of([length])), _MIN_SECONDS)
         return length * max(1, int((self.knee - self.base) / each))
 
-    def share(self, load: Load) -> float:
+    def share(self, load: Load, *, at_most: float = math.inf) -> float:
         """Seconds of the engine that one step of `load` takes, its part of `base` included.
 
-        In ticks packed to the knee it shares `base` with the others; one that fills a tick by
-        itself pays all of it.
+        It shares `base` with as many of its like as fill a tick up to the knee, but with no more
+        than `at_most` in all; one that fills a tick by itself pays for all of it.
         """
         own, room = self.marginal(load), self.knee - self.base
-        if own >= room:
-            return self.seconds(load)
-        return own * self.knee / room
+        together = max(1.0, min(at_most, room / max(own, _MIN_SECONDS)))
+        return max(self.floor, self.base + together * own, _MIN_SECONDS) / together
 
 
 def fit(observations: Sequence[Observation]) -> CostSurface:

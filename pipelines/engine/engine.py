@@ -74,8 +74,10 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        for work_id in list(self._entries):
-            self._fail(work_id, StageFailed("the denoiser is shutting down", stage="Denoiser"))
+        if self._is_handing_over:
+            self._give_away()
+        for entry in list(self._entries.values()):
+            self._fail(entry, StageFailed("the denoiser is shutting down", stage="Denoiser"))
 
     def hand_over(self) -> None:
         """Give all works away after the current tick.
@@ -118,6 +120,8 @@ class Engine:
         work = work_of(entry, self._stage)
         with self._changed:
             self._check_open()
+            if entry.id in self._entries:
+                raise ValueError(f"work_id: {entry.id!r} is already running")
             refuse_what_cannot_be(self._scheduler, work, job, now=entry.submitted)
             self._scheduler.add(work)
             self._entries[entry.id] = entry
@@ -166,7 +170,7 @@ class Engine:
             self._count_preempted(tick, stepped)
             stepped = self._prepare(tick)
             self._step(stepped, tick)
-            self._advance(tick)
+            stepped = self._advance(stepped, tick)
 
     def _plan(self) -> Tick | None:
         """Wait for something to do; None when asked to stop."""
@@ -187,28 +191,17 @@ class Engine:
             entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
         for entry in parked:
             with self._alone(entry):
-                self._park(entry)
+                entry.park(self._stage)
         cuts = dict(tick.cuts)
         for entry in entries:
+            if entry.future.cancelled():  # by its caller, without a word to the engine
+                self._leave(entry)
+                continue
             with self._alone(entry):
-                self._begin(entry)
+                entry.begin(self._stage)
                 if entry.id in cuts:
                     self._stage.cut(entry.trajectory, cuts[entry.id].num_steps)
         return [entry for entry in entries if not entry.future.done()]
-
-    def _begin(self, entry: Entry) -> None:
-        if entry.trajectory is None:
-            if entry.began is None:
-                entry.began = time.monotonic()
-            entry.trajectory = self._stage.admit(
-                entry.job, entry.positive, entry.negative, entry.start
-            )
-
-    def _park(self, entry: Entry) -> None:
-        """Keep no more of a trajectory than what it needs to go on."""
-        if entry.trajectory is not None:
-            entry.start = self._stage.checkpoint(entry.trajectory)
-            entry.trajectory = None
 
     def _step(self, entries: Sequence[Entry], tick: Tick) -> None:
         """Step the entries together; if that fails, one by one, so that the culprit fails alone."""
@@ -238,16 +231,19 @@ class Engine:
             with self._changed:
                 self._scheduler.cost = self._cost.surface
 
-    def _advance(self, tick: Tick) -> None:
-        """Tell the scheduler and whoever listens; finish what is done."""
+    def _advance(self, stepped: Sequence[Entry], tick: Tick) -> list[Entry]:
+        """Tell the scheduler and whoever listens; finish what is done. Returns the others."""
         with self._changed:
-            finished = {work.id for work in self._scheduler.advance(tick, time.monotonic())}
-            entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
+            # A work may have been cancelled meanwhile, and another come under its id.
+            entries = [entry for entry in stepped if self._entries.get(entry.id) is entry]
+            ran = replace(tick, work_ids=tuple(entry.id for entry in entries))
+            finished = {work.id for work in self._scheduler.advance(ran, time.monotonic())}
         for entry in entries:
             with self._alone(entry):
                 self._report(entry, is_finished=entry.id in finished)
                 if entry.id in finished:
                     self._finish(entry)
+        return [entry for entry in entries if entry.id not in finished]
 
     def _report(self, entry: Entry, *, is_finished: bool) -> None:
         step, num_steps = entry.trajectory.step, entry.trajectory.num_steps
@@ -258,19 +254,18 @@ class Engine:
 
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
-        with self._changed:
-            is_wanted = self._entries.pop(entry.id, None) is not None
-        if is_wanted:
+        entry.trajectory = None
+        if self._leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings()))
 
     def _give_away(self) -> None:
         """Let go of every work, at a point where none is being stepped."""
         for entry in list(self._entries.values()):
             with self._alone(entry):
-                self._park(entry)
+                entry.park(self._stage)
                 if entry.on_checkpoint is not None and entry.began is not None and entry.start:
                     entry.on_checkpoint(entry.start)
-                self._fail(entry.id, HandedOver())
+                self._fail(entry, HandedOver())
 
     def _count_preempted(self, tick: Tick, stepped: Sequence[Entry]) -> None:
         chosen = set(tick.work_ids)
@@ -284,11 +279,17 @@ class Engine:
         try:
             yield
         except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
-            self._fail(entry.id, error)
+            self._fail(entry, error)
 
-    def _fail(self, work_id: str, error: Exception) -> None:
-        with self._changed:
-            self._scheduler.cancel(work_id)
-            entry = self._entries.pop(work_id, None)
-        if entry is not None:
+    def _fail(self, entry: Entry, error: Exception) -> None:
+        if self._leave(entry):
             entry.future.set_exception(error)
+
+    def _leave(self, entry: Entry) -> bool:
+        """Forget an entry; whether its caller still waits, and must be told why."""
+        with self._changed:
+            if self._entries.get(entry.id) is not entry:
+                return False
+            del self._entries[entry.id]
+            self._scheduler.cancel(entry.id)
+        return entry.future.set_running_or_notify_cancel()

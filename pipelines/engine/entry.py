@@ -36,6 +36,19 @@ class Entry:
     def id(self) -> str:
         return self.job.work_id
 
+    def begin(self, stage: Stepper[Any]) -> None:
+        """Have a trajectory, from noise or from `start`."""
+        if self.trajectory is None:
+            if self.began is None:
+                self.began = time.monotonic()
+            self.trajectory = stage.admit(self.job, self.positive, self.negative, self.start)
+
+    def park(self, stage: Stepper[Any]) -> None:
+        """Keep no more of a trajectory than what it needs to go on."""
+        if self.trajectory is not None:
+            self.start = stage.checkpoint(self.trajectory)
+            self.trajectory = None
+
     def timings(self) -> Mapping[str, float]:
         """The encoder's timings and our own: the wait for the first tick, and the time since."""
         began = self.submitted if self.began is None else self.began

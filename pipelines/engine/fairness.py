@@ -1,9 +1,10 @@
 """Fairness between tenants: who floods the engine stands behind those who do not.
 
 As long as everybody waits with a few requests, deadlines alone decide. A tenant is *flooding* when
-it waits with more than `FLOOD` requests and with more than an equal part of all waiting work; the
-requests of the others then go first, whatever the deadlines. So the first request of one tenant
-waits for no more than the running tick, although another may have queued five hundred.
+it waits with more than `FLOOD` requests and with more than an equal part of all waiting requests,
+or of all waiting work; the requests of the others then go first, whatever the deadlines and the
+promises. So the first request of one tenant waits for no more than the running tick (and one that
+goes by age), although another may have queued five hundred.
 """
 
 from __future__ import annotations
@@ -45,8 +46,14 @@ class Tenants:
         if not suspects:
             return frozenset()
         work = _seconds(groups)
-        equal_part = sum(work.values()) / len(work)
-        return frozenset(tenant for tenant in suspects if work[tenant] > equal_part)
+        equal_work = sum(work.values()) / len(work)
+        equal_count = sum(self._waiting.values()) / len(self._waiting)
+        flooding = frozenset(
+            tenant
+            for tenant in suspects
+            if work[tenant] > equal_work or self._waiting[tenant] > equal_count
+        )
+        return flooding if len(flooding) < len(work) else frozenset()
 
 
 def _seconds(groups: Iterable[Group]) -> Mapping[str, float]:

@@ -2,145 +2,202 @@
 
 Moore's algorithm (Moore 1968, with Hodgson's rule): take requests by deadline; whenever one would
 be late, give up the costliest of those taken so far. On one machine that leaves the fewest late.
-Here the lowest priority is given up first, and a request that may run with fewer steps is shortened
-before it is given up. The engine works on a few requests at once, which changes two things: a
-request needs at least one tick for each of its steps, however little it costs, and what it costs is
-its share of packed ticks (`CostSurface.share`).
+Here the lowest priority is given up first, and nobody as long as requests that may run with fewer
+steps can be shortened instead. The engine works on a few requests at once, which changes two
+things: a request needs at least one tick for each of its steps, however little it costs, and what
+it costs is its share of packed ticks (`Pricing.step_s`).
+
+Requests are indices here, in the order of their deadlines.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from heapq import heapify, heappop, heappush, nsmallest
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.engine.group import Group
-
-MARGIN = 1.2
-"""Ticks are not packed perfectly, and requests are stepped whole: costs are taken that much larger
-where a promise depends on them."""
+from pipelines.engine.group import MARGIN, Group, fewest
+from pipelines.engine.table import Columns, Vector
 
 _MAX_PASSING = 16
 """Requests that may pass others in one plan: more do not fit into a tick."""
 
 
-_cost: Callable[[Group], float] = attrgetter("cost")
-
-
 class Feasible(NamedTuple):
-    """Requests by what can be expected of them: `on_time` by deadline, `late` in no order."""
+    """Indices of the requests that can be on time, by deadline, and of the `late` ones.
 
-    on_time: list[Group]
-    late: list[Group]
+    `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
+    by which it could begin later, served in this order. `num_steps` are the total steps that some
+    of them must be cut to.
+    """
+
+    on_time: list[int]
+    late: list[int]
+    cost: Vector
+    slack: Vector
+    num_steps: Mapping[int, int]
 
 
-def feasible_set(groups: Iterable[Group], now: float, *, tick_s: float) -> Feasible:
+def feasible_set(
+    groups: Sequence[Group], columns: Columns, now: float, *, tick_s: float
+) -> Feasible:
     """Divide `groups`, given by deadline; `tick_s` is the length of a tick while they run."""
-    taken: list[Group] = []
-    late: list[Group] = []
-    heap: list[tuple[int, float, float, str, Group]] | None = None
-    total = 0.0
-    for group in groups:
-        group.planned_steps = None
-        cost = group.cost
-        room = (group.deadline - now) / MARGIN
-        # No call of max(): this loop is most of what a plan costs.
-        is_too_deep = group.depth * (tick_s if tick_s > group.tick_s else group.tick_s) > room
-        is_late = is_too_deep or total + cost > room
-        if is_late and _shorten(group, total, room, tick_s):
-            cost, is_late = _planned_cost(group), False
-        elif is_too_deep:
-            late.append(group)  # not even alone
-            continue
-        taken.append(group)
-        total += cost
-        if heap is not None:
-            heappush(heap, _price_of_giving_up(group, cost))
-        if is_late:
-            if heap is None:
-                heap = [_price_of_giving_up(each, _planned_cost(each)) for each in taken]
-                heapify(heap)
-            victim = heappop(heap)
-            total += victim[1]
-            late.append(victim[-1])
-    if heap is not None:
-        given_up = set(late)
-        taken = [group for group in taken if group not in given_up]
-    return Feasible(taken, late)
+    ticks_s = np.maximum(columns.tick_s, tick_s)
+    room = (columns.deadline - now) / columns.margin
+    cost = columns.cost.copy()
+    num_steps: dict[int, int] = {}
+    is_late = np.maximum(cost, columns.depth * ticks_s) > room
+    can_be_cut = np.maximum(columns.least_cost, columns.least_depth * ticks_s) <= room
+    for index in np.flatnonzero(is_late & can_be_cut).tolist():
+        seconds = float(room[index])
+        steps = most_steps(groups[index], seconds, int(seconds / ticks_s[index]))
+        num_steps[index], cost[index] = steps, groups[index].cost_of(steps)[0]
+        is_late[index] = False
+    taken = np.flatnonzero(~is_late)
+    over = np.cumsum(cost[taken]) > room[taken]
+    if over.any():
+        choice = _Choice(groups, columns, cost, num_steps)
+        first = int(over.argmax())
+        choice.take_all(taken[:first].tolist())
+        for index, seconds in zip(
+            taken[first:].tolist(), room[taken[first:]].tolist(), strict=True
+        ):
+            choice.take(index, seconds)
+        is_late[choice.given_up] = True
+        taken = np.flatnonzero(~is_late)
+        cost = np.array(choice.cost)
+    depth = columns.depth.copy()
+    for index, steps in num_steps.items():
+        depth[index] = groups[index].cost_of(steps)[1]
+    needed = np.maximum(np.cumsum(cost[taken]), (depth * ticks_s)[taken])
+    slack = (columns.deadline[taken] - now) / MARGIN - needed
+    return Feasible(taken.tolist(), np.flatnonzero(is_late).tolist(), cost[taken], slack, num_steps)
 
 
-def _price_of_giving_up(group: Group, cost: float) -> tuple[int, float, float, str, Group]:
-    """The lowest priority first, then the costliest, then the last to come."""
-    return group.priority, -cost, -group.arrival, group.id, group
+class _Choice:
+    """Moore's algorithm, from the first request that would be late.
+
+    `cost` are the seconds of all requests as they are planned.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], columns: Columns, cost: Vector, num_steps: dict[int, int]
+    ) -> None:
+        self.cost: list[float] = cost.tolist()
+        self.given_up: list[int] = []
+        self._groups = groups
+        self._standing: list[float] = columns.standing.tolist()
+        self._least: list[float] = columns.least_cost.tolist()
+        self._num_steps = num_steps
+        self._total = 0.0
+        self._by_price: list[tuple[float, float, int]] = []
+        """(standing, -cost, -index): who is given up first."""
+        self._spares: list[tuple[float, int]] = []
+        """(-seconds, index): who can be shortened most."""
+        self._spare_s = 0.0
+
+    def take_all(self, indices: Sequence[int]) -> None:
+        """Take requests that are all on time."""
+        self._by_price = [(self._standing[i], -self.cost[i], -i) for i in indices]
+        heapify(self._by_price)
+        for index in indices:
+            self._add_spare(index)
+        self._total = sum(self.cost[i] for i in indices)
+
+    def take(self, index: int, room: float) -> None:
+        """Take one more, due in `room` seconds; shorten or give up what makes it late."""
+        cost = self.cost[index]
+        self._total += cost
+        heappush(self._by_price, (self._standing[index], -cost, -index))
+        self._add_spare(index)
+        while self._total > room and self._by_price:
+            if self._spares and self._spare_s >= self._total - room:
+                self._shorten(room)
+            else:
+                self._give_up()
+
+    def _add_spare(self, index: int) -> None:
+        spare = self.cost[index] - self._least[index]
+        if spare > 0:
+            heappush(self._spares, (-spare, index))
+            self._spare_s += spare
+
+    def _shorten(self, room: float) -> None:
+        """Cut the request that can be cut most, as far as is needed."""
+        spare, index = heappop(self._spares)
+        before = self.cost[index]
+        if spare != self._least[index] - before:
+            return  # of a request that was given up
+        self._spare_s += spare
+        group = self._groups[index]
+        steps = most_steps(group, room - (self._total - before), group.depth)
+        after = group.cost_of(steps)[0]
+        self._num_steps[index], self.cost[index] = steps, after
+        self._total += after - before
+        heappush(self._by_price, (self._standing[index], -after, -index))
+        if after > self._least[index] and after < before:
+            self._add_spare(index)
+
+    def _give_up(self) -> None:
+        _, cost, index = heappop(self._by_price)
+        index = -index
+        if -cost != self.cost[index]:
+            return  # of a request that was shortened since
+        spare = self.cost[index] - self._least[index]
+        if spare > 0:
+            self._spare_s -= spare
+        self._total += cost
+        self.cost[index] = self._least[index] = 0.0
+        self._num_steps.pop(index, None)
+        self.given_up.append(index)
 
 
-def _planned_cost(group: Group) -> float:
-    return group.cost if group.planned_steps is None else group.cost_of(group.planned_steps)[0]
+def most_steps(group: Group, seconds: float, ticks: int) -> int:
+    """The most total steps to cut the images of `group` to, so that they need no more than
+    `seconds` of the engine and `ticks`; the fewest that are allowed if no number is enough."""
+    images = [work for work in group if work.min_steps is not None]
+    fewest_steps = min(fewest(work, 0) for work in images)
 
-
-def _shorten(group: Group, before: float, room: float, tick_s: float) -> bool:
-    """Plan the most steps with which `group` is on time behind `before` seconds of work."""
-    least = group.min_steps
-    if least is None:
-        return False
-    tick_s = max(tick_s, group.tick_s)
-
-    def is_late(total_steps: int) -> bool:
+    def is_enough(total_steps: int) -> bool:
         cost, depth = group.cost_of(total_steps)
-        return before + cost > room or depth * tick_s > room
+        return cost <= seconds and depth <= ticks
 
-    choices = range(least, max(work.num_steps for work in group))
-    found = bisect_left(choices, True, key=is_late) - 1
-    if found < 0:
-        return False
-    group.planned_steps = choices[found]
-    return True
-
-
-def slacks(on_time: Iterable[Group], now: float, *, tick_s: float) -> list[float]:
-    """Seconds by which each request could begin later and be on time, served in this order."""
-    total = 0.0
-    result: list[float] = []
-    for group in on_time:
-        total += group.cost if group.planned_steps is None else _planned_cost(group)
-        least = group.depth * (tick_s if tick_s > group.tick_s else group.tick_s)
-        needed = total if total > least else least
-        result.append((group.deadline - now) / MARGIN - needed)
-    return result
+    # What cutting saves is nearly linear: begin at the number that it would be.
+    slope = sum(group.step_s[work.id] for work in images)
+    most = max(work.num_steps for work in images)
+    steps = fewest_steps + max(0, int((seconds - group.least_cost) / slope))
+    steps = min(steps, most, ticks + max(work.steps_done for work in images))
+    while steps > fewest_steps and not is_enough(steps):
+        steps -= 1
+    while steps < most and is_enough(steps + 1):
+        steps += 1
+    return max(steps, fewest_steps)
 
 
-def shortest_first(on_time: Sequence[Group], slack: Sequence[float]) -> list[Group]:
-    """Let short requests pass those with earlier deadlines that have the slack to wait for them.
+def shortest_first(cost: Vector, slack: Vector) -> list[int]:
+    """The order in which requests are served that are given by deadline, as positions: short ones
+    pass those with earlier deadlines that have the slack to wait for them.
 
     Deadlines stay kept, and the mean latency falls: half-way to shortest-remaining-time-first.
     """
-    left = np.array(slack)
-    position = {group: index for index, group in enumerate(on_time)}
-    passing: list[Group] = []
-    for group in nsmallest(_MAX_PASSING, on_time, key=_cost):
-        ahead = position[group]
-        if ahead == 0 or left[:ahead].min() >= group.cost:
-            passing.append(group)
-            left[:ahead] -= group.cost
+    left = slack.copy()
+    passing: list[int] = []
+    for position in np.argsort(cost, kind="stable")[:_MAX_PASSING].tolist():
+        if position == 0 or left[:position].min() >= cost[position]:
+            passing.append(position)
+            left[:position] -= cost[position]
     passed = set(passing)
-    return passing + [group for group in on_time if group not in passed]
+    return passing + [position for position in range(len(cost)) if position not in passed]
 
 
-def earliest_finish(
-    newcomer: Group, on_time: Sequence[Group], now: float, *, tick_s: float
-) -> float:
-    """The earliest time by which `newcomer` can be done with all of `on_time` staying so.
-
-    It goes in front of every request that has the slack to wait for it.
-    """
-    slack = slacks(on_time, now, tick_s=tick_s)
-    position = len(on_time)
-    while position > 0 and slack[position - 1] >= newcomer.cost:
+def earliest_finish(newcomer: Group, others: Feasible, now: float, *, tick_s: float) -> float:
+    """The earliest time by which `newcomer` can be done, with its fewest steps, while all of
+    `others` that are on time stay so: it goes in front of every one with the slack to wait."""
+    position = len(others.on_time)
+    while position > 0 and others.slack[position - 1] >= newcomer.least_cost:
         position -= 1
-    before = sum(_planned_cost(group) for group in on_time[:position])
-    alone = newcomer.depth * max(tick_s, newcomer.tick_s)
-    return now + MARGIN * max(before + newcomer.cost, alone)
+    before = float(others.cost[:position].sum())
+    alone = newcomer.least_depth * max(tick_s, newcomer.tick_s)
+    return now + MARGIN * max(before + newcomer.least_cost, alone)

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.pricing import Pricing
 from pipelines.engine.work import Work
+
+MARGIN = 1.2
+"""Ticks are not packed perfectly, and requests are stepped whole: what a request still needs is
+taken that much larger where it is decided whether it can be on time."""
+
+_PROMISED = 1e9
+
+
+class Row(NamedTuple):
+    """What planning needs of a request; see `Group`."""
+
+    cost: float
+    depth: int
+    tick_s: float
+    deadline: float
+    margin: float
+    standing: float
+    least_cost: float
+    least_depth: int
 
 
 class Group:
     """The unfinished works of one request, with what planning needs of them kept up to date.
 
     `cost` is the seconds of the engine that they still need, `depth` the ticks that the longest of
-    them needs at least, `deadline` is infinite where there is none. `by_arrival` and `by_cost` are
-    keys to sort by, priority first.
+    them needs at least, `tick_s` the seconds of a tick with nothing but its largest image;
+    `least_cost` and `least_depth` the same if every image were cut as far as is allowed. `deadline`
+    is infinite where there is none. `by_arrival` and `by_cost` are keys to sort by, priority first.
     """
 
     __slots__ = (
@@ -26,8 +47,10 @@ class Group:
         "depth",
         "id",
         "is_promised",
-        "planned_steps",
+        "least_cost",
+        "least_depth",
         "priority",
+        "slot",
         "step_s",
         "tenant",
         "tick_s",
@@ -45,62 +68,74 @@ class Group:
         self.step_s: dict[str, float] = {}
         self.by_arrival = (-first.priority, first.arrival)
         self.by_cost = (-first.priority, 0.0)
-        self.cost = 0.0
-        self.depth = 0
+        self.cost = self.least_cost = 0.0
+        self.depth = self.least_depth = 0
         self.tick_s = 0.0
-        """Seconds of a tick with nothing but its largest image."""
-        self.planned_steps: int | None = None
-        """Steps that each image would have to be cut to for the deadline; None: all of them."""
+        self.slot = -1
+        """Its place in the scheduler's `Table`."""
 
     def __iter__(self) -> Iterator[Work]:
         return iter(self.works.values())
 
-    def add(self, work: Work, surface: CostSurface) -> None:
+    @property
+    def margin(self) -> float:
+        """What was promised a deadline is not given up for having used its margin up."""
+        return 1.0 if self.is_promised else MARGIN
+
+    @property
+    def standing(self) -> float:
+        """Who is not given up for whom: a promise counts for more than any priority."""
+        return self.priority + _PROMISED * self.is_promised
+
+    def row(self) -> Row:
+        return Row(
+            self.cost,
+            self.depth,
+            self.tick_s,
+            self.deadline,
+            self.margin,
+            self.standing,
+            self.least_cost,
+            self.least_depth,
+        )
+
+    def add(self, work: Work, pricing: Pricing) -> None:
         self.works[work.id] = work
-        self.step_s[work.id] = surface.share(work.load)
-        self.tick_s = max(self.tick_s, surface.seconds(work.load))
         self.is_promised = self.is_promised or work.is_promised
-        self.refresh()
+        self.price(pricing)
 
     def remove(self, work_id: str) -> None:
         del self.works[work_id]
         del self.step_s[work_id]
+        self.is_promised = any(work.is_promised for work in self)
         self.refresh()
 
-    def price(self, surface: CostSurface) -> None:
-        """Take a new cost surface over."""
-        self.step_s = {work.id: surface.share(work.load) for work in self}
-        self.tick_s = max(surface.seconds(work.load) for work in self)
+    def price(self, pricing: Pricing) -> None:
+        """After a change of the works or of what they cost."""
+        self.step_s = {work.id: pricing.step_s(work) for work in self}
+        self.tick_s = max(pricing.surface.seconds(work.load) for work in self)
         self.refresh()
 
     def refresh(self) -> None:
-        """After a step, or a change of the works."""
-        cost, depth = 0.0, 0
+        """After a step, or when a work is gone."""
+        cost, depth, may_be_cut = 0.0, 0, False
         for work_id, work in self.works.items():
             left = work.num_steps - work.steps_done
             cost += left * self.step_s[work_id]
             depth = max(depth, left)
+            may_be_cut = may_be_cut or work.min_steps is not None
         self.cost, self.depth = cost, depth
+        self.least_cost, self.least_depth = self.cost_of(0) if may_be_cut else (cost, depth)
         self.by_cost = (-self.priority, cost)
 
     def cost_of(self, total_steps: int) -> tuple[float, int]:
         """(cost, depth) if every image were cut to `total_steps` where that is allowed."""
         cost, depth = 0.0, 0
-        for work in self:
+        for work_id, work in self.works.items():
             left = fewest(work, total_steps) - work.steps_done
-            cost += left * self.step_s[work.id]
+            cost += left * self.step_s[work_id]
             depth = max(depth, left)
         return cost, depth
-
-    @property
-    def min_steps(self) -> int | None:
-        """The fewest steps that an image may be cut to; None where that would save nothing."""
-        spare = [
-            work.min_steps
-            for work in self
-            if work.min_steps is not None and fewest(work, work.min_steps) < work.num_steps
-        ]
-        return min(spare) if spare else None
 
 
 def fewest(work: Work, total_steps: int) -> int:

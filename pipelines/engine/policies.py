@@ -7,54 +7,63 @@
 
 A larger priority goes first in `fifo` and `srpt`; in `edf` it decides who is given up when not all
 can be on time, and who goes first among those. Requests of flooding tenants stand behind the others
-in each policy (`fairness.py`).
+in each policy (`fairness.py`), and a part of the engine goes by age (`ageing.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-from pipelines.engine.feasible import feasible_set, shortest_first, slacks
+from pipelines.engine.feasible import feasible_set, shortest_first
 from pipelines.engine.group import Group
+from pipelines.engine.table import Table
 
 Policy = Literal["fifo", "srpt", "edf"]
 
 
 class Order(NamedTuple):
-    """Who is served first, and from where on requests are not expected to be on time."""
+    """`groups` as they are served. Of them, `unprotected` are those that no deadline will bring to
+    the front; `num_steps`, by a group's id, the total steps that it must be cut to."""
 
     groups: list[Group]
-    num_on_time: int
-
-    @property
-    def late(self) -> list[Group]:
-        return self.groups[self.num_on_time :]
+    unprotected: list[Group]
+    num_steps: Mapping[str, int]
 
 
-OrderBy = Callable[[Iterable[Group], float, float], Order]
-"""(groups by deadline, now, seconds of a tick) -> order."""
+OrderBy = Callable[[Sequence[Group], Table, float, float], Order]
+"""(groups by deadline, their table, now, seconds of a tick) -> order."""
 
 
-def fifo(groups: Iterable[Group], now: float, tick_s: float) -> Order:
+def fifo(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Order:
     """First in, first out."""
-    del now, tick_s
+    del table, now, tick_s
     order = sorted(groups, key=_by_arrival)
-    return Order(order, len(order))
+    return Order(order, order, {})
 
 
-def srpt(groups: Iterable[Group], now: float, tick_s: float) -> Order:
-    """Shortest remaining processing time. All count as late: the oldest is kept from starving."""
-    del now, tick_s
-    return Order(sorted(groups, key=_by_cost), 0)
+def srpt(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Order:
+    """Shortest remaining processing time."""
+    del table, now, tick_s
+    order = sorted(groups, key=_by_cost)
+    return Order(order, order, {})
 
 
-def edf(groups: Iterable[Group], now: float, tick_s: float) -> Order:
+def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Order:
     """Feasible-set earliest deadline first."""
-    on_time, late = feasible_set(groups, now, tick_s=tick_s)
-    first = shortest_first(on_time, slacks(on_time, now, tick_s=tick_s))
-    return Order([*first, *sorted(late, key=_by_cost)], len(first))
+    on_time, late, cost, slack, num_steps = feasible_set(
+        groups, table.columns(groups), now, tick_s=tick_s
+    )
+    first = [groups[on_time[position]] for position in shortest_first(cost, slack)]
+    rest = sorted((groups[index] for index in late), key=_by_cost)
+    timeless = [group for group in first if group.deadline == math.inf]
+    return Order(
+        first + rest,
+        rest + timeless,
+        {groups[index].id: steps for index, steps in num_steps.items()},
+    )
 
 
 _by_arrival: Callable[[Group], tuple[int, float]] = attrgetter("by_arrival")

@@ -3,37 +3,32 @@
 Every plan starts from nothing, so any work can be preempted after any step, for the price of
 keeping its latents. A tick is filled in the policy's order up to the knee of the cost surface,
 smaller works of later requests filling the gap that a larger one leaves.
-
-A tenth of the engine (`AGEING_SHARE`) goes to the oldest of the requests that will be late, so that
-none starves behind those that can still be on time.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
-from operator import attrgetter
 
 from pipelines.contracts import Cut
+from pipelines.engine.ageing import Ageing
 from pipelines.engine.cost import EMPTY, CostSurface, Load
 from pipelines.engine.fairness import Tenants
-from pipelines.engine.feasible import earliest_finish, feasible_set
-from pipelines.engine.group import Group, fewest
+from pipelines.engine.group import MARGIN, Group, fewest
 from pipelines.engine.policies import POLICIES, Order, Policy
-from pipelines.engine.promise import Promise
+from pipelines.engine.pricing import Pricing
+from pipelines.engine.promise import Promise, alone_s, promise_feasible
 from pipelines.engine.residents import Residents
+from pipelines.engine.table import Table
 from pipelines.engine.work import Tick, Work
 
-AGEING_SHARE = 0.1
 _GAP_TRIES = 32
 """Works that are tried for the gap at the end of a tick before it is left."""
 _GROUPS_PER_PLAN_KEPT = 128
 """When nothing new has come, an order is kept for as many ticks as there are that many requests in
 it: planning stays cheap where it would take longest, and where a tick matters least."""
-
-_has_works: Callable[[Group], object] = attrgetter("works")
-_arrival: Callable[[Group], float] = attrgetter("arrival")
 
 
 class Scheduler:
@@ -54,18 +49,18 @@ class Scheduler:
     ) -> None:
         if max_tokens < 1 or max_works < 1:
             raise ValueError("max_tokens and max_works must be at least 1")
-        self._cost = cost
+        self._pricing = Pricing(
+            surface=cost, max_tokens=max_tokens, max_works=max_works, max_bytes=max_bytes
+        )
         self._policy: Policy = policy
-        self._order_by = POLICIES[policy]
-        self._max_tokens = max_tokens
-        self._max_works = max_works
         self._residents = Residents(max_bytes)
         self._works: dict[str, Work] = {}
         self._groups: dict[str, Group] = {}
         self._by_deadline: list[Group] = []
+        self._table = Table()
         self._tenants = Tenants()
+        self._ageing = Ageing()
         self._load = EMPTY
-        self._ageing_s = 0.0
         self._kept: Order | None = None
         self._plans_kept = 0
 
@@ -75,14 +70,15 @@ class Scheduler:
     @property
     def cost(self) -> CostSurface:
         """The cost surface in force; set it when a better one is known."""
-        return self._cost
+        return self._pricing.surface
 
     @cost.setter
     def cost(self, surface: CostSurface) -> None:
-        self._cost = surface
+        self._pricing = replace(self._pricing, surface=surface)
         self._kept = None
         for group in self._groups.values():
-            group.price(surface)
+            group.price(self._pricing)
+            self._table.update(group)
 
     @property
     def queued_s(self) -> float:
@@ -92,11 +88,11 @@ class Scheduler:
     @property
     def capacity(self) -> str:
         """The bounds of `fits`, in words."""
-        return f"{self._max_tokens} tokens{self._residents.capacity}"
+        return f"{self._pricing.max_tokens} tokens{self._residents.capacity}"
 
     def fits(self, work: Work) -> bool:
         """Whether `work` can ever run within the bounds of a tick and of memory."""
-        return work.tokens <= self._max_tokens and self._residents.can_hold(work)
+        return work.tokens <= self._pricing.max_tokens and self._residents.can_hold(work)
 
     def add(self, work: Work) -> None:
         """Take a work on. Raises ValueError if its id is already known, or it can never fit."""
@@ -111,7 +107,9 @@ class Scheduler:
             group = self._groups[work.group] = Group(work)
             insort(self._by_deadline, group, key=lambda each: each.deadline)
             self._tenants.joined(group)
-        group.add(work, self._cost)
+            self._table.join(group)
+        group.add(work, self._pricing)
+        self._table.update(group)
         self._kept = None
 
     def cancel(self, work_id: str) -> bool:
@@ -123,10 +121,13 @@ class Scheduler:
         self._load = self._load.minus(work.load)
         group = self._groups[work.group]
         group.remove(work_id)
-        if not group.works:
-            del self._groups[group.id]
-            self._by_deadline.remove(group)
-            self._tenants.left(group)
+        if group.works:
+            self._table.update(group)
+            return True
+        del self._groups[group.id]
+        self._by_deadline.remove(group)
+        self._tenants.left(group)
+        self._table.leave(group)
         return True
 
     def plan(self, now: float) -> Tick | None:
@@ -134,16 +135,20 @@ class Scheduler:
         if not self._works:
             return None
         order = self._present_order(now)
-        chosen = self._fill(self._with_oldest_first(order))
+        oldest = self._ageing.first(order, self._tick_s())
+        first = [] if oldest is None else [oldest]
+        chosen = self._fill(chain(first, (each for each in order.groups if each is not oldest)))
+        if oldest is not None:
+            shares = oldest.step_s
+            self._ageing.charge(sum(shares[work.id] for work in chosen if work.id in shares))
         load = EMPTY
         for work in chosen:
             load = load.plus(work.load)
-        cuts = tuple(self._cut(chosen))
         return Tick(
             work_ids=tuple(work.id for work in chosen),
             load=load,
             parked=self._residents.make_room(chosen, order.groups),
-            cuts=cuts,
+            cuts=tuple(self._cut(chosen, order)),
         )
 
     def advance(self, tick: Tick, now: float) -> tuple[Work, ...]:
@@ -164,29 +169,28 @@ class Scheduler:
                 finished.append(work)
         for group in stepped.values():
             group.refresh()
+            self._table.update(group)
         for work in finished:
             self.cancel(work.id)
         return tuple(finished)
 
     def promise(self, work: Work, now: float) -> Promise:
         """What could be promised to `work` if it were added now: see `Promise`."""
-        before = feasible_set(self._by_deadline, now, tick_s=self._tick_s())
         self.add(work)
         try:
             newcomer = self._groups[work.group]
-            alone_s = max(newcomer.cost, newcomer.depth * newcomer.tick_s)
-            if self._policy != "edf":
-                finish = self._eta(newcomer, now)
-                return Promise(finish <= newcomer.deadline, finish - now, alone_s)
-            tick_s = self._tick_s()
-            after = feasible_set(self._by_deadline, now, tick_s=tick_s)
-            newly_late = set(after.late) - set(before.late)
-            is_kept = newcomer not in after.late and not any(
-                group.is_promised for group in newly_late
-            )
-            others = [group for group in before.on_time if group is not newcomer]
-            finish = earliest_finish(newcomer, others, now, tick_s=tick_s)
-            return Promise(is_kept, finish - now, alone_s)
+            if len(newcomer.works) == 1:
+                newcomer.is_promised = False  # not yet: it must not displace its like
+                self._table.update(newcomer)
+            if self._policy == "edf":
+                rivals, begins = self._rivals(newcomer, now)
+                is_kept, finish = promise_feasible(
+                    newcomer, rivals, self._table, begins, tick_s=self._tick_s()
+                )
+            else:
+                finish = now + MARGIN * (self._eta(newcomer, now) - now)
+                is_kept = finish <= newcomer.deadline
+            return Promise(is_kept, finish - now, alone_s(newcomer))
         finally:
             self.cancel(work.id)
 
@@ -205,7 +209,7 @@ class Scheduler:
 
     def _tick_s(self) -> float:
         """Seconds of a tick while the present works last."""
-        return min(self._cost.seconds(self._load), self._cost.knee)
+        return self._pricing.tick_s(self._load, len(self._works))
 
     def _present_order(self, now: float) -> Order:
         """The order of the last plans, as long as nothing came and it is not old.
@@ -220,29 +224,33 @@ class Scheduler:
 
     def _order(self, now: float) -> Order:
         """All requests in the policy's order; those of flooding tenants behind the others."""
-        tick_s = self._tick_s()
+        order_by, tick_s = POLICIES[self._policy], self._tick_s()
+        front, behind = self._divide()
+        first = order_by(front, self._table, now, tick_s)
+        if not behind:
+            return first
+        begins = now + sum(group.cost for group in front)
+        second = order_by(behind, self._table, begins, tick_s)
+        return Order(
+            first.groups + second.groups,
+            first.unprotected + second.groups,
+            {**first.num_steps, **second.num_steps},
+        )
+
+    def _rivals(self, group: Group, now: float) -> tuple[list[Group], float]:
+        """The requests that `group` stands among, and the time from which on they are served."""
+        front, behind = self._divide()
+        if group in behind:
+            return behind, now + sum(each.cost for each in front)
+        return front, now
+
+    def _divide(self) -> tuple[list[Group], list[Group]]:
+        """(requests that go first, those of flooding tenants), both by deadline."""
         flooding = self._tenants.flooding(self._by_deadline)
         if not flooding:
-            return self._order_by(self._by_deadline, now, tick_s)
+            return self._by_deadline, []
         front = [group for group in self._by_deadline if group.tenant not in flooding]
-        behind = [group for group in self._by_deadline if group.tenant in flooding]
-        first = self._order_by(front, now, tick_s)
-        second = self._order_by(behind, now + sum(group.cost for group in front), tick_s)
-        on_time = [*first.groups[: first.num_on_time], *first.late]
-        on_time += second.groups[: second.num_on_time]
-        return Order([*on_time, *second.late], len(on_time))
-
-    def _with_oldest_first(self, order: Order) -> Iterator[Group]:
-        """Let the oldest late request go first whenever its share of the engine is due."""
-        oldest = min(filter(_has_works, order.late), key=_arrival, default=None)
-        if oldest is None:
-            self._ageing_s = 0.0
-            return iter(order.groups)
-        self._ageing_s += AGEING_SHARE * self._tick_s()
-        if self._ageing_s < 0 or order.groups[0] is oldest:
-            return iter(order.groups)
-        self._ageing_s -= sum(oldest.step_s.values())
-        return chain([oldest], (group for group in order.groups if group is not oldest))
+        return front, [group for group in self._by_deadline if group.tenant in flooding]
 
     def _fill(self, groups: Iterable[Group]) -> list[Work]:
         """Works in the given order, up to the knee and the bounds; at least one."""
@@ -258,21 +266,21 @@ class Scheduler:
                 continue
             chosen.append(work)
             load = together
-            if len(chosen) == self._max_works:
+            if len(chosen) == self._pricing.max_works:
                 break
         return chosen
 
     def _is_small_enough(self, load: Load) -> bool:
-        return load.tokens <= self._max_tokens and self._cost.seconds(load) <= self._cost.knee
+        surface = self._pricing.surface
+        return load.tokens <= self._pricing.max_tokens and surface.seconds(load) <= surface.knee
 
-    def _cut(self, chosen: Iterable[Work]) -> Iterator[tuple[str, Cut]]:
+    def _cut(self, chosen: Iterable[Work], order: Order) -> Iterator[tuple[str, Cut]]:
         """Shorten the works whose request is on time only with fewer steps."""
         for work in chosen:
-            group = self._groups[work.group]
-            if group.planned_steps is None:
+            planned = order.num_steps.get(work.group)
+            if planned is None:
                 continue
-            num_steps = fewest(work, group.planned_steps)
+            num_steps = fewest(work, planned)
             if num_steps < work.num_steps:
                 work.num_steps = num_steps
-                group.refresh()
                 yield work.id, Cut(work.steps_done, num_steps)
