@@ -39,7 +39,7 @@ from pipelines.contracts import (
     TextPrompt,
     Usage,
 )
-from pipelines.errors import ContentPolicyViolation
+from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
 
 READY_TIMEOUT_S = 3.0
 
@@ -164,7 +164,10 @@ class Graph:
                 start=relay.checkpoint,
             )
             while True:
-                item = await calls.next_item(StageName.DENOISER, stream)
+                try:
+                    item = await calls.next_item(StageName.DENOISER, stream)
+                except DeadlineUnreachable as refused:
+                    raise self._with_tail(refused, job.params) from None
                 if not isinstance(item, PackedCheckpoint):
                     return item
                 relay.checkpoint = item
@@ -180,12 +183,23 @@ class Graph:
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
         return LatentJob.of(job.params, index, group=job.request_id, work_id=work_id, terms=terms)
 
+    def _with_tail(
+        self, refused: DeadlineUnreachable, params: GenerationParams
+    ) -> DeadlineUnreachable:
+        """The denoiser knows when latents can be there; the client asked for files."""
+        tail = self._tail.seconds(_pixels(params), now=time.perf_counter())
+        return DeadlineUnreachable(
+            refused.message,
+            earliest_s=refused.earliest_s + tail,
+            retry_after_s=refused.retry_after_s,
+        )
+
     async def _finish_image(
         self, job: GenerationJob, index: int, latents: PackedLatents
     ) -> FinishedImage:
         with Calls(job.request_id) as calls:
-            image = calls.start(StageName.VAE_DECODER, self._decode, latents)
-            verdict = await calls.result(StageName.SAFETY, self._classify, image)
+            image = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
+            verdict = await calls.result(StageName.SAFETY, self._classify, image, job.terms)
             _refuse_if_flagged(verdict, index)
             spec = _finish_spec(job, index)
             file = await calls.result(StageName.FINISHER, self._finish, image, spec)

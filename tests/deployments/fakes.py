@@ -22,6 +22,7 @@ from pipelines.contracts import (
     FinishSpec,
     LatentJob,
     SafetyVerdict,
+    ServiceTerms,
     TextPrompt,
 )
 
@@ -143,8 +144,8 @@ class FakeStages:
     `on_denoise` and `on_decode` are awaited with the image's job, `on_step` also with each step
     that was run; they may raise or wait. The denoiser yields a checkpoint after every
     `checkpoint_every` steps. `flagged_seeds` are refused by the classifier. `started` are the jobs
-    that reached the denoiser and `steps` what it ran, as (seed, step); `decoded` counts calls; the
-    other lists record what was run to its end.
+    that reached the denoiser and `steps` what it ran, as (seed, step); `decoded` counts calls;
+    `terms` are those that decoder and classifier were given; the other lists record what was run to its end.
     """
 
     on_denoise: Hook = _nothing
@@ -160,6 +161,7 @@ class FakeStages:
     denoised: list[LatentJob] = field(default_factory=list)
     cancelled: list[LatentJob] = field(default_factory=list)
     decoded: int = 0
+    terms: list[ServiceTerms] = field(default_factory=list)
     finished: list[FinishSpec] = field(default_factory=list)
     is_ready: bool = True
 
@@ -208,13 +210,15 @@ class FakeStages:
         self.denoised.append(job)
         yield PackedLatents(packed=mark, height=job.height, width=job.width, steps_run=step)
 
-    async def decode(self, latents: PackedLatents) -> LatentJob:
+    async def decode(self, latents: PackedLatents, terms: ServiceTerms) -> LatentJob:
         self.decoded += 1
+        self.terms.append(terms)
         job = self.started[int(latents.packed.values)]
         await self.on_decode(job)
         return job
 
-    async def classify(self, image: LatentJob) -> SafetyVerdict:
+    async def classify(self, image: LatentJob, terms: ServiceTerms) -> SafetyVerdict:
+        self.terms.append(terms)
         return SafetyVerdict(
             flagged=image.seed in self.flagged_seeds,
             category="sexual",

@@ -211,6 +211,24 @@ async def test_the_latents_deadline_is_earlier_by_what_the_rest_took_lately() ->
     assert second.deadline is not None
     assert 1e9 - 10 < second.deadline <= 1e9 - 0.02
     assert replace(second, deadline=1e9) == terms
+    assert stages.terms == [terms] * 4  # of decoder and classifier: the request's own
+
+
+async def test_a_refused_deadline_says_when_files_and_not_latents_could_be_there() -> None:
+    async def slow(job: LatentJob) -> None:
+        await asyncio.sleep(0.02)
+
+    async def refuse(job: LatentJob) -> None:
+        raise _task_error(DeadlineUnreachable("no", earliest_s=2.0, retry_after_s=0.5))
+
+    stages = FakeStages(on_decode=slow)
+    graph = Graph(stages.handles())
+    await graph.generate(_job())
+    stages.on_denoise = refuse
+    with pytest.raises(DeadlineUnreachable) as caught:
+        await graph.generate(_job())
+    assert 2.01 < caught.value.earliest_s < 12
+    assert caught.value.retry_after_s == 0.5
 
 
 async def test_readiness_is_by_stage_and_does_not_wait_for_ever() -> None:
