@@ -35,7 +35,7 @@ Driver = DeploymentHandle[Any]
 @pytest.fixture(scope="module")
 def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
     config = StagesConfig(
-        denoiser=DenoiserOptions(health_check_period_s=1),
+        denoiser=DenoiserOptions(health_check_period_s=1, calibration_s=0.1),
         vae_decoder=VaeDecoderOptions(health_check_period_s=1),
     )
     yield ray.serve.run(bind_driver(tiny_spec(dev_like), config), name=APP, route_prefix=None)
@@ -153,7 +153,9 @@ def test_a_text_encoder_that_dies_is_survived(driver: Driver, cluster: LocalClus
 
 def test_a_stage_that_is_too_busy_to_answer_is_ready(driver: Driver, dev_like: Path) -> None:
     """A load balancer must not take a server away at its peak."""
-    options = DenoiserOptions(max_ongoing_requests=1, max_works=1, graceful_shutdown_timeout_s=1)
+    options = DenoiserOptions(
+        max_ongoing_requests=1, max_works=1, graceful_shutdown_timeout_s=1, calibration_s=0.1
+    )
     app = "busy-test"
     busy: Driver = ray.serve.run(
         bind_driver(tiny_spec(dev_like), StagesConfig(denoiser=options)),
