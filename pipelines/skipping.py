@@ -3,7 +3,7 @@
 A skipped step needs a velocity all the same, in the tick of the forward before it. With the one
 predicted last it would only be a part of a longer Euler step; so the velocity is forecast, linearly
 in sigma from the last two forwards, as multistep solvers (Adams-Bashforth) and TaylorSeer (arXiv
-2503.06923) do. Half of the full slope was measured to be best for few steps and for many (the table
+2503.06923) do. Half of the slope was measured to serve both few steps and many (the table
 is in `pipelines/README.md`), and none for the first forwards, between which the velocity turns.
 
 What is saved is known before it starts, from the number of steps alone: no torch and no model here.
