@@ -145,7 +145,8 @@ class FakeStages:
     that was run; they may raise or wait. The denoiser yields a checkpoint after every
     `checkpoint_every` steps. `flagged_seeds` are refused by the classifier. `started` are the jobs
     that reached the denoiser and `steps` what it ran, as (seed, step); `decoded` counts calls;
-    `terms` are those that decoder and classifier were given; the other lists record what was run to its end.
+    `terms` are those that decoder and classifier were given; the other lists record what was run to
+    its end.
     """
 
     on_denoise: Hook = _nothing

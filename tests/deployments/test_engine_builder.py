@@ -62,7 +62,9 @@ def test_an_image_that_can_never_fit_is_refused_by_its_size(
     dev_like: Path, tmp_path: Path, bound: dict[str, int]
 ) -> None:
     stage = DenoiserStage.load(str(dev_like))
-    options = DenoiserOptions(cost_cache=tmp_path, calibration_s=0.1, **bound)
+    options = DenoiserOptions.model_validate(
+        {"cost_cache": tmp_path, "calibration_s": 0.1, **bound}
+    )
     engine = build_engine(stage, tiny_spec(dev_like), options)
     engine.start()
     try:
