@@ -69,8 +69,6 @@ class DenoiserOptions(StageOptions):
 
     num_cpus: NonNegativeFloat = 0.3
     """CPUs that Ray reserves for each replica; fractions share a core."""
-    max_ongoing_requests: PositiveInt = 1024
-    """Images that one replica holds at once; those beyond wait where no policy orders them."""
     policy: Literal["edf", "srpt", "fifo"] = "edf"
     """Which images step next: "edf" keeps deadlines, "srpt" the mean latency low, "fifo" none."""
     max_works: PositiveInt = 32

@@ -98,8 +98,9 @@ class StageOptions(Options):
     """Only nodes with this accelerator, by Ray's name, for example "H100"."""
     label_selector: dict[str, str] = Field(default_factory=dict)
     """Only nodes with these labels, for example {"pool": "decode"}."""
-    max_ongoing_requests: PositiveInt = 64
-    """Requests that one replica holds at once; more wait at the caller."""
+    max_ongoing_requests: PositiveInt = 1024
+    """Requests that one replica holds at once; more wait at the caller, where nothing orders them
+    by deadline."""
     max_queued_requests: int = Field(default=-1, ge=-1)
     """Requests that may wait at each caller; more are refused as overload. -1: no bound."""
     health_check_period_s: PositiveFloat = 2.0

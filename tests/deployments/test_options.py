@@ -76,9 +76,9 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
         (AutoscalingOptions, {"max_replicas": 2, "initial_replicas": 3}, "autoscaling.ini", "1..2"),
         (
             TextEncoderOptions,
-            {"max_batch_size": 100},
+            {"max_batch_size": 2000},
             "text_encoder.max_batch_size",
-            "max_ongoing_requests to 100",
+            "max_ongoing_requests to 2000",
         ),
         (DenoiserOptions, {"max_works": 1025}, "denoiser.max_works", "at most 1024"),
         (SafetyOptions, {"classifier": "huggingface"}, "safety.source", "Falconsai"),
