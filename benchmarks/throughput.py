@@ -49,9 +49,6 @@ CASES: Mapping[str, Sequence[tuple[Size, float]]] = {
 }
 QUICK_CASES = ("64", "mixed")
 
-_RAMP_SHARE = 0.3
-"""Of a block's length, before its counting begins: the first batches are not yet full."""
-
 Bodies = Iterator[dict[str, object]]
 
 
@@ -164,18 +161,15 @@ def _served(server: ChildServer, arguments: argparse.Namespace) -> Side:
 
 async def saturated_rate(url: str, requests: Bodies, *, in_flight: int, seconds: float) -> float:
     """Images per second of a server. Raises RuntimeError when it fails a request."""
-    ramp_s = seconds * _RAMP_SHARE
     client = HttpClient(url)
     try:
-        outcomes = await closed_loop(
-            client, requests, in_flight=in_flight, seconds=seconds + ramp_s
-        )
+        outcomes = await closed_loop(client, requests, in_flight=in_flight, seconds=seconds)
     finally:
         client.close()
     failed = [item.status for item in outcomes if item.status != 200]
     if failed:
         raise RuntimeError(f"{url} failed {len(failed)} requests, the first with {failed[0]}")
-    return steady_rate(outcomes, ramp_s=ramp_s, seconds=seconds + ramp_s)
+    return steady_rate(outcomes, in_flight=in_flight, seconds=seconds)
 
 
 def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace) -> None:
@@ -208,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two sizes, two short rounds")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them")
     parser.add_argument("--rounds", type=int, help="blocks of each side and size, at least 2")
-    parser.add_argument("--seconds", type=float, help="of a block that are counted")
+    parser.add_argument("--seconds", type=float, help="of a block, at least")
     parser.add_argument("--in-flight", type=int, default=32, help="requests at any time")
     parser.add_argument("--diffusers-threads", type=int, help="of FluxPipeline alone; all cores")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
@@ -216,7 +210,7 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.cases = arguments.cases or list(QUICK_CASES if arguments.quick else CASES)
     arguments.rounds = max(2, arguments.rounds or (2 if arguments.quick else 5))
-    arguments.seconds = arguments.seconds or (4.0 if arguments.quick else 8.0)
+    arguments.seconds = arguments.seconds or (5.0 if arguments.quick else 10.0)
     arguments.diffusers_threads = arguments.diffusers_threads or len(arguments.cores)
     return arguments
 

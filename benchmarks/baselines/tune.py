@@ -48,7 +48,7 @@ def main() -> None:
     best = arguments.baseline
     for changes in knobs(len(arguments.cores)):
         for change in changes:
-            options = BaselineOptions.model_validate(best.model_dump() | change)
+            options = BaselineOptions.model_validate({**best.model_dump(), **change})
             if options not in scores:
                 scores[options] = measure(options, arguments)
                 print(f"{options}: {scores[options]}", flush=True)
@@ -67,7 +67,7 @@ def main() -> None:
     print_json(best.model_dump())
 
 
-def knobs(cores: int) -> list[list[Mapping[str, object]]]:
+def knobs(cores: int) -> list[list[dict[str, object]]]:
     """What is varied, kind by kind."""
     return [
         [
@@ -124,7 +124,7 @@ async def _alone(url: str) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each closed loop")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of a closed loop, at least")
     parser.add_argument("--in-flight", type=int, default=32)
     add_server_arguments(parser)
     return parser.parse_args()
