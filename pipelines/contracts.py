@@ -38,7 +38,7 @@ class GenerationParams:
 
     Two trades of quality, off unless asked for, and not both: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
-    `skips_steps` takes some steps without a forward (`pipelines.sampling.skip_plan`).
+    `skips_steps` takes some steps without a forward (`pipelines.skipping`).
     """
 
     prompt: str
