@@ -40,27 +40,30 @@ MIXED_SIZES: tuple[tuple[Size, float], ...] = (
 """An assumption, as the trace tells no sizes: 512, 768, 1024 and 1536 pixels in these shares,
 divided by 8 to suit the carried model."""
 
-_PROMPTS = 512
+_PROMPTS = 2048
 
 
-def prompts(seed: int, *, count: int = _PROMPTS) -> list[str]:
-    """`count` sentences of the carried model's world; few of them are equal."""
-    codes = sample_codes(count, torch.Generator().manual_seed(seed))
-    return [caption.text for caption in captions(codes, random.Random(seed))]
+def prompts(seed: int, *, count: int) -> list[str]:
+    """`count` different sentences of the carried model's world."""
+    found: dict[str, None] = {}
+    generator, rng = torch.Generator().manual_seed(seed % 2**63), random.Random(seed)
+    while len(found) < count:
+        found |= dict.fromkeys(item.text for item in captions(sample_codes(count, generator), rng))
+    return list(found)[:count]
 
 
 def bodies(seed: int, sizes: Sequence[tuple[Size, float]]) -> Iterator[dict[str, object]]:
-    """Endless requests for one image, sizes by their shares, each with a prompt of its own."""
+    """Endless requests for one image, sizes by their shares.
+
+    No prompt comes twice within `_PROMPTS` requests, more than a block takes: no cache helps.
+    """
     rng = random.Random(seed)
-    texts = prompts(seed)
     names, shares = zip(*sizes, strict=True)
-    for number in itertools.count():
-        yield body(
-            # Numbered, so that no prompt comes twice: no cache helps anybody.
-            f"{texts[number % len(texts)]} {number}",
-            size=rng.choices(names, shares)[0],
-            seed=rng.randrange(2**31),
-        )
+    texts = prompts(seed, count=_PROMPTS)
+    return (
+        body(text, size=rng.choices(names, shares)[0], seed=rng.randrange(2**31))
+        for text in itertools.cycle(texts)
+    )
 
 
 def body(prompt: str, *, size: Size, seed: int, n: int = 1, **more: object) -> dict[str, object]:

@@ -52,17 +52,28 @@ QUICK_CASES = ("64", "mixed")
 Bodies = Iterator[dict[str, object]]
 
 
-class Side(NamedTuple):
-    """`rate` runs a block and gives images per second; `cpu_s` is what the side has used so far."""
+class Block(NamedTuple):
+    """Images per second of a side in its turn, and all images that it drew in it."""
 
-    rate: Callable[[Bodies], float]
+    rate: float
+    images: int
+
+
+class Side(NamedTuple):
+    """`draw` takes a side's turn; `cpu_s` is the CPU that its processes have used so far."""
+
+    draw: Callable[[Bodies], Block]
     cpu_s: Callable[[], float]
 
 
 class Round(NamedTuple):
-    """Images per second by side, and the most CPU (in cores) that two idle sides used together."""
+    """By side: images per second, and CPU seconds per image of all its processes.
+
+    `idle_cores` is the most CPU, in cores, that two idle sides used together.
+    """
 
     rates: dict[str, float]
+    cpu_s: dict[str, float]
     idle_cores: float
 
 
@@ -77,7 +88,6 @@ def main() -> None:
             rounds[case] = [
                 run_round(sides, CASES[case], number) for number in range(arguments.rounds)
             ]
-            print(f"{case}: {[item.rates for item in rounds[case]]}", flush=True)
     _report(rounds, arguments)
 
 
@@ -85,14 +95,17 @@ def run_round(sides: Mapping[str, Side], sizes: Sequence[tuple[Size, float]], nu
     """One block of each side, all with the same requests; who is first changes with `number`."""
     first = number % len(SIDES)
     rates: dict[str, float] = {}
+    cpu_s: dict[str, float] = {}
     idle_cores: list[float] = []
     for name in (*SIDES[first:], *SIDES[:first]):
-        idle = [side for other, side in sides.items() if other != name]
-        used_s, began = sum(side.cpu_s() for side in idle), time.perf_counter()
-        rates[name] = sides[name].rate(bodies(number, sizes))
-        used_s = sum(side.cpu_s() for side in idle) - used_s
-        idle_cores.append(used_s / (time.perf_counter() - began))
-    return Round(rates, max(idle_cores))
+        before, began = {other: side.cpu_s() for other, side in sides.items()}, time.perf_counter()
+        block = sides[name].draw(bodies(number, sizes))
+        seconds = time.perf_counter() - began
+        used = {other: side.cpu_s() - before[other] for other, side in sides.items()}
+        rates[name] = block.rate
+        cpu_s[name] = used.pop(name) / block.images
+        idle_cores.append(sum(used.values()) / seconds)
+    return Round(rates, cpu_s, max(idle_cores))
 
 
 def ratios(rounds: Sequence[Round], other: str) -> list[float]:
@@ -109,13 +122,20 @@ def values_of(rounds: Mapping[str, Sequence[Round]]) -> dict[str, object]:
             }
             for other in (DIFFUSERS, BASELINE)
         },
-        "images_per_s": {
-            side: {
-                case: round(median(item.rates[side] for item in done), 3)
-                for case, done in rounds.items()
-            }
-            for side in SIDES
-        },
+        "images_per_s": _medians(rounds, lambda item: item.rates),
+        "cpu_s_per_image": _medians(rounds, lambda item: item.cpu_s),
+    }
+
+
+def _medians(
+    rounds: Mapping[str, Sequence[Round]], by_side: Callable[[Round], Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    return {
+        side: {
+            case: round(median(by_side(item)[side] for item in done), 4)
+            for case, done in rounds.items()
+        }
+        for side in SIDES
     }
 
 
@@ -135,7 +155,7 @@ def _start(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Side]:
     process = psutil.Process(alone.pid)
     return {
         DIFFUSERS: Side(
-            lambda requests: _rate_alone(alone, requests, arguments.seconds),
+            lambda requests: _draw_alone(alone, requests, arguments.seconds),
             lambda: sum(process.cpu_times()[:2]),
         ),
         BASELINE: _served(baseline, arguments),
@@ -143,24 +163,22 @@ def _start(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Side]:
     }
 
 
-def _rate_alone(alone: OneByOne, requests: Bodies, seconds: float) -> float:
-    block = alone.draw(list(itertools.islice(requests, 256)), seconds=seconds)
-    return block.images / block.seconds
+def _draw_alone(alone: OneByOne, requests: Bodies, seconds: float) -> Block:
+    images, seconds = alone.draw(list(itertools.islice(requests, 256)), seconds=seconds)
+    return Block(images / seconds, images)
 
 
 def _served(server: ChildServer, arguments: argparse.Namespace) -> Side:
-    def rate(requests: Bodies) -> float:
+    def draw(requests: Bodies) -> Block:
         return asyncio.run(
-            saturated_rate(
-                server.url, requests, in_flight=arguments.in_flight, seconds=arguments.seconds
-            )
+            saturate(server.url, requests, in_flight=arguments.in_flight, seconds=arguments.seconds)
         )
 
-    return Side(rate, lambda: cpu_seconds(server))
+    return Side(draw, lambda: cpu_seconds(server))
 
 
-async def saturated_rate(url: str, requests: Bodies, *, in_flight: int, seconds: float) -> float:
-    """Images per second of a server. Raises RuntimeError when it fails a request."""
+async def saturate(url: str, requests: Bodies, *, in_flight: int, seconds: float) -> Block:
+    """A server's turn. Raises RuntimeError when it fails a request."""
     client = HttpClient(url)
     try:
         outcomes = await closed_loop(client, requests, in_flight=in_flight, seconds=seconds)
@@ -169,7 +187,8 @@ async def saturated_rate(url: str, requests: Bodies, *, in_flight: int, seconds:
     failed = [item.status for item in outcomes if item.status != 200]
     if failed:
         raise RuntimeError(f"{url} failed {len(failed)} requests, the first with {failed[0]}")
-    return steady_rate(outcomes, in_flight=in_flight, seconds=seconds)
+    rate = steady_rate(outcomes, in_flight=in_flight, seconds=seconds)
+    return Block(rate, sum(item.images for item in outcomes))
 
 
 def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace) -> None:
@@ -186,6 +205,14 @@ def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace
         f" {arguments.rounds} rounds: median (quartiles)",
         ("size", "diffusers", "serve.batch", "Sluice", "/ diffusers", "/ serve.batch"),
         rows,
+    )
+    print_table(
+        "CPU milliseconds per image, of all processes of a side",
+        ("size", "diffusers", "serve.batch", "Sluice"),
+        [
+            (case, *(spread([1000 * item.cpu_s[side] for item in done]) for side in SIDES))
+            for case, done in rounds.items()
+        ],
     )
     idle = max(item.idle_cores for done in rounds.values() for item in done)
     print(f"two idle sides used at most {idle:.2f} cores together")

@@ -55,7 +55,10 @@ class BaselineOptions(BaseModel):
 
 
 class ImageRequest(BaseModel):
-    """The part of Sluice's request that the benchmarks use; other fields are refused."""
+    """The part of Sluice's request that the benchmarks use; other fields are refused.
+
+    Users and deadlines are understood, and change nothing: `@serve.batch` knows neither.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,6 +70,7 @@ class ImageRequest(BaseModel):
     seed: int = 0
     response_format: Literal["b64_json"] = "b64_json"
     user: str | None = None
+    deadline_ms: int | None = None
 
     def tasks(self) -> list[ImageTask]:
         """One per image, seeded `seed + i`."""

@@ -25,7 +25,7 @@ from benchmarks.load import GENERATE, HttpClient
 from benchmarks.report import print_json, print_table
 from benchmarks.requests import MIXED_SIZES, bodies, square
 from benchmarks.servers import add_server_arguments, pin, start_baseline, warm_up
-from benchmarks.throughput import saturated_rate
+from benchmarks.throughput import saturate
 
 TIE = 0.03
 _SMALL = [(square(64), 1.0)]
@@ -98,13 +98,13 @@ def measure(options: BaselineOptions, arguments: argparse.Namespace) -> Score:
         solo_s = asyncio.run(_alone(server.url))
         mixed, small = (
             asyncio.run(
-                saturated_rate(
+                saturate(
                     server.url,
                     bodies(0, sizes),
                     in_flight=arguments.in_flight,
                     seconds=arguments.seconds,
                 )
-            )
+            ).rate
             for sizes in (MIXED_SIZES, _SMALL)
         )
         return Score(mixed, small, solo_s)
