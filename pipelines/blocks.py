@@ -100,7 +100,7 @@ def single_before(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a single block attends with, and its MLP's hidden layer (G, N, 4d)."""
     width = joint.shape[-1]
-    shift, scale, _ = spread(modulation, places.owner)
+    shift, scale = spread(modulation[:, :2], places.owner)
     projected = functional.linear(norm_modulate(joint, shift, scale), *weights.qkv_mlp)
     qkv, mlp = projected.split([3 * width, projected.shape[-1] - 3 * width], dim=-1)
     qk, value = _split_heads(qkv, weights.head_norm)
@@ -117,7 +117,7 @@ def single_after(
     places: Places,
 ) -> torch.Tensor:
     """The tokens after a single block that attended to `attended` (T, H, E)."""
-    _, _, gate = spread(modulation, places.owner)
+    (gate,) = spread(modulation[:, 2:], places.owner)
     both = torch.cat([attended.reshape(joint.shape), hidden], dim=-1)
     return clip_float16(_add_gated(joint, gate, functional.linear(both, *weights.out)))
 
