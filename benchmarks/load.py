@@ -7,10 +7,12 @@ of CPU for a request. It knows as much of HTTP/1.1 as Ray Serve's proxy answers 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class HttpClient:
-    """Posts JSON to one server; connections are kept and as many are opened as are needed."""
+    """Posts JSON to one server over kept connections, as many as are needed; a context manager."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -54,11 +56,19 @@ class HttpClient:
         self._idle.append((reader, writer))
         return answer
 
-    def close(self) -> None:
-        """Close the connections."""
+    async def __aenter__(self) -> HttpClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for _, writer in self._idle:
             writer.close()
-        self._idle.clear()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:

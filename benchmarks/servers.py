@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.baselines.serve_batch import BaselineOptions
-from benchmarks.load import Answer, HttpClient
+from benchmarks.load import GENERATE, Answer, HttpClient
 from serve.child_server import ChildServer, ServerDied, choose_port
 from serve.client import SluiceClient
 
@@ -134,13 +134,11 @@ def _start(server: ChildServer) -> ChildServer:
 
 
 async def _post_all(url: str, bodies: Sequence[Mapping[str, object]], at_once: int) -> list[Answer]:
-    client, slots = HttpClient(url), asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(at_once)
+    async with HttpClient(url) as client:
 
-    async def post(body: Mapping[str, object]) -> Answer:
-        async with slots:
-            return await client.post("/v1/images/generations", body)
+        async def post(body: Mapping[str, object]) -> Answer:
+            async with slots:
+                return await client.post(GENERATE, body)
 
-    try:
         return await asyncio.gather(*(post(body) for body in bodies))
-    finally:
-        client.close()

@@ -144,15 +144,12 @@ def _run_side(
 
 
 async def _replay(url: str, requests: Sequence[Arrival]) -> list[Outcome]:
-    client = HttpClient(url)
-    try:
+    async with HttpClient(url) as client:
         return await open_loop(
             client,
             [request.at_s for request in requests],
             lambda index, late_s: request_body(requests[index], late_s),
         )
-    finally:
-        client.close()
 
 
 def _start(side: str, arguments: argparse.Namespace) -> ChildServer:

@@ -79,12 +79,12 @@ def measure_solo(url: str, *, default_steps: int) -> SoloTimes:
 
 
 async def _send_all(url: str, order: Sequence[Kind], taken: Mapping[Kind, list[float]]) -> None:
-    client, texts = HttpClient(url), prompts(-1, count=len(order))
-    for text, kind in zip(texts, order, strict=True):
-        request = body(text, size=kind.size, seed=1, n=kind.n, num_inference_steps=kind.steps)
-        began = time.perf_counter()
-        answer = await client.post(GENERATE, request)
-        taken[kind].append(time.perf_counter() - began)
-        if answer.status != 200:
-            raise RuntimeError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
-    client.close()
+    texts = prompts(-1, count=len(order))
+    async with HttpClient(url) as client:
+        for text, kind in zip(texts, order, strict=True):
+            request = body(text, size=kind.size, seed=1, n=kind.n, num_inference_steps=kind.steps)
+            began = time.perf_counter()
+            answer = await client.post(GENERATE, request)
+            taken[kind].append(time.perf_counter() - began)
+            if answer.status != 200:
+                raise RuntimeError(f"{url} answered {answer.status}: {answer.body[:200]!r}")

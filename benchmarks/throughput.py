@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -113,7 +113,7 @@ def ratios(rounds: Sequence[Round], other: str) -> list[float]:
     return [item.rates[SLUICE] / item.rates[other] for item in rounds]
 
 
-def values_of(rounds: Mapping[str, Sequence[Round]]) -> dict[str, object]:
+def values_of(rounds: Mapping[str, Sequence[Round]]) -> dict[str, dict[str, Any]]:
     """The last line: medians of the rounds' ratios, and of images per second, by size."""
     return {
         **{
@@ -122,20 +122,22 @@ def values_of(rounds: Mapping[str, Sequence[Round]]) -> dict[str, object]:
             }
             for other in (DIFFUSERS, BASELINE)
         },
-        "images_per_s": _medians(rounds, lambda item: item.rates),
-        "cpu_s_per_image": _medians(rounds, lambda item: item.cpu_s),
+        "images_per_s": _medians(rounds, SIDES, lambda item: item.rates),
+        "cpu_s_per_image": _medians(rounds, (BASELINE, SLUICE), lambda item: item.cpu_s),
     }
 
 
 def _medians(
-    rounds: Mapping[str, Sequence[Round]], by_side: Callable[[Round], Mapping[str, float]]
+    rounds: Mapping[str, Sequence[Round]],
+    sides: Sequence[str],
+    by_side: Callable[[Round], Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
     return {
         side: {
             case: round(median(by_side(item)[side] for item in done), 4)
             for case, done in rounds.items()
         }
-        for side in SIDES
+        for side in sides
     }
 
 
@@ -186,11 +188,8 @@ def _served(server: ChildServer, arguments: argparse.Namespace) -> Side:
 
 async def saturate(url: str, requests: Bodies, *, in_flight: int, seconds: float) -> Block:
     """A server's turn. Raises RuntimeError when it fails a request."""
-    client = HttpClient(url)
-    try:
+    async with HttpClient(url) as client:
         outcomes = await closed_loop(client, requests, in_flight=in_flight, seconds=seconds)
-    finally:
-        client.close()
     failed = [item.status for item in outcomes if item.status != 200]
     if failed:
         raise RuntimeError(f"{url} failed {len(failed)} requests, the first with {failed[0]}")
@@ -214,10 +213,10 @@ def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace
         rows,
     )
     print_table(
-        "CPU milliseconds per image, of all processes of a side",
-        ("size", "diffusers", "serve.batch", "Sluice"),
+        "CPU milliseconds per image, of all processes of a server",
+        ("size", "serve.batch", "Sluice"),
         [
-            (case, *(spread([1000 * item.cpu_s[side] for item in done]) for side in SIDES))
+            (case, *(spread([1000 * item.cpu_s[side] for item in done]) for side in SIDES[1:]))
             for case, done in rounds.items()
         ],
     )
@@ -225,9 +224,8 @@ def _report(rounds: Mapping[str, Sequence[Round]], arguments: argparse.Namespace
     print(f"two idle sides used at most {idle:.2f} cores together")
     print(f"diffusers: the better of 1 and {len(arguments.cores)} threads, in each block")
     print(f"serve.batch: {arguments.baseline}")
-    print(
-        f"Sluice: {arguments.sluice or 'defaults'}; mixed is 64, 96, 128, 192 at 25/25/40/10 % (assumed)"
-    )
+    print(f"Sluice: {arguments.sluice or 'default settings'}")
+    print("mixed (assumed): " + ", ".join(f"{size} {share:.0%}" for size, share in MIXED_SIZES))
     values = values_of(rounds)
     if arguments.save:
         print(f"saved {save_json('throughput', values, device=device_name())}")

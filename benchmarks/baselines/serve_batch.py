@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import ray.serve
 from fastapi import FastAPI, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
@@ -35,10 +35,8 @@ _SLICED_FROM_PIXELS = 128 * 128
 """Images of one call are decoded one by one from this size on, where that is faster on a CPU."""
 
 
-class BaselineOptions(BaseModel):
+class BaselineOptions(BaseModel, extra="forbid", frozen=True):
     """What can be tuned; the defaults are `--tune`'s choice on two cores."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_batch_size: int = Field(default=16, ge=1)
     """Images of one batch."""
@@ -54,13 +52,11 @@ class BaselineOptions(BaseModel):
     into batches by time while the last one runs."""
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(BaseModel, extra="forbid", frozen=True):
     """The part of Sluice's request that the benchmarks use; other fields are refused.
 
     Users and deadlines are understood, and change nothing: `@serve.batch` knows neither.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str
     n: int = Field(default=1, ge=1, le=10)

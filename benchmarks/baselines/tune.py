@@ -113,12 +113,12 @@ def measure(options: BaselineOptions, arguments: argparse.Namespace) -> Score:
 
 
 async def _alone(url: str) -> float:
-    client, taken = HttpClient(url), []
-    for body in itertools.islice(bodies(1, _SMALL), _SOLO_REQUESTS):
-        began = time.perf_counter()
-        await client.post(GENERATE, body)
-        taken.append(time.perf_counter() - began)
-    client.close()
+    taken: list[float] = []
+    async with HttpClient(url) as client:
+        for body in itertools.islice(bodies(1, _SMALL), _SOLO_REQUESTS):
+            began = time.perf_counter()
+            await client.post(GENERATE, body)
+            taken.append(time.perf_counter() - began)
     return median(taken)
 
 
