@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pipelines.contracts import LatentJob
-from pipelines.engine.group import MARGIN
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Work
 from pipelines.errors import DeadlineUnreachable, InvalidRequest
@@ -27,7 +26,7 @@ def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, n
     if promise.is_kept:
         return
     budget_s = work.deadline - now
-    is_possible = MARGIN * promise.alone_s <= budget_s
+    is_possible = promise.least_s <= budget_s
     raise DeadlineUnreachable(
         f"deadline_ms: this request can be done in {promise.earliest_s:.2f} s at the earliest",
         earliest_s=promise.earliest_s,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.engine.group import MARGIN, Group, fewest
+from pipelines.engine.group import LEAST_PROMISED, MARGIN, Group, fewest
 from pipelines.engine.table import Columns, Vector
 
 _MAX_PASSING = 16
@@ -29,8 +29,9 @@ class Feasible(NamedTuple):
     """Indices of the requests that can be on time, by deadline, and of the `late` ones.
 
     `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
-    by which it could begin later, served in this order. `num_steps` are the total steps that some
-    of them must be cut to.
+    by which it could begin later and keep its margin, served in this order. `num_steps` are the
+    total steps that some of them must be cut to. `promised_slack_s` is the least slack of those
+    that were promised their deadline, their margin included.
     """
 
     on_time: list[int]
@@ -38,13 +39,17 @@ class Feasible(NamedTuple):
     cost: Vector
     slack: Vector
     num_steps: Mapping[int, int]
+    promised_slack_s: float
 
 
 def feasible_set(
     groups: Sequence[Group], columns: Columns, now: float, *, tick_s: float
 ) -> Feasible:
     """Divide `groups`, given by deadline; `tick_s` is the length of a tick while they run."""
-    ticks_s = np.maximum(columns.tick_s, tick_s)
+    longest_s = np.maximum(columns.tick_s, tick_s)
+    # Ticks are no fuller than promises can bear (`filling.py`).
+    is_promised = columns.margin == 1.0
+    ticks_s = np.where(is_promised, columns.tick_s, longest_s)
     room = (columns.deadline - now) / columns.margin
     cost = columns.cost.copy()
     num_steps: dict[int, int] = {}
@@ -56,24 +61,33 @@ def feasible_set(
         num_steps[index], cost[index] = steps, groups[index].cost_of(steps)[0]
         is_late[index] = False
     taken = np.flatnonzero(~is_late)
-    over = np.cumsum(cost[taken]) > room[taken]
+    with_margin = (columns.deadline - now) / MARGIN
+    over = np.cumsum(cost[taken]) > with_margin[taken]
     if over.any():
         choice = _Choice(groups, columns, cost, num_steps)
         first = int(over.argmax())
         choice.take_all(taken[:first].tolist())
-        for index, seconds in zip(
-            taken[first:].tolist(), room[taken[first:]].tolist(), strict=True
-        ):
-            choice.take(index, seconds)
+        rest = taken[first:]
+        rooms = zip(rest.tolist(), with_margin[rest].tolist(), room[rest].tolist(), strict=True)
+        for index, seconds, promised_seconds in rooms:
+            choice.take(index, seconds, promised_seconds)
         is_late[choice.given_up] = True
         taken = np.flatnonzero(~is_late)
         cost = np.array(choice.cost)
     depth = columns.depth.copy()
     for index, steps in num_steps.items():
         depth[index] = groups[index].cost_of(steps)[1]
-    needed = np.maximum(np.cumsum(cost[taken]), (depth * ticks_s)[taken])
-    slack = (columns.deadline[taken] - now) / MARGIN - needed
-    return Feasible(taken.tolist(), np.flatnonzero(is_late).tolist(), cost[taken], slack, num_steps)
+    total = np.cumsum(cost[taken])
+    left = columns.deadline[taken] - now
+    spare = left - np.maximum(total, (depth * ticks_s)[taken])
+    return Feasible(
+        taken.tolist(),
+        np.flatnonzero(is_late).tolist(),
+        cost[taken],
+        left / MARGIN - np.maximum(total, (depth * longest_s)[taken]),
+        num_steps,
+        float(spare.min(where=is_promised[taken], initial=np.inf)),
+    )
 
 
 class _Choice:
@@ -106,8 +120,12 @@ class _Choice:
             self._add_spare(index)
         self._total = sum(self.cost[i] for i in indices)
 
-    def take(self, index: int, room: float) -> None:
-        """Take one more, due in `room` seconds; shorten or give up what makes it late."""
+    def take(self, index: int, room: float, promised_room: float) -> None:
+        """Take one more, due in `room` seconds; shorten or give up what makes it late.
+
+        The promised are given up only where `promised_room` seconds, their margin used up, are too
+        few.
+        """
         cost = self.cost[index]
         self._total += cost
         heappush(self._by_price, (self._standing[index], -cost, -index))
@@ -115,8 +133,10 @@ class _Choice:
         while self._total > room and self._by_price:
             if self._spares and self._spare_s >= self._total - room:
                 self._shorten(room)
-            else:
+            elif self._by_price[0][0] < LEAST_PROMISED or self._total > promised_room:
                 self._give_up()
+            else:
+                return
 
     def _add_spare(self, index: int) -> None:
         spare = self.cost[index] - self._least[index]

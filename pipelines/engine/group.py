@@ -13,7 +13,8 @@ MARGIN = 1.2
 """Ticks are not packed perfectly, and requests are stepped whole: what a request still needs is
 taken that much larger where it is decided whether it can be on time."""
 
-_PROMISED = 1e9
+LEAST_PROMISED = 5e8
+"""The `standing` from which on a request was promised its deadline."""
 
 
 class Row(NamedTuple):
@@ -85,7 +86,12 @@ class Group:
     @property
     def standing(self) -> float:
         """Who is not given up for whom: a promise counts for more than any priority."""
-        return self.priority + _PROMISED * self.is_promised
+        return self.priority + 2 * LEAST_PROMISED * self.is_promised
+
+    @property
+    def least_alone_s(self) -> float:
+        """Seconds that it needs with an engine for itself, cut as far as is allowed."""
+        return max(self.least_cost, self.least_depth * self.tick_s)
 
     def row(self) -> Row:
         return Row(

@@ -26,11 +26,13 @@ Policy = Literal["fifo", "srpt", "edf"]
 
 class Order(NamedTuple):
     """`groups` as they are served. Of them, `unprotected` are those that no deadline will bring to
-    the front; `num_steps`, by a group's id, the total steps that it must be cut to."""
+    the front; `num_steps`, by a group's id, are the total steps that it must be cut to. All
+    promises are kept even if everybody waits for `promised_slack_s` first."""
 
     groups: list[Group]
     unprotected: list[Group]
     num_steps: Mapping[str, int]
+    promised_slack_s: float = math.inf
 
 
 OrderBy = Callable[[Sequence[Group], Table, float, float], Order]
@@ -53,16 +55,23 @@ def srpt(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Or
 
 def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Order:
     """Feasible-set earliest deadline first."""
-    on_time, late, cost, slack, num_steps = feasible_set(
-        groups, table.columns(groups), now, tick_s=tick_s
-    )
-    first = [groups[on_time[position]] for position in shortest_first(cost, slack)]
-    rest = sorted((groups[index] for index in late), key=_by_cost)
+    feasible = feasible_set(groups, table.columns(groups), now, tick_s=tick_s)
+    served = shortest_first(feasible.cost, feasible.slack)
+    first = [groups[feasible.on_time[position]] for position in served]
+    late = [groups[index] for index in feasible.late]
+    slack_s = feasible.promised_slack_s
+    broken: list[Group] = []
+    for group in late:  # a promise that is not kept is not kept by as little as can be
+        if group.is_promised and group.cost <= slack_s:
+            broken.append(group)
+            slack_s -= group.cost
+    rest = sorted((group for group in late if group not in broken), key=_by_cost)
     timeless = [group for group in first if group.deadline == math.inf]
     return Order(
-        first + rest,
+        broken + first + rest,
         rest + timeless,
-        {groups[index].id: steps for index, steps in num_steps.items()},
+        {groups[index].id: steps for index, steps in feasible.num_steps.items()},
+        slack_s,
     )
 
 

@@ -7,6 +7,7 @@ smaller works of later requests filling the gap that a larger one leaves.
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -14,18 +15,17 @@ from itertools import chain
 
 from pipelines.contracts import Cut
 from pipelines.engine.ageing import Ageing
-from pipelines.engine.cost import EMPTY, CostSurface, Load
+from pipelines.engine.cost import EMPTY, CostSurface
 from pipelines.engine.fairness import Tenants
+from pipelines.engine.filling import fill
 from pipelines.engine.group import MARGIN, Group, fewest
 from pipelines.engine.policies import POLICIES, Order, Policy
 from pipelines.engine.pricing import Pricing
-from pipelines.engine.promise import Promise, alone_s, promise_feasible
+from pipelines.engine.promise import Promise, least_s, promise_feasible
 from pipelines.engine.residents import Residents
 from pipelines.engine.table import Table
 from pipelines.engine.work import Tick, Work
 
-_GAP_TRIES = 32
-"""Works that are tried for the gap at the end of a tick before it is left."""
 _GROUPS_PER_PLAN_KEPT = 128
 """When nothing new has come, an order is kept for as many ticks as there are that many requests in
 it: planning stays cheap where it would take longest, and where a tick matters least."""
@@ -61,6 +61,7 @@ class Scheduler:
         self._tenants = Tenants()
         self._ageing = Ageing()
         self._load = EMPTY
+        self._busy_until = -math.inf
         self._kept: Order | None = None
         self._plans_kept = 0
 
@@ -137,13 +138,16 @@ class Scheduler:
         order = self._present_order(now)
         oldest = self._ageing.first(order, self._tick_s())
         first = [] if oldest is None else [oldest]
-        chosen = self._fill(chain(first, (each for each in order.groups if each is not oldest)))
-        if oldest is not None:
-            shares = oldest.step_s
-            self._ageing.charge(sum(shares[work.id] for work in chosen if work.id in shares))
+        rest = (group for group in order.groups if group is not oldest)
+        chosen = fill(chain(first, rest), self._pricing, self._residents, now)
         load = EMPTY
         for work in chosen:
             load = load.plus(work.load)
+        shares = {} if oldest is None else oldest.step_s
+        given_s = sum(shares[work.id] for work in chosen if work.id in shares)
+        seconds = self.cost.seconds(load)
+        self._ageing.account(seconds, given_s)
+        self._busy_until = now + seconds
         return Tick(
             work_ids=tuple(work.id for work in chosen),
             load=load,
@@ -156,7 +160,7 @@ class Scheduler:
 
         Works of the tick that were cancelled meanwhile are passed over.
         """
-        del now
+        self._busy_until = now
         finished: list[Work] = []
         stepped: dict[str, Group] = {}
         for work_id in tick.work_ids:
@@ -182,15 +186,16 @@ class Scheduler:
             if len(newcomer.works) == 1:
                 newcomer.is_promised = False  # not yet: it must not displace its like
                 self._table.update(newcomer)
+            begins = max(now, self._busy_until) + max(each.tick_s for each in self._by_deadline)
             if self._policy == "edf":
-                rivals, begins = self._rivals(newcomer, now)
+                rivals, wait_s = self._rivals(newcomer)
                 is_kept, finish = promise_feasible(
-                    newcomer, rivals, self._table, begins, tick_s=self._tick_s()
+                    newcomer, rivals, self._table, begins + wait_s, tick_s=self._tick_s()
                 )
             else:
-                finish = now + MARGIN * (self._eta(newcomer, now) - now)
+                finish = begins + MARGIN * (self._eta(newcomer, now) - now)
                 is_kept = finish <= newcomer.deadline
-            return Promise(is_kept, finish - now, alone_s(newcomer))
+            return Promise(is_kept, finish - now, least_s(newcomer))
         finally:
             self.cancel(work.id)
 
@@ -235,14 +240,15 @@ class Scheduler:
             first.groups + second.groups,
             first.unprotected + second.groups,
             {**first.num_steps, **second.num_steps},
+            first.promised_slack_s,
         )
 
-    def _rivals(self, group: Group, now: float) -> tuple[list[Group], float]:
-        """The requests that `group` stands among, and the time from which on they are served."""
+    def _rivals(self, group: Group) -> tuple[list[Group], float]:
+        """The requests that `group` competes with, and the seconds of those before them all."""
         front, behind = self._divide()
-        if group in behind:
-            return behind, now + sum(each.cost for each in front)
-        return front, now
+        wait_s = sum(each.cost for each in front) if group in behind else 0.0
+        among = behind if group in behind else front
+        return [each for each in among if each is not group], wait_s
 
     def _divide(self) -> tuple[list[Group], list[Group]]:
         """(requests that go first, those of flooding tenants), both by deadline."""
@@ -251,28 +257,6 @@ class Scheduler:
             return self._by_deadline, []
         front = [group for group in self._by_deadline if group.tenant not in flooding]
         return front, [group for group in self._by_deadline if group.tenant in flooding]
-
-    def _fill(self, groups: Iterable[Group]) -> list[Work]:
-        """Works in the given order, up to the knee and the bounds; at least one."""
-        chosen: list[Work] = []
-        load, misses = EMPTY, 0
-        for work in chain.from_iterable(groups):
-            together = load.plus(work.load)
-            fits = self._is_small_enough(together) and self._residents.has_room([*chosen, work])
-            if chosen and not fits:
-                misses += 1
-                if misses > _GAP_TRIES:
-                    break
-                continue
-            chosen.append(work)
-            load = together
-            if len(chosen) == self._pricing.max_works:
-                break
-        return chosen
-
-    def _is_small_enough(self, load: Load) -> bool:
-        surface = self._pricing.surface
-        return load.tokens <= self._pricing.max_tokens and surface.seconds(load) <= surface.knee
 
     def _cut(self, chosen: Iterable[Work], order: Order) -> Iterator[tuple[str, Cut]]:
         """Shorten the works whose request is on time only with fewer steps."""

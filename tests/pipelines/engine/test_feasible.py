@@ -14,7 +14,7 @@ from pipelines.engine.group import MARGIN, Group
 from pipelines.engine.work import Work
 from tests.pipelines.engine.works import divide, groups_of, work
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=200)
+QUICK = settings(deadline=None, derandomize=True, max_examples=60)
 
 
 def due(room: float) -> float:

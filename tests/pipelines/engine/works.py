@@ -92,6 +92,13 @@ class Run:
     now: float = 0.0
     done: dict[str, float] = field(default_factory=dict)
     ticks: list[tuple[float, Tick]] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
+    """Of those that came by `add`."""
+
+    def add(self, each: Work) -> None:
+        """Add a work to the scheduler."""
+        self.scheduler.add(each)
+        self.waiting.add(each.id)
 
     def tick(self) -> Tick | None:
         """One tick that takes as long as the scheduler's surface says."""
@@ -102,6 +109,7 @@ class Run:
         self.now += self.scheduler.cost.seconds(tick.load)
         for each in self.scheduler.advance(tick, self.now):
             self.done[each.id] = self.now
+            self.waiting.discard(each.id)
         return tick
 
     def until_idle(self, *, before_tick: Callable[[Run], None] | None = None) -> Run:
