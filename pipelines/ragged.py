@@ -138,6 +138,10 @@ class PackedFlux:
         `compiler` names the back end of torch.compile.
         """
         self.transformer = transformer
+        # Kept: diffusers walks all modules each time that it is asked.
+        self.dtype: torch.dtype = transformer.dtype
+        self.device: torch.device = transformer.device
+        self.config: Any = transformer.config
         self._attend = backend(attention, device=self.device, dtype=self.dtype)
         self._double = [double_weights(b) for b in transformer.transformer_blocks]
         self._single = [single_weights(b) for b in transformer.single_transformer_blocks]
@@ -146,18 +150,6 @@ class PackedFlux:
         if compile:
             for shapes in _SHAPES_TO_COMPILE:
                 self._run_zeros(shapes)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.transformer.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
-
-    @property
-    def config(self) -> Any:
-        return self.transformer.config
 
     def layout(self, shapes: Sequence[SegmentShape]) -> Layout:
         """The layout of segments with these shapes, in this order."""

@@ -7,8 +7,8 @@ job. So a `Checkpoint` of the three goes on anywhere, to the same bits.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from pipelines import footprint
 from pipelines.checkpoint import load_denoiser_components
 from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
-from pipelines.ragged import Layout, PackedBatch, PackedFlux, RotaryTable, SegmentShape
+from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
 from pipelines.sampling import (
     Schedule,
     check_can_cut,
@@ -36,6 +36,8 @@ from pipelines.stages.admission import (
 from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
 
 _LAYOUTS_KEPT = 32
+_ROTARY_TABLES_KEPT = 16
+_SCHEDULES_KEPT = 64
 
 
 class DenoiserStage:
@@ -44,7 +46,10 @@ class DenoiserStage:
     def __init__(self, flux: PackedFlux, scheduler_config: dict[str, Any]) -> None:
         self._flux = flux
         self._scheduler_config = scheduler_config
-        self._layouts: OrderedDict[tuple[SegmentShape, ...], Layout] = OrderedDict()
+        # Few distinct ones recur, and a set of trajectories stays together for many ticks.
+        self._layout = lru_cache(_LAYOUTS_KEPT)(flux.layout)
+        self._rotary = lru_cache(_ROTARY_TABLES_KEPT)(self._make_rotary)
+        self._schedule = lru_cache(_SCHEDULES_KEPT)(self._make_schedule)
 
     @classmethod
     def load(
@@ -124,7 +129,7 @@ class DenoiserStage:
         if job.min_inference_steps is not None:
             check_can_cut(self._scheduler_config)
         shape, cuts = shape_of(job, positive), start.cuts if start else ()
-        schedule = self._schedule(job, cuts, image_tokens=shape.image)
+        schedule = self._schedule_after(job, cuts, shape.image)
         if start is not None:
             check_start(
                 start,
@@ -133,9 +138,6 @@ class DenoiserStage:
                 dtype=self._flux.dtype,
             )
         device, dtype = self._flux.device, self._flux.dtype
-        ids = position_ids(
-            shape.text, height=job.height, width=job.width, device=device, dtype=dtype
-        )
         segments: list[Segment] = []
         for conditioning in conditionings:
             pooled = conditioning.pooled_prompt_embeds.to(device, dtype)
@@ -146,7 +148,7 @@ class DenoiserStage:
             schedule=schedule,
             segments=tuple(segments),
             shape=shape,
-            rope=self._flux.rotary(ids),
+            rope=self._rotary(shape.text, job.height, job.width),
             latents=start.latents.to(device) if start else self._noise(job),
             step=start.step if start else 0,
             cuts=cuts,
@@ -217,20 +219,33 @@ class DenoiserStage:
             steps_run=trajectory.step,
         )
 
-    def _schedule(self, job: LatentJob, cuts: tuple[Cut, ...], *, image_tokens: int) -> Schedule:
+    def _schedule_after(self, job: LatentJob, cuts: tuple[Cut, ...], image_tokens: int) -> Schedule:
         """The schedule of a job as it is after these cuts."""
-        schedule = make_schedule(
-            self._scheduler_config,
-            num_steps=job.num_inference_steps,
-            image_tokens=image_tokens,
-            device=self._flux.device,
-            skips_steps=job.skips_steps,
-        )
+        schedule = self._schedule(job.num_inference_steps, image_tokens, job.skips_steps)
         for cut in cuts:
             schedule = cut_schedule(
                 schedule, cut, self._scheduler_config, image_tokens=image_tokens
             )
         return schedule
+
+    def _make_schedule(self, num_steps: int, image_tokens: int, skips_steps: bool) -> Schedule:
+        return make_schedule(
+            self._scheduler_config,
+            num_steps=num_steps,
+            image_tokens=image_tokens,
+            device=self._flux.device,
+            skips_steps=skips_steps,
+        )
+
+    def _make_rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
+        ids = position_ids(
+            text_tokens,
+            height=height,
+            width=width,
+            device=self._flux.device,
+            dtype=self._flux.dtype,
+        )
+        return self._flux.rotary(ids)
 
     def _modulation(
         self, job: LatentJob, pooled: torch.Tensor, schedule: Schedule, cuts: tuple[Cut, ...]
@@ -282,12 +297,3 @@ class DenoiserStage:
                 torch.cat([item.rope.sin for item, _ in pairs]),
             ),
         )
-
-    def _layout(self, shapes: tuple[SegmentShape, ...]) -> Layout:
-        """A set of trajectories stays together for many ticks, so its layout is kept."""
-        if shapes not in self._layouts:
-            self._layouts[shapes] = self._flux.layout(shapes)
-            if len(self._layouts) > _LAYOUTS_KEPT:
-                self._layouts.popitem(last=False)
-        self._layouts.move_to_end(shapes)
-        return self._layouts[shapes]

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,7 +177,10 @@ def test_a_tick_that_raises_has_moved_nobody(
     )
     denoiser = DenoiserStage.load(str(dev_like))
     guided = replace(JOB, true_cfg_scale=2.0)
-    works = [denoiser.admit(JOB, conditioning, None), denoiser.admit(guided, *[conditioning] * 2)]
+    works = [
+        denoiser.admit(JOB, conditioning, None),
+        denoiser.admit(guided, conditioning, conditioning),
+    ]
     before = [work.latents.clone() for work in works]
 
     def out_of_memory(*_: object) -> torch.Tensor:
@@ -199,7 +203,7 @@ def test_devices_and_dtypes_that_cannot_be_are_refused(dev_like: Path) -> None:
 
 @pytest.mark.gpu
 def test_the_chain_runs_on_a_gpu_in_bfloat16(dev_like: Path) -> None:
-    options = {"device": "cuda", "dtype": "bfloat16"}
+    options: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16"}
     encoder = TextEncoderStage.load(str(dev_like), **options)
     (conditioning,) = encoder.encode([TextPrompt(prompt="a cat", max_sequence_length=8)])
     denoiser = DenoiserStage.load(str(dev_like), **options)
