@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
 class Outcome:
     """One request: when it was sent and answered (seconds of the loop's clock), and what came back.
 
-    `status` is 0 when nothing did. `images` counts the pictures of the answer.
+    `index` is its place in the order of sending. `status` is 0 when nothing did. `images` counts the pictures of the answer.
     """
 
     index: int
@@ -123,11 +124,12 @@ async def closed_loop(
     Longer where that is needed for `ROUNDS` times `in_flight` answers. Times count from the start.
     """
     began = time.perf_counter()
+    numbers = itertools.count()
     outcomes: list[Outcome] = []
 
     async def worker() -> None:
         while time.perf_counter() - began < seconds or len(outcomes) < ROUNDS * in_flight:
-            outcomes.append(await _send(client, next(bodies), len(outcomes), began=began))
+            outcomes.append(await _send(client, next(bodies), next(numbers), began=began))
 
     await asyncio.gather(*(worker() for _ in range(in_flight)))
     return outcomes
@@ -177,14 +179,20 @@ async def _send(
     )
 
 
-def steady_rate(outcomes: Sequence[Outcome], *, in_flight: int, seconds: float) -> float:
-    """Images per second of a closed loop between its ramp and its drain.
+def steady_rate(
+    outcomes: Sequence[Outcome],
+    *,
+    in_flight: int,
+    seconds: float,
+    weight: Callable[[Outcome], float] = lambda outcome: outcome.images,
+) -> float:
+    """What a closed loop served per second, between its ramp and its drain: images, or `weight`.
 
     From the last of the first `in_flight` answers to the last one within `seconds`, so that both
     ends are ends of a batch.
     """
-    answered = sorted((item.answered_s, item.images) for item in outcomes)
-    start_s = answered[in_flight - 1][0]
-    end_s = max(seconds, answered[ROUNDS * in_flight - 1][0])
-    counted = [item for item in answered if start_s < item[0] <= end_s]
-    return sum(images for _, images in counted) / (counted[-1][0] - start_s)
+    answered = sorted(outcomes, key=lambda outcome: outcome.answered_s)
+    start_s = answered[in_flight - 1].answered_s
+    end_s = max(seconds, answered[ROUNDS * in_flight - 1].answered_s)
+    counted = [outcome for outcome in answered if start_s < outcome.answered_s <= end_s]
+    return sum(map(weight, counted)) / (counted[-1].answered_s - start_s)

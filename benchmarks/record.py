@@ -90,14 +90,19 @@ def summary(runs: Sequence[Sequence[Served]]) -> Summary:
 
 
 class Record:
-    """The file: `settings` of the whole, solo times once they are measured, and the runs so far.
+    """The file: `settings` of the whole, solo times and capacity once measured, the runs so far.
 
     Raises ValueError when the file was made with other settings: its runs cannot be compared.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
         self._path = path
-        self._values: dict[str, Any] = {"settings": dict(settings), "solo": None, "runs": []}
+        self._values: dict[str, Any] = {
+            "settings": dict(settings),
+            "solo": None,
+            "capacity": None,
+            "runs": [],
+        }
         if path.exists():
             found = json.loads(path.read_text())
             if found["settings"] != self._values["settings"]:
@@ -120,6 +125,16 @@ class Record:
     def set_solo(self, solo: SoloTimes) -> None:
         """Keep the solo times."""
         self._values["solo"] = solo.to_json()
+        self._write()
+
+    @property
+    def capacity(self) -> float | None:
+        """Load 1.0 in solo seconds per second; None as long as it was not measured."""
+        return self._values["capacity"]
+
+    def set_capacity(self, capacity: float) -> None:
+        """Keep what load 1.0 is."""
+        self._values["capacity"] = capacity
         self._write()
 
     def add(self, cell: Cell, served: Sequence[Served]) -> None:

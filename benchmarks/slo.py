@@ -3,10 +3,14 @@
     python -m benchmarks.slo [--trace FOLDER] [--loads 0.5 1.0] [--sides edf baseline] [--save]
 
 Arrivals have the shape of a real trace (`trace.py`; sizes are assumed) and are the same for every
-side, whatever becomes of the earlier ones. Load 1.0 offers, in each second, requests that Sluice
-would need one second for if it served them strictly one at a time: solo times are measured first,
-and are the measure of all sides. Half of the requests are due after 1.5 times their solo time plus
-1 s, half after 5 times plus 1 s, by the client's clock; an error counts as a miss.
+side, whatever becomes of the earlier ones. Half of the requests are due after 1.5 times their solo
+time plus 1 s, half after 5 times plus 1 s, by the client's clock; an error counts as a miss.
+
+Work is counted in solo seconds: what a request takes on an idle Sluice, measured first, and the
+same for all sides. With `--unit baseline`, load 1.0 offers as many of them per second as the
+baseline serves when it is saturated with such requests, so that no policy of ours is in the
+measure. With `--unit solo` it offers one per second: as much as a server of strictly one request at
+a time could do. That leaves cores idle wherever a request alone does not fill the machine.
 
 Everything is written to `--record` as it goes; a run that was cut off goes on from there.
 """
@@ -17,12 +21,11 @@ import argparse
 import asyncio
 import itertools
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.exactness import quiet
-from benchmarks.load import HttpClient, Outcome, open_loop
+from benchmarks.load import HttpClient, Outcome, closed_loop, open_loop, steady_rate
 from benchmarks.record import Cell, Record, Served, Summary, summary
 from benchmarks.report import device_name, print_json, print_table, save_json
 from benchmarks.requests import MIXED_SIZES, Size, body, prompts
@@ -47,6 +50,7 @@ LOADS = (0.5, 0.7, 1.0, 1.3)
 SEEDS = (1, 2, 3)
 
 _DEFAULT_STEPS = next(iter(models().values())).num_inference_steps
+_CAPACITY_SEED, _CAPACITY_S, _CAPACITY_IN_FLIGHT = 0, 30.0, 24
 _ENCODED = re.compile(r"\bencode;dur=([\d.]+)")
 
 
@@ -55,28 +59,27 @@ def main() -> None:
     quiet()
     pin(arguments.cores)
     record = Record(arguments.record, _settings(arguments))
-    if record.solo is None:
-        _measure_solo(record, arguments)
-    solo = record.solo
-    assert solo is not None
     trace = drawn_trace() if arguments.trace is None else read_trace(arguments.trace)
+    solo = record.solo or _measure_solo(record, arguments)
+    capacity = record.capacity or _measure_capacity(record, trace, solo, arguments)
+    print(f"load 1.0 is {capacity:.2f} solo seconds per second", flush=True)
     # By seed, so that a machine that changes in half an hour changes for all sides.
     for seed, side in itertools.product(arguments.seeds, arguments.sides):
         cells = [Cell(side, load, seed) for load in arguments.loads]
         missing = [cell for cell in cells if cell not in record.runs]
         if missing:
-            _run_side(missing, record, trace, solo, arguments)
-    _report(record, solo, arguments)
+            _run_side(missing, record, trace, arguments)
+    _report(record, arguments)
 
 
 def cell_arrivals(
-    cell: Cell, trace: Sequence[TraceRow], solo: SoloTimes, *, window_s: float
+    cell: Cell, trace: Sequence[TraceRow], solo: SoloTimes, *, capacity: float, window_s: float
 ) -> list[Arrival]:
-    """The same for each side."""
+    """The same for each side; `capacity` is load 1.0 in solo seconds per second."""
     return arrivals(
         trace,
         seed=cell.seed,
-        load=cell.load,
+        load=cell.load * capacity,
         window_s=window_s,
         solo=solo,
         default_steps=_DEFAULT_STEPS,
@@ -121,14 +124,21 @@ def _run_side(
     cells: Sequence[Cell],
     record: Record,
     trace: Sequence[TraceRow],
-    solo: SoloTimes,
     arguments: argparse.Namespace,
 ) -> None:
     """Start a side's server, run its cells one after the other, stop it."""
+    assert record.solo is not None
+    assert record.capacity is not None
     server = _start(cells[0].side, arguments)
     try:
         for cell in cells:
-            requests = cell_arrivals(cell, trace, solo, window_s=arguments.window)
+            requests = cell_arrivals(
+                cell,
+                trace,
+                record.solo,
+                capacity=record.capacity,
+                window_s=arguments.window,
+            )
             outcomes = asyncio.run(_replay(server.url, requests))
             done = [served(*pair) for pair in zip(requests, outcomes, strict=True)]
             record.add(cell, done)
@@ -172,21 +182,56 @@ def _start(side: str, arguments: argparse.Namespace) -> ChildServer:
     return server
 
 
-def _measure_solo(record: Record, arguments: argparse.Namespace) -> None:
-    """On Sluice, with the default policy: alone, a request meets none of it."""
+def _measure_solo(record: Record, arguments: argparse.Namespace) -> SoloTimes:
+    """On Sluice, with the default policy: a request that is alone meets none of it."""
     server = _start("edf", arguments)
     try:
-        began = time.perf_counter()
-        record.set_solo(measure_solo(server.url, default_steps=_DEFAULT_STEPS))
-        print(f"solo times measured in {time.perf_counter() - began:.0f} s", flush=True)
+        solo = measure_solo(server.url, default_steps=_DEFAULT_STEPS)
     finally:
         server.stop()
+    record.set_solo(solo)
+    return solo
+
+
+def _measure_capacity(
+    record: Record, trace: Sequence[TraceRow], solo: SoloTimes, arguments: argparse.Namespace
+) -> float:
+    """Load 1.0, in solo seconds per second."""
+    capacity = 1.0
+    if arguments.unit == BASELINE:
+        cell = Cell(BASELINE, 1.0, _CAPACITY_SEED)
+        requests = cell_arrivals(cell, trace, solo, capacity=10.0, window_s=_CAPACITY_S)
+        server = _start(BASELINE, arguments)
+        try:
+            capacity = asyncio.run(_saturated(server.url, requests))
+        finally:
+            server.stop()
+    record.set_capacity(capacity)
+    return capacity
+
+
+async def _saturated(url: str, requests: Sequence[Arrival]) -> float:
+    """Solo seconds per second of a server that always has `_CAPACITY_IN_FLIGHT` requests."""
+    async with HttpClient(url) as client:
+        outcomes = await closed_loop(
+            client,
+            (request_body(request, 0.0) for request in itertools.cycle(requests)),
+            in_flight=_CAPACITY_IN_FLIGHT,
+            seconds=_CAPACITY_S,
+        )
+    return steady_rate(
+        outcomes,
+        in_flight=_CAPACITY_IN_FLIGHT,
+        seconds=_CAPACITY_S,
+        weight=lambda outcome: requests[outcome.index % len(requests)].solo_s,
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, object]:
     """What runs must share to be compared; as it comes back from JSON."""
     return {
         "trace": "drawn" if arguments.trace is None else arguments.trace.name,
+        "unit": arguments.unit,
         "window_s": arguments.window,
         "cores": len(arguments.cores),
         "baseline": arguments.baseline.model_dump(),
@@ -194,9 +239,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _report(record: Record, solo: SoloTimes, arguments: argparse.Namespace) -> None:
+def _report(record: Record, arguments: argparse.Namespace) -> None:
+    solo, capacity = record.solo, record.capacity
+    assert solo is not None
+    assert capacity is not None
     print_table(
-        f"Solo times on Sluice, {_DEFAULT_STEPS} steps, seconds: the unit of load and deadlines",
+        f"Solo seconds: on an idle Sluice, {_DEFAULT_STEPS} steps",
         ("size", *(f"{n} image{'s' * (n > 1)}" for n in (1, 8))),
         [
             (str(size), *(f"{solo(Kind(size, _DEFAULT_STEPS, n)):.3f}" for n in (1, 8)))
@@ -218,7 +266,8 @@ def _report(record: Record, solo: SoloTimes, arguments: argparse.Namespace) -> N
         _COLUMNS,
         rows,
     )
-    print("load 1.0: requests whose solo times on Sluice are 1 s per second")
+    what = "what the baseline serves, saturated" if arguments.unit == BASELINE else "one at a time"
+    print(f"load 1.0 offers {capacity:.2f} solo seconds per second: {what}")
     print("sizes are assumed: " + ", ".join(f"{size} {share:.0%}" for size, share in MIXED_SIZES))
     if arguments.save:
         print(f"saved {save_json('slo', values, device=device_name())}")
@@ -253,6 +302,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--loads", nargs="+", type=float, default=list(LOADS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--unit", choices=(BASELINE, "solo"), default=BASELINE, help="of the load")
     parser.add_argument("--window", type=float, default=25.0, help="seconds of arrivals of a run")
     parser.add_argument(
         "--record",

@@ -24,6 +24,7 @@ async def test_a_closed_loop_keeps_its_places_filled_over_kept_connections():
     assert len(server.handlers) <= 4
     assert [request["number"] for request in server.requests] == list(range(len(outcomes)))
     assert {(item.status, item.images) for item in outcomes} == {(200, 2)}
+    assert sorted(item.index for item in outcomes) == list(range(len(outcomes)))
     assert outcomes[0].headers["x-kind"] == "fake"
 
 
@@ -64,3 +65,9 @@ def test_a_steady_rate_leaves_ramp_and_drain_out():
 
 def test_a_steady_rate_needs_no_more_seconds_than_its_rounds():
     assert steady_rate(outcomes_at(1, 1, 3, 3, 5, 5), in_flight=2, seconds=0.1) == 1.0
+
+
+def test_a_steady_rate_counts_what_it_is_told_to():
+    batches = outcomes_at(1, 1, 3, 3, 5, 5)
+    rate = steady_rate(batches, in_flight=2, seconds=0.1, weight=lambda item: 10.0 * item.index)
+    assert rate == pytest.approx(10.0 * (2 + 3 + 4 + 5) / 4)

@@ -81,9 +81,11 @@ def test_a_record_goes_on_from_its_file(tmp_path: Path):
     record = Record(path, SETTINGS)
     assert record.solo is None
     record.set_solo(solo)
+    record.set_capacity(2.5)
     record.add(Cell("edf", 1.0, 1), [request(1.0), request(2.5)])
     again = Record(path, SETTINGS)
     assert again.solo == solo
+    assert again.capacity == 2.5
     assert again.runs == record.runs
     again.add(Cell("fifo", 1.0, 1), [request(3.0)])
     assert list(Record(path, SETTINGS).runs) == [Cell("edf", 1.0, 1), Cell("fifo", 1.0, 1)]
