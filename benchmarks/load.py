@@ -97,7 +97,8 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
 class Outcome:
     """One request: when it was sent and answered (seconds of the loop's clock), and what came back.
 
-    `index` is its place in the order of sending. `status` is 0 when nothing did. `images` counts the pictures of the answer.
+    `index` is its place in the order of sending. `status` is 0 when nothing did. `images` counts
+    the pictures of the answer.
     """
 
     index: int

@@ -20,15 +20,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.exactness import quiet
-from benchmarks.load import HttpClient, Outcome, closed_loop, open_loop, steady_rate
-from benchmarks.record import Cell, Record, Served, Summary, summary
+from benchmarks.record import Cell, Record, Summary, summary
+from benchmarks.replay import replay, saturated
 from benchmarks.report import device_name, print_json, print_table, save_json
-from benchmarks.requests import MIXED_SIZES, Size, body, prompts
+from benchmarks.requests import MIXED_SIZES, body, prompts
 from benchmarks.servers import add_server_arguments, pin, start_baseline, start_sluice, warm_up
 from benchmarks.solo import SoloTimes, measure_solo
 from benchmarks.trace import (
@@ -50,8 +49,7 @@ LOADS = (0.5, 0.7, 1.0, 1.3)
 SEEDS = (1, 2, 3)
 
 _DEFAULT_STEPS = next(iter(models().values())).num_inference_steps
-_CAPACITY_SEED, _CAPACITY_S, _CAPACITY_IN_FLIGHT = 0, 30.0, 24
-_ENCODED = re.compile(r"\bencode;dur=([\d.]+)")
+_CAPACITY_SEED = 0
 
 
 def main() -> None:
@@ -86,40 +84,6 @@ def cell_arrivals(
     )
 
 
-def request_body(arrival: Arrival, late_s: float) -> dict[str, object]:
-    """The JSON of one request that is sent `late_s` seconds after it was due."""
-    remaining_s = max(arrival.deadline_s - late_s, 0.001)
-    return body(
-        arrival.prompt,
-        size=Size(arrival.width, arrival.height),
-        seed=arrival.seed,
-        n=arrival.n,
-        num_inference_steps=arrival.steps,
-        user=arrival.tenant,
-        deadline_ms=round(1000 * remaining_s),
-    )
-
-
-def served(arrival: Arrival, outcome: Outcome) -> Served:
-    """One request and its fate.
-
-    The baseline counts its encodes in `x-encodes`. Sluice's answers tell how long the request's
-    encoding ran, 0 when it was kept from before, so one that two requests waited for counts twice.
-    """
-    if "x-encodes" in outcome.headers:
-        encodes = float(outcome.headers["x-encodes"])
-    else:
-        ran = _ENCODED.search(outcome.headers.get("server-timing", ""))
-        encodes = float(ran is not None and float(ran[1]) > 0)
-    return Served(
-        arrival=arrival,
-        latency_s=outcome.latency_s,
-        status=outcome.status,
-        images=outcome.images,
-        encodes=encodes,
-    )
-
-
 def _run_side(
     cells: Sequence[Cell],
     record: Record,
@@ -139,8 +103,7 @@ def _run_side(
                 capacity=record.capacity,
                 window_s=arguments.window,
             )
-            outcomes = asyncio.run(_replay(server.url, requests))
-            done = [served(*pair) for pair in zip(requests, outcomes, strict=True)]
+            done = asyncio.run(replay(server.url, requests))
             record.add(cell, done)
             result = summary([done])
             print(
@@ -151,15 +114,6 @@ def _run_side(
             )
     finally:
         server.stop()
-
-
-async def _replay(url: str, requests: Sequence[Arrival]) -> list[Outcome]:
-    async with HttpClient(url) as client:
-        return await open_loop(
-            client,
-            [request.at_s for request in requests],
-            lambda index, late_s: request_body(requests[index], late_s),
-        )
 
 
 def _start(side: str, arguments: argparse.Namespace) -> ChildServer:
@@ -200,31 +154,14 @@ def _measure_capacity(
     capacity = 1.0
     if arguments.unit == BASELINE:
         cell = Cell(BASELINE, 1.0, _CAPACITY_SEED)
-        requests = cell_arrivals(cell, trace, solo, capacity=10.0, window_s=_CAPACITY_S)
+        requests = cell_arrivals(cell, trace, solo, capacity=10.0, window_s=30.0)
         server = _start(BASELINE, arguments)
         try:
-            capacity = asyncio.run(_saturated(server.url, requests))
+            capacity = asyncio.run(saturated(server.url, requests))
         finally:
             server.stop()
     record.set_capacity(capacity)
     return capacity
-
-
-async def _saturated(url: str, requests: Sequence[Arrival]) -> float:
-    """Solo seconds per second of a server that always has `_CAPACITY_IN_FLIGHT` requests."""
-    async with HttpClient(url) as client:
-        outcomes = await closed_loop(
-            client,
-            (request_body(request, 0.0) for request in itertools.cycle(requests)),
-            in_flight=_CAPACITY_IN_FLIGHT,
-            seconds=_CAPACITY_S,
-        )
-    return steady_rate(
-        outcomes,
-        in_flight=_CAPACITY_IN_FLIGHT,
-        seconds=_CAPACITY_S,
-        weight=lambda outcome: requests[outcome.index % len(requests)].solo_s,
-    )
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, object]:

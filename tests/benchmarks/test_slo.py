@@ -1,44 +1,36 @@
-"""From an arrival to a request, and from an answer to its fate."""
+"""Which arrivals a cell of the grid has."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.baselines.serve_batch import ImageRequest
-from benchmarks.load import Outcome
-from benchmarks.slo import request_body, served
-from serve.api.schemas import parse_request
-from tests.benchmarks.test_record import request
+from benchmarks.record import Cell
+from benchmarks.requests import MIXED_SIZES
+from benchmarks.slo import cell_arrivals
+from benchmarks.solo import IMAGES, SoloTimes
+from benchmarks.trace import Kind, drawn_trace
 
-ARRIVAL = request(1.0, n=2).arrival
-
-
-def outcome(**headers: str) -> Outcome:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Outcome(index=0, sent_s=1.0, answered_s=1.5, status=200, headers=named, images=2)
-
-
-def test_both_servers_understand_a_request():
-    body = request_body(ARRIVAL, 0.25)
-    assert body["deadline_ms"] == 1750
-    ours, theirs = parse_request(body), ImageRequest.model_validate(body)
-    assert (ours.user, ours.deadline_ms, ours.n) == ("T", 1750, 2)
-    assert [task.seed for task in theirs.tasks()] == [1, 2]
-
-
-def test_a_request_sent_after_its_deadline_still_names_one():
-    assert request_body(ARRIVAL, 60.0)["deadline_ms"] == 1
-
-
-@pytest.mark.parametrize(
-    ("headers", "encodes"),
-    [
-        ({"x_encodes": "1.5000"}, 1.5),
-        ({"server_timing": "encode_wait;dur=0.0, encode;dur=4.1, denoise;dur=80.0"}, 1.0),
-        ({"server_timing": "encode_wait;dur=3.0, encode;dur=0.0, denoise;dur=80.0"}, 0.0),
-        ({}, 0.0),
-    ],
+SOLO = SoloTimes(
+    steps=(10, 20),
+    seconds={
+        Kind(size, steps, n): 0.01 * steps * n
+        for size, _ in MIXED_SIZES
+        for steps in (10, 20)
+        for n in IMAGES
+    },
 )
-def test_encodes_are_counted_from_headers(headers: dict[str, str], encodes: float):
-    fate = served(ARRIVAL, outcome(**headers))
-    assert (fate.encodes, fate.latency_s, fate.is_met) == (encodes, 0.5, True)
+
+
+def test_all_sides_have_the_same_arrivals():
+    trace = drawn_trace()
+    cells = [Cell(side, 0.7, 2) for side in ("edf", "baseline")]
+    ours, theirs = (cell_arrivals(c, trace, SOLO, capacity=2.0, window_s=20.0) for c in cells)
+    assert ours == theirs
+
+
+def test_load_one_is_the_capacity():
+    cell = Cell("edf", 1.0, 1)
+    requests = cell_arrivals(cell, drawn_trace(), SOLO, capacity=3.0, window_s=20.0)
+    offered_s = sum(request.solo_s for request in requests)
+    assert offered_s == pytest.approx(60.0, abs=max(request.solo_s for request in requests))
+    assert max(request.at_s for request in requests) < offered_s / 3.0
