@@ -1,0 +1,121 @@
+"""A typed stand-in for the denoiser's stage: it walks where the real one would denoise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
+from pipelines.errors import DegenerateImage
+
+TEXT = TextConditioning(
+    prompt_embeds=torch.zeros(4, 8),
+    pooled_prompt_embeds=torch.zeros(4),
+    num_tokens=2,
+    timings={"encode": 0.5},
+)
+BYTES_PER_TOKEN = 10
+
+
+@dataclass(kw_only=True)
+class Walk:
+    """The stand-in's trajectory: what it walked is its latents, step by step."""
+
+    job: LatentJob
+    num_steps: int
+    step: int = 0
+    cuts: tuple[Cut, ...] = ()
+    walked: float = 0.0
+
+
+@dataclass
+class FakeStage:
+    """Honours `Stepper`, records what it is asked for, can be held at a tick, and fails for the
+    seeds that it is told to."""
+
+    ticks: list[tuple[str, ...]] = field(default_factory=list)
+    admitted: list[tuple[str, int]] = field(default_factory=list)
+    """(work, the step that it began from)."""
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    before_tick: Callable[[Sequence[Walk]], None] | None = None
+    bad_admission: int = -1
+    bad_tick: int = -1
+    bad_checkpoint: int = -1
+    bad_finish: int = -1
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def segments(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> tuple[int, ...]:
+        tokens = job.height * job.width // 256 + len(positive.prompt_embeds)
+        return (tokens,) if negative is None else (tokens, tokens)
+
+    def forwards(self, job: LatentJob) -> int:
+        return job.num_inference_steps
+
+    def trajectory_bytes(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> int:
+        return BYTES_PER_TOKEN * sum(self.segments(job, positive, negative))
+
+    def admit(
+        self,
+        job: LatentJob,
+        positive: TextConditioning,
+        negative: TextConditioning | None,
+        start: Checkpoint | None = None,
+    ) -> Walk:
+        if job.seed == self.bad_admission:
+            raise TypeError("cannot admit")
+        walk = Walk(job=job, num_steps=self.forwards(job))
+        if start is not None:
+            walk.step, walk.cuts = start.step, start.cuts
+            walk.num_steps = start.cuts[-1].num_steps if start.cuts else walk.num_steps
+            walk.walked = float(start.latents.sum())
+        self.admitted.append((job.work_id, walk.step))
+        return walk
+
+    def cut(self, trajectory: Walk, num_steps: int) -> None:
+        assert trajectory.step < num_steps < trajectory.num_steps
+        trajectory.cuts += (Cut(trajectory.step, num_steps),)
+        trajectory.num_steps = num_steps
+
+    def tick(self, trajectories: Sequence[Walk]) -> None:
+        if self.before_tick is not None:
+            self.before_tick(trajectories)
+        self.entered.set()
+        assert self.gate.wait(10)
+        if any(walk.job.seed == self.bad_tick for walk in trajectories):
+            raise RuntimeError("out of memory")
+        self.ticks.append(tuple(walk.job.work_id for walk in trajectories))
+        for walk in trajectories:
+            assert walk.step < walk.num_steps
+            walk.step += 1
+            walk.walked += walk.job.seed
+
+    def checkpoint(self, trajectory: Walk) -> Checkpoint:
+        if trajectory.job.seed == self.bad_checkpoint:
+            raise DegenerateImage("not finite")
+        return Checkpoint(
+            work_id=trajectory.job.work_id,
+            step=trajectory.step,
+            latents=torch.tensor([[trajectory.walked]]),
+            cuts=trajectory.cuts,
+        )
+
+    def finish(self, trajectory: Walk) -> Latents:
+        assert trajectory.step == trajectory.num_steps
+        if trajectory.job.seed == self.bad_finish:
+            raise DegenerateImage("not finite")
+        return Latents(
+            packed=torch.tensor([[trajectory.walked]]),
+            height=trajectory.job.height,
+            width=trajectory.job.width,
+            steps_run=trajectory.step,
+        )
