@@ -76,7 +76,7 @@ def knobs(cores: int) -> list[list[dict[str, object]]]:
             {"replicas": 1, "threads": 1},
         ],
         [{"run": "thread", "batch_wait_timeout_s": wait} for wait in (0.02, 0.5)],
-        [{"max_batch_size": size} for size in (1, 4, 8, 16)],
+        [{"max_batch_size": size} for size in (1, 4, 8, 16, 32)],
         [{"batch_wait_timeout_s": wait} for wait in (0.0, 0.05, 0.2)],
     ]
 
