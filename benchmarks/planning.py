@@ -4,7 +4,8 @@
 
 Needs no model: simulated ticks over a made-up cost surface. Before every plan one request comes and
 another is cancelled, so that no order is kept from the tick before; what finishes is replaced, so
-that as many always wait. The mixes of requests:
+that as many always wait. Times are those of the thread on its processor: other programs of the
+machine do not count. The mixes of requests:
 
     on_time    deadlines that all can be kept
     late       many more requests than deadlines leave time for

@@ -12,17 +12,22 @@ Requests are indices here, in the order of their deadlines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.engine.group import LEAST_PROMISED, MARGIN, Group, fewest
 from pipelines.engine.table import Columns, Vector
 
 _MAX_PASSING = 16
 """Requests that may pass others in one plan: more do not fit into a tick."""
+_MAX_LENGTHENED = 16
+"""Requests whose steps are counted out in one plan."""
+
+Indices = NDArray[np.intp]
 
 
 class Feasible(NamedTuple):
@@ -30,8 +35,8 @@ class Feasible(NamedTuple):
 
     `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
     by which it could begin later and keep its margin, served in this order. `num_steps` are the
-    total steps that some of them must be cut to. `promised_slack_s` is the least slack of those
-    that were promised their deadline, their margin included.
+    total steps that the first of them must be cut to, if any. `promised_slack_s` is the least slack
+    of those that were promised their deadline, without a margin.
     """
 
     on_time: list[int]
@@ -46,132 +51,104 @@ def feasible_set(
     groups: Sequence[Group], columns: Columns, now: float, *, tick_s: float
 ) -> Feasible:
     """Divide `groups`, given by deadline; `tick_s` is the length of a tick while they run."""
+    is_promised = columns.margin == 1.0
     longest_s = np.maximum(columns.tick_s, tick_s)
     # Ticks are no fuller than promises can bear (`filling.py`).
-    is_promised = columns.margin == 1.0
     ticks_s = np.where(is_promised, columns.tick_s, longest_s)
-    room = (columns.deadline - now) / columns.margin
-    cost = columns.cost.copy()
-    num_steps: dict[int, int] = {}
-    is_late = np.maximum(cost, columns.depth * ticks_s) > room
-    can_be_cut = np.maximum(columns.least_cost, columns.least_depth * ticks_s) <= room
-    for index in np.flatnonzero(is_late & can_be_cut).tolist():
-        seconds = float(room[index])
-        steps = most_steps(groups[index], seconds, int(seconds / ticks_s[index]))
-        num_steps[index], cost[index] = steps, groups[index].cost_of(steps)[0]
-        is_late[index] = False
+    left = columns.deadline - now
+    room, with_margin = left / columns.margin, left / MARGIN
+    is_late = np.maximum(columns.cost, columns.depth * ticks_s) > room
+    is_cut = is_late & (np.maximum(columns.least_cost, columns.least_depth * ticks_s) <= room)
+    is_late &= ~is_cut
+    cost = np.where(is_cut, columns.least_cost, columns.cost)
     taken = np.flatnonzero(~is_late)
-    with_margin = (columns.deadline - now) / MARGIN
     over = np.cumsum(cost[taken]) > with_margin[taken]
     if over.any():
-        choice = _Choice(groups, columns, cost, num_steps)
+        # Whoever is due after all that would be late need not be cut for them.
+        in_the_way = taken[: int(np.flatnonzero(over)[-1]) + 1]
+        is_cut[in_the_way] |= (columns.least_cost < columns.cost)[in_the_way]
+        cost = np.where(is_cut, columns.least_cost, columns.cost)
+        over = np.cumsum(cost[taken]) > with_margin[taken]
+    if over.any():
         first = int(over.argmax())
-        choice.take_all(taken[:first].tolist())
-        rest = taken[first:]
-        rooms = zip(rest.tolist(), with_margin[rest].tolist(), room[rest].tolist(), strict=True)
-        for index, seconds, promised_seconds in rooms:
-            choice.take(index, seconds, promised_seconds)
-        is_late[choice.given_up] = True
+        is_late[_give_up(columns.standing, cost, taken, first, with_margin, room)] = True
         taken = np.flatnonzero(~is_late)
-        cost = np.array(choice.cost)
-    depth = columns.depth.copy()
-    for index, steps in num_steps.items():
-        depth[index] = groups[index].cost_of(steps)[1]
+    depth = np.where(is_cut, columns.least_depth, columns.depth)
+    num_steps: dict[int, int] = {}
+    slack = with_margin[taken] - np.cumsum(cost[taken])
+    for index, steps in _lengthen(groups, taken, is_cut, cost, slack, room / ticks_s):
+        num_steps[index] = steps
+        cost[index], depth[index] = groups[index].cost_of(steps)
     total = np.cumsum(cost[taken])
-    left = columns.deadline[taken] - now
-    spare = left - np.maximum(total, (depth * ticks_s)[taken])
+    spare = left[taken] - np.maximum(total, (depth * ticks_s)[taken])
     return Feasible(
         taken.tolist(),
         np.flatnonzero(is_late).tolist(),
         cost[taken],
-        left / MARGIN - np.maximum(total, (depth * longest_s)[taken]),
+        with_margin[taken] - np.maximum(total, (depth * longest_s)[taken]),
         num_steps,
         float(spare.min(where=is_promised[taken], initial=np.inf)),
     )
 
 
-class _Choice:
-    """Moore's algorithm, from the first request that would be late.
+def _give_up(
+    standing: Vector,
+    cost: Vector,
+    taken: Indices,
+    first: int,
+    rooms: Vector,
+    promised_rooms: Vector,
+) -> list[int]:
+    """Moore's algorithm: who of `taken` is given up; those before position `first` are on time.
 
-    `cost` are the seconds of all requests as they are planned.
+    Each is due in its `rooms` seconds; the promised are given up only where even `promised_rooms`,
+    their margin used up, are too few.
     """
+    # (standing, -cost, -index): the least is given up first.
+    prices: list[tuple[float, float, int]] = list(
+        zip(standing.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
+    )
+    head, rest = taken[:first], taken[first:]
+    heap = [prices[int(index)] for index in head]
+    heapify(heap)
+    given_up: list[int] = []
+    total = float(cost[head].sum())
+    due: Iterator[tuple[int, float, float]] = zip(
+        rest.tolist(), rooms[rest].tolist(), promised_rooms[rest].tolist(), strict=True
+    )
+    for index, room, promised_room in due:
+        price = prices[index]
+        total -= price[1]
+        heappush(heap, price)
+        while heap and total > room and (heap[0][0] < LEAST_PROMISED or total > promised_room):
+            _, cheaper_by, index = heappop(heap)
+            total += cheaper_by
+            given_up.append(-index)
+    return given_up
 
-    def __init__(
-        self, groups: Sequence[Group], columns: Columns, cost: Vector, num_steps: dict[int, int]
-    ) -> None:
-        self.cost: list[float] = cost.tolist()
-        self.given_up: list[int] = []
-        self._groups = groups
-        self._standing: list[float] = columns.standing.tolist()
-        self._least: list[float] = columns.least_cost.tolist()
-        self._num_steps = num_steps
-        self._total = 0.0
-        self._by_price: list[tuple[float, float, int]] = []
-        """(standing, -cost, -index): who is given up first."""
-        self._spares: list[tuple[float, int]] = []
-        """(-seconds, index): who can be shortened most."""
-        self._spare_s = 0.0
 
-    def take_all(self, indices: Sequence[int]) -> None:
-        """Take requests that are all on time."""
-        self._by_price = [(self._standing[i], -self.cost[i], -i) for i in indices]
-        heapify(self._by_price)
-        for index in indices:
-            self._add_spare(index)
-        self._total = sum(self.cost[i] for i in indices)
-
-    def take(self, index: int, room: float, promised_room: float) -> None:
-        """Take one more, due in `room` seconds; shorten or give up what makes it late.
-
-        The promised are given up only where `promised_room` seconds, their margin used up, are too
-        few.
-        """
-        cost = self.cost[index]
-        self._total += cost
-        heappush(self._by_price, (self._standing[index], -cost, -index))
-        self._add_spare(index)
-        while self._total > room and self._by_price:
-            if self._spares and self._spare_s >= self._total - room:
-                self._shorten(room)
-            elif self._by_price[0][0] < LEAST_PROMISED or self._total > promised_room:
-                self._give_up()
-            else:
-                return
-
-    def _add_spare(self, index: int) -> None:
-        spare = self.cost[index] - self._least[index]
-        if spare > 0:
-            heappush(self._spares, (-spare, index))
-            self._spare_s += spare
-
-    def _shorten(self, room: float) -> None:
-        """Cut the request that can be cut most, as far as is needed."""
-        spare, index = heappop(self._spares)
-        before = self.cost[index]
-        if spare != self._least[index] - before:
-            return  # of a request that was given up
-        self._spare_s += spare
-        group = self._groups[index]
-        steps = most_steps(group, room - (self._total - before), group.depth)
-        after = group.cost_of(steps)[0]
-        self._num_steps[index], self.cost[index] = steps, after
-        self._total += after - before
-        heappush(self._by_price, (self._standing[index], -after, -index))
-        if after > self._least[index] and after < before:
-            self._add_spare(index)
-
-    def _give_up(self) -> None:
-        _, cost, index = heappop(self._by_price)
-        index = -index
-        if -cost != self.cost[index]:
-            return  # of a request that was shortened since
-        spare = self.cost[index] - self._least[index]
-        if spare > 0:
-            self._spare_s -= spare
-        self._total += cost
-        self.cost[index] = self._least[index] = 0.0
-        self._num_steps.pop(index, None)
-        self.given_up.append(index)
+def _lengthen(
+    groups: Sequence[Group],
+    taken: Indices,
+    is_cut: NDArray[np.bool_],
+    cost: Vector,
+    slack: Vector,
+    ticks: Vector,
+) -> Iterator[tuple[int, int]]:
+    """(index, total steps) of the first that must be cut: the most that the slack of all behind
+    them allows. When the turn of the others comes, they are among the first."""
+    positions = np.flatnonzero(is_cut[taken])[:_MAX_LENGTHENED].tolist()
+    if not positions:
+        return
+    least_slack = np.minimum.accumulate(slack[::-1])[::-1]
+    used = 0.0
+    for position in positions:
+        index = int(taken[position])
+        group, before = groups[index], float(cost[index])
+        seconds = before + max(0.0, float(least_slack[position]) - used)
+        steps = most_steps(group, seconds, int(ticks[index]))
+        used += group.cost_of(steps)[0] - before
+        yield index, steps
 
 
 def most_steps(group: Group, seconds: float, ticks: int) -> int:

@@ -66,7 +66,9 @@ def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Ord
             broken.append(group)
             slack_s -= group.cost
     rest = sorted((group for group in late if group not in broken), key=_by_cost)
-    timeless = [group for group in first if group.deadline == math.inf]
+    # Given by deadline, those without one are the last.
+    has_timeless = bool(groups) and groups[-1].deadline == math.inf
+    timeless = [group for group in first if group.deadline == math.inf] if has_timeless else []
     return Order(
         broken + first + rest,
         rest + timeless,

@@ -164,8 +164,21 @@ def test_requests_are_shortened_before_any_is_given_up() -> None:
     )
     feasible = divide(groups)
     assert not feasible.late
-    assert feasible.num_steps == {0: 5, 1: 9}
-    assert feasible.slack.tolist() == pytest.approx([0.55, 0.65, 0.05])
+    assert feasible.num_steps == {0: 6, 1: 8}
+    assert feasible.slack.tolist() == pytest.approx([0.45, 0.65, 0.05])
+
+
+def test_nobody_is_shortened_who_is_not_in_the_way() -> None:
+    """One that is due later, or has no deadline, saves nothing for those before it."""
+    groups = groups_of(
+        [
+            work("a", tokens=1, steps=10, deadline=due(1.0)),
+            work("b", tokens=1, steps=10, min_steps=5, deadline=due(1.6)),
+            work("c", tokens=1, steps=10, min_steps=5, deadline=due(9.0)),
+            work("d", tokens=1, steps=10, min_steps=5),
+        ]
+    )
+    assert divide(groups).num_steps == {1: 6}
 
 
 def test_who_is_given_up_all_the_same_is_not_shortened() -> None:

@@ -180,5 +180,5 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=40, stateful_step_count=40
+    deadline=None, derandomize=True, max_examples=100, stateful_step_count=40
 )
