@@ -88,7 +88,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     if "content-length" not in headers:
-        raise ValueError(f"an answer without content-length: {status_line}")
+        raise ValueError(f"the answer has no content-length: {status_line}")
     body = await reader.readexactly(int(headers["content-length"]))
     return Answer(int(status_line.split()[1]), headers, body)
 

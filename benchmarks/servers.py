@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import psutil
 
 from benchmarks.baselines.serve_batch import BaselineOptions
 from benchmarks.load import GENERATE, Answer, HttpClient
-from serve.child_server import ChildServer, ServerDied, choose_port
+from serve.child_server import ChildServer, choose_port
 from serve.client import SluiceClient
 
 BASELINE = "benchmarks.baselines.serve_batch:build"
@@ -88,14 +89,12 @@ def pin(cores: Sequence[int]) -> None:
 
 def start_baseline(options: BaselineOptions, *, log: Path) -> ChildServer:
     """The `@serve.batch` application, ready. Raises ServerDied, TimeoutError."""
-    return _start(
-        ChildServer(choose_port(8100), log=log, args=options.model_dump(), builder=BASELINE)
-    )
+    return _start(ChildServer(_free_port(), log=log, args=options.model_dump(), builder=BASELINE))
 
 
 def start_sluice(settings: Mapping[str, str], *, log: Path) -> ChildServer:
     """Sluice with `settings` over `SLUICE_SETTINGS`, ready. Raises ServerDied, TimeoutError."""
-    return _start(ChildServer(choose_port(8200), log=log, args={**SLUICE_SETTINGS, **settings}))
+    return _start(ChildServer(_free_port(), log=log, args={**SLUICE_SETTINGS, **settings}))
 
 
 def cpu_seconds(server: ChildServer) -> float:
@@ -117,6 +116,11 @@ def warm_up(url: str, bodies: Sequence[Mapping[str, object]], *, at_once: int) -
             raise RuntimeError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
 
 
+def _free_port() -> int:
+    """Far from where others look for one: two Ray proxies can share a port, and its requests."""
+    return choose_port(random.randrange(20_000, 30_000))
+
+
 def _start(server: ChildServer) -> ChildServer:
     server.start()
     try:
@@ -127,7 +131,7 @@ def _start(server: ChildServer) -> ChildServer:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"not ready after {READY_TIMEOUT_S:g} s; see {server.log}")
                 time.sleep(0.5)
-    except (ServerDied, TimeoutError, KeyboardInterrupt):
+    except BaseException:  # whatever it was, no server is left behind
         server.stop()
         raise
     return server

@@ -130,7 +130,7 @@ def _start(side: str, arguments: argparse.Namespace) -> ChildServer:
             requests = [body(text, size=size, seed=0, n=2) for text in texts]
             warm_up(server.url, requests[:1], at_once=1)
             warm_up(server.url, requests, at_once=len(requests))
-    except RuntimeError:
+    except BaseException:  # whatever it was, no server is left behind
         server.stop()
         raise
     return server
