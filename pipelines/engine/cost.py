@@ -29,6 +29,7 @@ Matrix = NDArray[np.float64]
 
 _REFIT_EVERY = 64
 _OBSERVATIONS_KEPT = 512
+_FLOORS_TRIED = 16
 _MIN_SECONDS = 1e-6
 
 
@@ -126,34 +127,41 @@ def fit(observations: Sequence[Observation]) -> CostSurface:
     seconds = np.array([item.seconds for item in observations])
     features = np.array([[1.0, *item.load] for item in observations])
     best = _solve(features, seconds)
-    best_error = _error(best, observations)
-    # The floor shows as points of equal time: try each measured time as one.
-    for floor in sorted(set(seconds))[: len(seconds) // 2]:
+    best_error = _error(best, features, seconds)
+    # The floor shows as points of equal time: try measured times as one.
+    times = np.unique(seconds)
+    low = times[: len(times) // 2]
+    for floor in low[:: 1 + len(low) // _FLOORS_TRIED].tolist():
         above = seconds > floor * 1.02
         if above.sum() < 4:
             break
-        candidate = _solve(features[above], seconds[above], floor=float(floor))
-        error = _error(candidate, observations)
-        if error < 0.8 * best_error:
+        candidate = _solve(features[above], seconds[above], floor=floor)
+        error = _error(candidate, features, seconds)
+        if error < 0.8 * best_error - 1e-9:
             best, best_error = candidate, error
     return best
 
 
 def _solve(features: Matrix, seconds: Matrix, *, floor: float = 0.0) -> CostSurface:
-    """Nonnegative least squares over so few columns that all subsets of them can be tried."""
+    """Nonnegative least squares over so few columns that all subsets of them can be tried.
+
+    By the normal equations, as hundreds of points are fitted while requests wait.
+    """
     weighted = features / seconds[:, None]
     scale = np.maximum(np.abs(weighted).max(axis=0), 1e-30)
     scaled = weighted / scale
+    products, sums = scaled.T @ scaled, scaled.sum(axis=0)
     best, best_error = np.zeros(4), np.inf
     for count in range(1, 5):
-        for columns in combinations(range(4), count):
-            solution = _least_squares(scaled[:, columns])
+        for columns in map(list, combinations(range(4), count)):
+            solution = _least_squares(products[np.ix_(columns, columns)], sums[columns])
             if float(solution.min()) < 0:
                 continue
-            error = float(np.square(scaled[:, columns] @ solution - 1).sum())
-            if error < best_error - 1e-12:
+            # |A x - 1|^2 where A'A x = A'1.
+            error = float(len(seconds) - sums[columns] @ solution)
+            if error < best_error - 1e-9:
                 best, best_error = np.zeros(4), error
-                best[list(columns)] = solution
+                best[columns] = solution
     base, per_token, per_square, per_segment = (float(value) for value in best / scale)
     return CostSurface(
         base=base,
@@ -164,14 +172,16 @@ def _solve(features: Matrix, seconds: Matrix, *, floor: float = 0.0) -> CostSurf
     )
 
 
-def _least_squares(features: Matrix) -> Matrix:
-    """The weights with which the columns come nearest to one in every row."""
-    result: Any = np.linalg.lstsq(features, np.ones(len(features)), rcond=None)
+def _least_squares(products: Matrix, sums: Matrix) -> Matrix:
+    result: Any = np.linalg.lstsq(products, sums, rcond=None)
     return result[0]
 
 
-def _error(surface: CostSurface, observations: Sequence[Observation]) -> float:
-    return sum((surface.seconds(load) / seconds - 1) ** 2 for load, seconds in observations)
+def _error(surface: CostSurface, features: Matrix, seconds: Matrix) -> float:
+    """The sum of squared relative errors."""
+    coefficients = [surface.base, surface.per_token, surface.per_square, surface.per_segment]
+    predicted = np.maximum(features @ np.array(coefficients), max(surface.floor, _MIN_SECONDS))
+    return float(np.square(predicted / seconds - 1).sum())
 
 
 def relative_errors(surface: CostSurface, observations: Sequence[Observation]) -> list[float]:

@@ -31,7 +31,8 @@ Indices = NDArray[np.intp]
 
 
 class Feasible(NamedTuple):
-    """Indices of the requests that can be on time, by deadline, and of the `late` ones.
+    """Indices of the requests that can be on time, by deadline, and of the `late` ones, by standing
+    and then the shortest first.
 
     `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
     by which it could begin later and keep its margin, served in this order. `num_steps` are the
@@ -79,11 +80,12 @@ def feasible_set(
     for index, steps in _lengthen(groups, taken, is_cut, cost, slack, room / ticks_s):
         num_steps[index] = steps
         cost[index], depth[index] = groups[index].cost_of(steps)
+    late = np.flatnonzero(is_late)
     total = np.cumsum(cost[taken])
     spare = left[taken] - np.maximum(total, (depth * ticks_s)[taken])
     return Feasible(
         taken.tolist(),
-        np.flatnonzero(is_late).tolist(),
+        late[np.lexsort((columns.cost[late], -columns.standing[late]))].tolist(),
         cost[taken],
         with_margin[taken] - np.maximum(total, (depth * longest_s)[taken]),
         num_steps,
@@ -104,9 +106,12 @@ def _give_up(
     Each is due in its `rooms` seconds; the promised are given up only where even `promised_rooms`,
     their margin used up, are too few.
     """
-    # (standing, -cost, -index): the least is given up first.
-    prices: list[tuple[float, float, int]] = list(
-        zip(standing.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
+    # (level of standing, -cost, -index): the least is given up first. Levels are small integers,
+    # which compare faster than the standings.
+    levels = np.searchsorted(np.unique(standing), standing)
+    least_promised = int(np.searchsorted(np.unique(standing), LEAST_PROMISED))
+    prices: list[tuple[int, float, int]] = list(
+        zip(levels.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
     )
     head, rest = taken[:first], taken[first:]
     heap = [prices[int(index)] for index in head]
@@ -120,7 +125,7 @@ def _give_up(
         price = prices[index]
         total -= price[1]
         heappush(heap, price)
-        while heap and total > room and (heap[0][0] < LEAST_PROMISED or total > promised_room):
+        while heap and total > room and (heap[0][0] < least_promised or total > promised_room):
             _, cheaper_by, index = heappop(heap)
             total += cheaper_by
             given_up.append(-index)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -61,11 +62,12 @@ def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Ord
     late = [groups[index] for index in feasible.late]
     slack_s = feasible.promised_slack_s
     broken: list[Group] = []
-    for group in late:  # a promise that is not kept is not kept by as little as can be
-        if group.is_promised and group.cost <= slack_s:
+    for group in takewhile(_is_promised, late):
+        # A promise that is not kept is not kept by as little as can be.
+        if group.cost <= slack_s:
             broken.append(group)
             slack_s -= group.cost
-    rest = sorted((group for group in late if group not in broken), key=_by_cost)
+    rest = [group for group in late if group not in broken] if broken else late
     # Given by deadline, those without one are the last.
     has_timeless = bool(groups) and groups[-1].deadline == math.inf
     timeless = [group for group in first if group.deadline == math.inf] if has_timeless else []
@@ -77,6 +79,7 @@ def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Ord
     )
 
 
+_is_promised: Callable[[Group], bool] = attrgetter("is_promised")
 _by_arrival: Callable[[Group], tuple[int, float]] = attrgetter("by_arrival")
 _by_cost: Callable[[Group], tuple[int, float]] = attrgetter("by_cost")
 

@@ -145,3 +145,12 @@ def test_sizes_that_nobody_asks_for_keep_their_cost() -> None:
     for _ in range(512):
         model.observe(LOADS[0], TRUTH.seconds(LOADS[0]))
     assert max(relative_errors(model.surface, observed(TRUTH))) < 0.01
+
+
+def test_hundreds_of_different_ticks_are_fitted_as_well() -> None:
+    draw = random.Random(2)
+    loads = [
+        Load.of([draw.randint(50, 4000) for _ in range(draw.randint(1, 8))]) for _ in range(500)
+    ]
+    fitted = fit(observed(FLOORED, loads))
+    assert max(relative_errors(fitted, observed(FLOORED))) < 0.03
