@@ -1,14 +1,27 @@
-"""A typed stand-in for the denoiser's stage: it walks where the real one would denoise."""
+"""A typed stand-in for the denoiser's stage, which walks where the real one would denoise, and
+engines over it."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
+from pipelines.contracts import (
+    Checkpoint,
+    Cut,
+    LatentJob,
+    Latents,
+    ServiceTerms,
+    TextConditioning,
+)
+from pipelines.engine.cost import CostModel, CostSurface
+from pipelines.engine.engine import Engine
+from pipelines.engine.scheduler import Scheduler
 from pipelines.errors import DegenerateImage
 
 TEXT = TextConditioning(
@@ -119,3 +132,40 @@ class FakeStage:
             width=trajectory.job.width,
             steps_run=trajectory.step,
         )
+
+
+PACKED = CostSurface(base=1.0, per_token=0.001)
+ONE_AT_A_TIME = CostSurface(base=0.0, per_token=0.01)
+TOKENS = 20
+JOB = LatentJob(
+    work_id="a", group="a", height=64, width=64, num_inference_steps=3, guidance_scale=1.0, seed=1
+)
+
+
+def job(
+    name: str, *, deadline_s: float | None = None, refuses: bool = False, **changes: int
+) -> LatentJob:
+    deadline = None if deadline_s is None else time.time() + deadline_s
+    terms = ServiceTerms(deadline=deadline, refuses_late=refuses)
+    return replace(JOB, work_id=name, group=name, terms=terms, **changes)
+
+
+def make_engine(
+    stage: FakeStage,
+    *,
+    surface: CostSurface = PACKED,
+    max_bytes: int | None = None,
+    cost: CostModel | None = None,
+) -> Engine:
+    scheduler = Scheduler(
+        cost=surface, policy="edf", max_tokens=5 * TOKENS, max_works=4, max_bytes=max_bytes
+    )
+    return Engine(stage, scheduler, cost=cost, checkpoint_every=2, max_queued_works=5)
+
+
+def hold(stage: FakeStage, engine: Engine, name: str = "held", **changes: int) -> Future[Latents]:
+    """Submit a job and hold the engine in its first tick."""
+    stage.gate.clear()
+    future = engine.submit(replace(job(name), **changes), TEXT)
+    assert stage.entered.wait(10)
+    return future
