@@ -27,7 +27,7 @@ READY_TIMEOUT_S = 300.0
 SLUICE_SETTINGS: Mapping[str, str] = {
     "stages.safety.classifier": "off",
     "stages.denoiser.max_ongoing_requests": "10000",
-    "limits.max_queued_requests": "10000",
+    "limits.max_queued_images": "10000",
     "deadlines.unreachable": "best_effort",
 }
 """Of every Sluice that is measured: nothing is refused, and the rest are defaults."""

@@ -24,7 +24,7 @@ from deployments.wire import (
 )
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import Checkpoint, LatentJob, Latents
-from pipelines.engine.engine import HandedOver
+from pipelines.engine.entry import HandedOver
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
 

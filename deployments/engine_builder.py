@@ -6,6 +6,7 @@ Runs in the replica, so it may import torch; knows no Ray.
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,9 @@ logger = logging.getLogger("ray.serve")
 _CPU_MEMORY_MIB = 2048
 _GPU_MEMORY_SHARE = 0.8
 """Of what is free once the weights are loaded; the rest is the allocator's and the libraries'."""
+
+_ENOUGH_TICKS = 6
+"""Measured in the time given, to be kept: fewer say little, and the next start may be calmer."""
 
 
 def build_engine(stage: DenoiserStage, spec: ModelSpec, options: DenoiserOptions) -> Engine:
@@ -62,13 +66,17 @@ def _calibration(
 
     from pipelines.engine.calibrate import choose_shapes, measure
 
-    device = options.resolved_device
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
+    if options.resolved_device == "cuda":
+        device = f"{torch.cuda.get_device_name()} x {min(1.0, options.num_gpus):g}"
+    else:
+        # Python cannot tell processors apart, so the measurements are this machine's own.
+        device = f"{platform.node()} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()}"
     cache = CostCache(
         options.cost_cache or Path.home() / ".cache/sluice/cost",
         {
             "source": spec.source,
-            "device": f"{device} {name}",
+            "parameters": str(spec.parameters),
+            "device": device,
             "threads": str(options.resolved_threads),
             "dtype": options.dtype,
             "attention": options.attention,
@@ -90,7 +98,8 @@ def _calibration(
     logger.info(
         "measured %d ticks; the fit is off by at most %.0f %%", len(ticks), 100 * max(errors)
     )
-    cache.save(ticks)
+    if len(ticks) >= _ENOUGH_TICKS:
+        cache.save(ticks)
     return ticks
 
 

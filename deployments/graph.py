@@ -84,11 +84,13 @@ class Graph:
         goes away costs time, not the request: see `deployments.attempts`.
         """
         began = time.perf_counter()
+        # Not the request's id, which a client may choose, and twice.
+        group = uuid.uuid4().hex
+        images = [Image(job, index, group) for index in range(job.params.num_images)]
         with Calls(job.request_id) as calls:
             prompts = self._start_encoding(calls, job)
             facts, *drawn = await all_or_none(
-                self._read_facts(job, prompts),
-                *(self._draw(job, index, prompts) for index in range(job.params.num_images)),
+                self._read_facts(job, prompts), *(self._draw(image, prompts) for image in images)
             )
         slowest = max(drawn, key=lambda image: image.seconds)
         return GenerationResult(
@@ -137,29 +139,29 @@ class Graph:
 
         return await retried(job.request_id, attempt)
 
-    async def _draw(self, job: GenerationJob, index: int, shared: Prompts) -> Drawn:
+    async def _draw(self, image: Image, shared: Prompts) -> Drawn:
         """One image of the request, from noise to file."""
-        began = time.perf_counter()
-        relay = Relay(job.request_id)
-        latents = await relay.run(lambda: self._denoise_on(job, index, shared, relay))
+        began, request_id = time.perf_counter(), image.job.request_id
+        relay = Relay(request_id)
+        latents = await relay.run(lambda: self._denoise_on(image, shared, relay))
         denoised = time.perf_counter()
-        file = await retried(job.request_id, lambda _: self._finish_image(job, index, latents))
+        file = await retried(request_id, lambda _: self._finish_image(image, latents))
         finished = time.perf_counter()
-        self._tail.observe(_pixels(job.params), finished - denoised, now=finished)
+        self._tail.observe(_pixels(image.job.params), finished - denoised, now=finished)
         return Drawn(file, finished - began, tuple(relay.resumed_at))
 
     async def _denoise_on(
-        self, job: GenerationJob, index: int, shared: Prompts, relay: Relay
+        self, image: Image, shared: Prompts, relay: Relay
     ) -> PackedLatents | Moved:
         """One replica's part in an image: all of its steps, or those until the replica goes."""
-        is_first = relay.attempts == 0
+        job = image.job
         with Calls(job.request_id) as calls:
             # The encodings may have died with their replica; the encoder's cache is cheap.
-            prompts = shared if is_first else self._start_encoding(calls, job)
+            prompts = shared if relay.attempts == 0 else self._start_encoding(calls, job)
             stream = calls.start(
                 StageName.DENOISER,
                 self._denoise,
-                self._latent_job(job, index, may_refuse=is_first),
+                self._latent_job(image, has_begun=relay.checkpoint is not None),
                 *prompts,
                 start=relay.checkpoint,
             )
@@ -172,16 +174,17 @@ class Graph:
                     return item
                 relay.checkpoint = item
 
-    def _latent_job(self, job: GenerationJob, index: int, *, may_refuse: bool) -> LatentJob:
-        """The image's job, as one more work; an image that was once accepted is not refused."""
+    def _latent_job(self, image: Image, *, has_begun: bool) -> LatentJob:
+        """The image's job, as one more work; one that has begun keeps what it was promised."""
+        job, index, group = image
         terms = job.terms
         if terms.deadline is not None:
             tail = self._tail.seconds(_pixels(job.params), now=time.perf_counter())
             terms = replace(terms, deadline=terms.deadline - tail)
-        if not may_refuse:
-            terms = replace(terms, refuses_late=False)
+        if has_begun:
+            terms = replace(terms, refuses_late=False, is_promised=terms.refuses_late)
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
-        return LatentJob.of(job.params, index, group=job.request_id, work_id=work_id, terms=terms)
+        return LatentJob.of(job.params, index, group=group, work_id=work_id, terms=terms)
 
     def _with_tail(
         self, refused: DeadlineUnreachable, params: GenerationParams
@@ -194,18 +197,25 @@ class Graph:
             retry_after_s=refused.retry_after_s,
         )
 
-    async def _finish_image(
-        self, job: GenerationJob, index: int, latents: PackedLatents
-    ) -> FinishedImage:
+    async def _finish_image(self, image: Image, latents: PackedLatents) -> FinishedImage:
+        job, index, _ = image
         with Calls(job.request_id) as calls:
-            image = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
-            verdict = await calls.result(StageName.SAFETY, self._classify, image, job.terms)
+            pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
+            verdict = await calls.result(StageName.SAFETY, self._classify, pixels, job.terms)
             _refuse_if_flagged(verdict, index)
             spec = _finish_spec(job, index)
-            file = await calls.result(StageName.FINISHER, self._finish, image, spec)
+            file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
         return replace(
             file, steps_run=latents.steps_run, timings={**file.timings, **verdict.timings}
         )
+
+
+class Image(NamedTuple):
+    """One image of a request; `group` is the request's own name among the denoiser's works."""
+
+    job: GenerationJob
+    index: int
+    group: str
 
 
 class Drawn(NamedTuple):

@@ -1,6 +1,6 @@
 """What crosses from one stage to the next, and nothing else.
 
-Frozen, slotted, keyword-only dataclasses. Tensors are named as in the FLUX code:
+Tensors are named as in the FLUX code:
 
     L  text tokens after padding        C  text width (4096 for FLUX.1)
     P  pooled text width (768)          S  image tokens, (height / 16) * (width / 16)
@@ -67,12 +67,14 @@ class ServiceTerms:
     `deadline` is Unix time in seconds, as clocks of different machines agree on no other; None is
     none. A larger `priority` goes first where not all can be on time. With `refuses_late`, a
     deadline that cannot be kept is an error at once; without, the request is served all the same.
+    With `is_promised` that was decided before, and later requests must not break it.
     """
 
     tenant: str = ""
     deadline: float | None = None
     priority: int = 0
     refuses_late: bool = False
+    is_promised: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,8 @@ class TextConditioning:
 class LatentJob:
     """One image for the denoiser: everything but the conditionings.
 
-    `work_id` is unique; `group` is the request that the image belongs to. `seed` is this image's
-    own. `true_cfg_scale` counts only when a negative conditioning comes along. The deadline in
+    `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
+    is this image's own. `true_cfg_scale` counts only with a negative conditioning. The deadline in
     `terms` is that of the latents: what decoding and storing need is already taken off.
     """
 
@@ -123,6 +125,7 @@ class LatentJob:
     min_inference_steps: int | None = None
     skips_steps: bool = False
     terms: ServiceTerms = ServiceTerms()
+    num_images: int = 1
 
     @classmethod
     def of(
@@ -147,6 +150,7 @@ class LatentJob:
             min_inference_steps=params.min_inference_steps,
             skips_steps=params.skips_steps,
             terms=terms,
+            num_images=params.num_images,
         )
 
 
@@ -243,10 +247,7 @@ class FinishSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedImage:
-    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked.
-
-    `steps_run` is filled in by who knows: the graph.
-    """
+    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked."""
 
     b64: str | None
     file_id: str | None
@@ -277,7 +278,7 @@ class GenerationJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a request cost: text tokens in (negative prompt included), latent tokens out."""
+    """Text tokens in (negative prompt included), latent tokens out."""
 
     input_tokens: int
     output_tokens: int

@@ -60,7 +60,7 @@ def ingress_deployment(settings: Settings) -> Deployment:
         name=INGRESS_NAME,
         ray_actor_options=actor,
         # Requests over the limit must reach the ingress, or it could not refuse them.
-        max_ongoing_requests=settings.limits.max_queued_requests + _SPARE_SLOTS,
+        max_ongoing_requests=settings.limits.max_queued_images + _SPARE_SLOTS,
         graceful_shutdown_timeout_s=ingress.graceful_shutdown_timeout_s,
         **scaling,
     )

@@ -53,10 +53,10 @@ class Limits(Options):
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which a request is cancelled and answered 504."""
 
-    max_queued_requests: int = Field(default=1024, ge=1)
-    """Generations in flight, waiting or running, per ingress replica; more are answered 429."""
+    max_queued_images: int = Field(default=1024, ge=1)
+    """Images in flight, waiting or running, per ingress replica; more are answered 429."""
 
-    max_queued_requests_per_tenant: int = Field(default=512, ge=1)
+    max_queued_images_per_tenant: int = Field(default=512, ge=1)
     """The same for each tenant, so that no one's flood takes the places of all others."""
 
 

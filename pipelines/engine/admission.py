@@ -11,18 +11,19 @@ from pipelines.errors import DeadlineUnreachable, InvalidRequest
 def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, now: float) -> None:
     """Raises InvalidRequest, or DeadlineUnreachable for a work that must not be late.
 
-    A request that was promised its deadline is not given up for the newcomer's.
+    A request's deadline is promised when the first of its images comes, for all of them, and not
+    given up for a later one's.
     """
     if not scheduler.fits(work):
         raise InvalidRequest(
-            f"size: {job.width}x{job.height} with its prompts is {work.tokens} tokens and"
-            f" {work.num_bytes / 2**20:.0f} MiB a step; the denoiser here can hold"
-            f" {scheduler.capacity}. Ask for a smaller size",
+            f"size: {job.width}x{job.height} is {work.tokens} tokens a step with its prompts, and"
+            f" keeps {work.num_bytes / 2**20:.0f} MiB; the denoiser here can hold"
+            f" {scheduler.capacity}. Ask for a smaller size, fewer steps or no negative prompt",
             param="size",
         )
-    if not work.is_promised or work.deadline is None:
+    if not job.terms.refuses_late or work.deadline is None or scheduler.has_promised(work.group):
         return
-    promise = scheduler.promise(work, now)
+    promise = scheduler.promise(work, now, num_images=job.num_images)
     if promise.is_kept:
         return
     budget_s = work.deadline - now

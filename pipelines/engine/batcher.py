@@ -22,6 +22,9 @@ from pipelines.contracts import ServiceTerms
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_OLDEST_FIRST_EVERY = 4
+"""Batches after which the oldest item goes first, whatever its terms: so nothing starves."""
+
 
 class Batched(NamedTuple, Generic[Result]):
     """A result with the seconds it waited and ran, and how many shared the batch."""
@@ -45,9 +48,9 @@ class Batcher(Generic[Item, Result]):
     """Feeds `run` with batches of items of equal `key`, one at a time, in a thread of its own.
 
     Items go first by priority and deadline, those already late after the others; where several
-    tenants wait, they take turns. `run` answers one result per item, in order; an exception in its
-    place fails that item alone, and one that it raises fails the whole batch. Belongs to one event
-    loop.
+    tenants wait, they take turns; and one batch in a few begins with the oldest item. `run` answers
+    one result per item, in order; an exception in its place fails that item alone, and one that it
+    raises fails the whole batch. Belongs to one event loop.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting: list[_Waiting[Item, Result]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._drainer: asyncio.Task[None] | None = None
+        self._batches = 0
 
     def __len__(self) -> int:
         """Items that wait; those in the running batch are not counted."""
@@ -119,6 +123,9 @@ class Batcher(Generic[Item, Result]):
         if not self._waiting:
             return []
         in_turn = self._in_turn()
+        self._batches += 1
+        if self._batches % _OLDEST_FIRST_EVERY == 0:
+            in_turn.sort(key=lambda entry: entry is not self._waiting[0])
         key = in_turn[0].key
         batch = [entry for entry in in_turn if entry.key == key][: self._max_batch_size]
         taken = {id(entry) for entry in batch}

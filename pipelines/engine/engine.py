@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.admission import refuse_what_cannot_be
 from pipelines.engine.cost import CostModel
-from pipelines.engine.entry import Entry, OnCheckpoint, OnStep, work_of
+from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, work_of
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import EngineStats
 from pipelines.engine.stepper import Stepper
@@ -29,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 _REPRICE_EVERY = 16
 """Ticks after which the scheduler hears what they cost."""
-
-
-class HandedOver(Exception):
-    """The engine gave its works away: they go on elsewhere, from their last checkpoint."""
 
 
 class Engine:
@@ -165,6 +161,15 @@ class Engine:
             )
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:  # the edge of the thread: it ends, and its works go on elsewhere
+            logger.exception("the engine's loop failed")
+            with self._changed:
+                self._is_handing_over = True
+                self._give_away()
+
+    def _loop(self) -> None:
         stepped: list[Entry] = []
         while (tick := self._plan()) is not None:
             self._count_preempted(tick, stepped)

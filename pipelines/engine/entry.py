@@ -16,6 +16,10 @@ OnStep = Callable[[StepEvent], None]
 OnCheckpoint = Callable[[Checkpoint], None]
 
 
+class HandedOver(Exception):
+    """The engine gave its works away: they go on elsewhere, from their last checkpoint."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Entry:
     """What the engine keeps of one job. `trajectory` is None until it begins, and while parked."""
@@ -79,6 +83,6 @@ def work_of(entry: Entry, stage: Stepper[Any]) -> Work:
         arrival=entry.submitted,
         deadline=deadline,
         priority=terms.priority,
-        is_promised=terms.refuses_late and deadline is not None,
+        is_promised=(terms.refuses_late or terms.is_promised) and deadline is not None,
         steps_done=0 if start is None else start.step,
     )

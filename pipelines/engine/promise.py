@@ -10,8 +10,8 @@ from pipelines.engine.feasible import Feasible, earliest_finish, feasible_set
 from pipelines.engine.group import MARGIN, Group
 from pipelines.engine.table import Table
 
-_TRIES = 8
-"""The earliest time is estimated, and put off until it could be promised: so often."""
+_PUT_OFF = (1.25,) * 6 + (2.0,) * 10
+"""The earliest time is estimated, and put off by these factors until it could be promised."""
 _INSTANT_S = 1e-6
 
 _deadline: Callable[[Group], float] = attrgetter("deadline")
@@ -65,12 +65,12 @@ def promise_feasible(
 
     wanted, wanted_is_kept = newcomer.deadline, is_kept()
     finish = max(alone, earliest_finish(newcomer, before, begins, tick_s=tick_s))
-    for _ in range(_TRIES):
+    for factor in _PUT_OFF:
         newcomer.deadline = finish + _INSTANT_S
         table.update(newcomer)
         if is_kept():
             break
-        finish = begins + 1.25 * (finish - begins)
+        finish = begins + factor * (finish - begins)
     newcomer.deadline = wanted
     table.update(newcomer)
     return wanted_is_kept, min(finish, wanted) if wanted_is_kept else finish

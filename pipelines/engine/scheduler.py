@@ -178,12 +178,21 @@ class Scheduler:
             self.cancel(work.id)
         return tuple(finished)
 
-    def promise(self, work: Work, now: float) -> Promise:
-        """What could be promised to `work` if it were added now: see `Promise`."""
-        self.add(work)
+    def has_promised(self, group: str) -> bool:
+        """Whether a request's deadline was promised when its first image came."""
+        return group in self._groups and self._groups[group].is_promised
+
+    def promise(self, work: Work, now: float, *, num_images: int = 1) -> Promise:
+        """What could be promised to `work` if it were added now: see `Promise`.
+
+        With `num_images`, to it and its siblings that are still to come, all alike.
+        """
+        expected = [replace(work, id=f"{work.id}#{index}") for index in range(1, num_images)]
+        for each in (work, *expected):
+            self.add(each)
         try:
             newcomer = self._groups[work.group]
-            if len(newcomer.works) == 1:
+            if len(newcomer.works) == num_images:
                 newcomer.is_promised = False  # not yet: it must not displace its like
                 self._table.update(newcomer)
             begins = max(now, self._busy_until) + max(each.tick_s for each in self._by_deadline)
@@ -197,7 +206,8 @@ class Scheduler:
                 is_kept = finish <= newcomer.deadline
             return Promise(is_kept, finish - now, least_s(newcomer))
         finally:
-            self.cancel(work.id)
+            for each in (work, *expected):
+                self.cancel(each.id)
 
     def eta(self, work_id: str, now: float) -> float | None:
         """When the work's request is expected to be done; None if it is not known."""

@@ -67,10 +67,10 @@ def check_start(
                 f" of the job {shape} {dtype}: all replicas must run the same model and dtype"
             )
     first = first_modulated(start.cuts)
-    if not first <= start.step <= schedule.num_steps:
+    if not first <= start.step < schedule.num_steps:
         raise InvalidRequest(
             f"{start.work_id}: step {start.step} of the checkpoint is outside"
-            f" {first}..{schedule.num_steps}, where its job can be"
+            f" {first}..{schedule.num_steps - 1}, where its job can go on"
         )
     if schedule.forecast(start.step) and start.velocity is None:
         raise InvalidRequest(f"{start.work_id}: the checkpoint lacks the velocity to go on from")

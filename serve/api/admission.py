@@ -14,7 +14,7 @@ _WEIGHT = 0.2
 
 
 class Admission:
-    """Counts generations in flight, in all and by tenant. For one event loop.
+    """Counts images in flight, in all and by tenant. For one event loop.
 
     `clock` is in seconds.
     """
@@ -34,33 +34,34 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Generations that are admitted and not over."""
+        """Images that are admitted and not over."""
         return self._by_tenant.total()
 
     @contextmanager
-    def slot(self, tenant: str) -> Generator[None]:
-        """Hold a place for the body's time.
+    def slot(self, tenant: str, images: int = 1) -> Generator[None]:
+        """Hold a place for each image for the body's time.
 
         Raises Overloaded when all places, or all that one tenant may have, are taken, with the mean
-        duration as the time to come back in.
+        duration of a request as the time to come back in. A request that finds one place free is
+        let in whole: it could else wait for ever behind smaller ones.
         """
         self._check(tenant)
-        self._by_tenant[tenant] += 1
+        self._by_tenant[tenant] += images
         start = self._clock()
         try:
             yield
             self._mean_s += _WEIGHT * (self._clock() - start - self._mean_s)
         finally:
-            self._by_tenant[tenant] -= 1
+            self._by_tenant[tenant] -= images
             if self._by_tenant[tenant] == 0:
                 del self._by_tenant[tenant]
 
     def _check(self, tenant: str) -> None:
         taken, of_tenant = self.in_flight, self._by_tenant[tenant]
         if of_tenant >= self._max_per_tenant:
-            problem = f"{of_tenant} of your requests are in flight, the limit for one tenant"
+            problem = f"{of_tenant} of your images are in flight, the limit for one tenant"
         elif taken >= self._max_in_flight:
-            problem = f"{taken} requests are in flight, this server's limit"
+            problem = f"{taken} images are in flight, this server's limit"
         else:
             return
         raise Overloaded(f"{problem}; try again in a moment", retry_after_s=self._mean_s)

@@ -137,7 +137,7 @@ async def _generate(
             name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers
         },
     )
-    with services.admission.slot(terms.tenant):
+    with services.admission.slot(terms.tenant, plan.params.num_images):
         return await while_connected(request, services.sharing.answer(job))
 
 

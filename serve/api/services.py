@@ -84,7 +84,7 @@ class Services:
             graph=graph,
             store=store,
             rules=rules,
-            admission=Admission(limits.max_queued_requests, limits.max_queued_requests_per_tenant),
+            admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
             sharing=Sharing(
                 graph.generate,
                 store.get,

@@ -26,7 +26,7 @@ from pipelines.errors import (
     DegenerateImage,
     Overloaded,
 )
-from tests.deployments.fakes import FakeStages
+from tests.deployments.fakes import FakeStages, GoesAway
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ async def test_one_image() -> None:
     assert image.timings == {"denoise": 0.5, "safety_wait": 0.0, "safety": 0.25}
     assert {"denoise", "safety", "total"} <= result.timings.keys()
     (job,) = stages.denoised
-    assert (job.group, job.num_inference_steps, job.guidance_scale) == ("req", 2, 3.5)
+    assert (job.num_inference_steps, job.guidance_scale, job.num_images) == (2, 3.5, 1)
 
 
 async def test_images_are_encoded_once_and_have_seeds_of_their_own_in_order() -> None:
@@ -212,6 +212,32 @@ async def test_the_latents_deadline_is_earlier_by_what_the_rest_took_lately() ->
     assert 1e9 - 10 < second.deadline <= 1e9 - 0.02
     assert replace(second, deadline=1e9) == terms
     assert stages.terms == [terms] * 4  # of decoder and classifier: the request's own
+
+
+async def test_requests_of_one_id_are_two_to_the_denoiser_and_their_images_one() -> None:
+    """A client chooses the id, and may choose it twice."""
+    stages = FakeStages()
+    graph = Graph(stages.handles())
+    await asyncio.gather(*(graph.generate(_job(num_images=2)) for _ in range(2)))
+    groups = [job.group for job in stages.started]
+    assert sorted(groups.count(group) for group in set(groups)) == [2, 2]
+    assert {job.num_images for job in stages.started} == {2}
+
+
+async def test_an_image_that_has_begun_keeps_its_promise_elsewhere() -> None:
+    async def go_away(job: LatentJob, step: int) -> None:
+        if len(stages.started) == 1 and step == 3:
+            raise GoesAway
+
+    stages = FakeStages(on_step=go_away)
+    terms = ServiceTerms(deadline=1e10, refuses_late=True)
+    job = replace(_job(), terms=terms)
+    await Graph(stages.handles()).generate(
+        replace(job, params=replace(job.params, num_inference_steps=5))
+    )
+    first, second = (job.terms for job in stages.started)
+    assert (first.refuses_late, first.is_promised) == (True, False)
+    assert (second.refuses_late, second.is_promised) == (False, True)
 
 
 async def test_a_refused_deadline_says_when_files_and_not_latents_could_be_there() -> None:

@@ -28,7 +28,7 @@ def test_all_deployments_fit_a_machine_of_two_cores():
 
 def test_serve_run_passes_flat_text():
     application = call_user_app_builder_with_args_if_necessary(
-        build, {"limits.max_queued_requests": "7", "stages.denoiser.num_gpus": "1"}
+        build, {"limits.max_queued_images": "7", "stages.denoiser.num_gpus": "1"}
     )
     found = deployments(application)
     assert resources(found["Denoiser"])["num_gpus"] == 1.0

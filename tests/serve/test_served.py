@@ -35,7 +35,7 @@ def client(
 ) -> Iterator[httpx.Client]:
     """A client of the application with the carried model, deployed as `serve run` would."""
     files = tmp_path_factory.mktemp("files")
-    settings = {"stages.storage.directory": str(files), "limits.max_queued_requests": "2"}
+    settings = {"stages.storage.directory": str(files), "limits.max_queued_images": "2"}
     ray.serve.run(build(settings), name=APP, route_prefix="/served")
     base_url = f"http://127.0.0.1:{cluster.http_port}/served"
     try:

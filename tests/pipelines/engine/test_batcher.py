@@ -151,3 +151,10 @@ async def test_priority_then_deadline_decide_and_what_is_late_goes_last() -> Non
         ("important", ServiceTerms(deadline=now + 300, priority=1)),
     ]
     assert await Order().run_all(items) == [["important", "soon", "later"], ["late", "any time"]]
+
+
+async def test_what_is_late_or_unimportant_does_not_wait_for_ever() -> None:
+    hurried = ServiceTerms(deadline=time.time() + 100)
+    late = ("late", ServiceTerms(deadline=time.time() - 1))
+    batches = await Order().run_all([late, *((f"{number}", hurried) for number in range(30))])
+    assert "late" in batches[2]  # with the one before it, the fourth

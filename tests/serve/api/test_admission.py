@@ -18,9 +18,18 @@ def test_places_are_counted_and_given_back():
     with admission.slot("t"):
         with admission.slot("t"):
             assert admission.in_flight == 2
-            with pytest.raises(Overloaded, match="2 requests are in flight"), admission.slot("u"):
+            with pytest.raises(Overloaded, match="2 images are in flight"), admission.slot("u"):
                 raise AssertionError("there is no third place")
         assert admission.in_flight == 1
+    assert admission.in_flight == 0
+
+
+def test_a_request_takes_a_place_for_each_image():
+    admission = Admission(4, 4)
+    with admission.slot("t", 3), admission.slot("u", 8):
+        assert admission.in_flight == 11
+        with pytest.raises(Overloaded, match="11 images"), admission.slot("v"):
+            raise AssertionError("all places are taken")
     assert admission.in_flight == 0
 
 
@@ -46,14 +55,14 @@ def test_a_tenants_flood_leaves_places_to_others():
     admission = Admission(3, 2)
     with admission.slot("flood"), admission.slot("flood"):
         with (
-            pytest.raises(Overloaded, match="2 of your requests") as caught,
+            pytest.raises(Overloaded, match="2 of your images") as caught,
             admission.slot("flood"),
         ):
             raise AssertionError("the tenant has no third place")
         assert caught.value.retry_after_s == 1.0
         with admission.slot("other"):
             assert admission.in_flight == 3
-            with pytest.raises(Overloaded, match="3 requests"), admission.slot("third"):
+            with pytest.raises(Overloaded, match="3 images"), admission.slot("third"):
                 raise AssertionError("there is no fourth place")
     with admission.slot("flood"):
         assert admission.in_flight == 1

@@ -155,7 +155,7 @@ class TestSharing:
 
 async def test_a_tenants_flood_is_refused_and_the_others_are_served(client_of: ClientOf):
     graph = FakeGraph(hangs=True)
-    limits = {"max_queued_requests": 3, "max_queued_requests_per_tenant": 2}
+    limits = {"max_queued_images": 3, "max_queued_images_per_tenant": 2}
     client = client_of(services(graph, limits=limits))
     flood = {"prompt": "a cat", "user": "flood"}
     waiting = [asyncio.create_task(client.post(URL, json=flood)) for _ in range(2)]
@@ -163,7 +163,7 @@ async def test_a_tenants_flood_is_refused_and_the_others_are_served(client_of: C
         await graph.entered.acquire()
     refused = await client.post(URL, json=flood)
     assert refused.status_code == 429
-    assert "2 of your requests" in refused.json()["error"]["message"]
+    assert "2 of your images" in refused.json()["error"]["message"]
     assert int(refused.headers["retry-after"]) >= 1
     other = asyncio.create_task(client.post(URL, json={**flood, "user": "other"}))
     await graph.entered.acquire()

@@ -206,7 +206,7 @@ async def test_overload_of_a_stage(client_of: ClientOf):
 
 async def test_admission_bounds_requests_in_flight(client_of: ClientOf):
     graph = FakeGraph(hangs=True)
-    given = services(graph, limits={"max_queued_requests": 2})
+    given = services(graph, limits={"max_queued_images": 2})
     client = client_of(given)
     waiting = [asyncio.create_task(client.post(URL, json={"prompt": "x"})) for _ in range(2)]
     for _ in waiting:
