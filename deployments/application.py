@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ray.serve
 from ray.serve import Application, Deployment
+from ray.serve.schema import LoggingConfig
 
 from deployments.denoiser import Denoiser
 from deployments.finisher import Finisher
@@ -38,5 +39,10 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
 
 
 def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
-    decorate = ray.serve.deployment(name=str(name), **options.deployment_kwargs())
+    decorate = ray.serve.deployment(
+        name=str(name),
+        # The ingress logs each generation, once and with its outcome.
+        logging_config=LoggingConfig(enable_access_log=False),
+        **options.deployment_kwargs(),
+    )
     return decorate(cls)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import replace
 
+from deployments.advice import PromptFacts
 from deployments.boundary import Boundary, starting
 from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
@@ -82,7 +84,7 @@ class Denoiser:
                     future.add_done_callback(reports.put)
                     while isinstance(report := await reports.get(), Checkpoint):
                         yield pack_checkpoint(report)
-                    yield pack_latents(_result(future))
+                    yield replace(pack_latents(_result(future)), prompts=_facts(positive, negative))
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:
@@ -122,6 +124,15 @@ class _Reports:
     async def get(self) -> Checkpoint | Future[Latents]:
         """The next report; the future, once it is done, is the last."""
         return await self._queue.get()
+
+
+def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
+    """What the graph tells of the prompts, so that it need not ask the encoder."""
+    return tuple(
+        PromptFacts(num_tokens=each.num_tokens, dropped_text=each.dropped_text)
+        for each in conditionings
+        if each is not None
+    )
 
 
 def _result(future: Future[Latents]) -> Latents:

@@ -37,6 +37,7 @@ from pipelines.contracts import (
     LatentJob,
     SafetyVerdict,
     TextPrompt,
+    Timings,
     Usage,
 )
 from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
@@ -59,9 +60,13 @@ class StageHandles:
 
 
 class Graph:
-    """Runs jobs. Holds no state of any job between calls, so one instance serves all requests."""
+    """Runs jobs. Holds no state of any job between calls, so one instance serves all requests.
 
-    def __init__(self, handles: StageHandles) -> None:
+    Without `classifies`, the image classifier, which is then off, is not asked.
+    """
+
+    def __init__(self, handles: StageHandles, *, classifies: bool = True) -> None:
+        self._classifies = classifies
         # By reference even where handles default to values: a prompt's tensor exceeds that limit.
         stages = {
             StageName[field.name.upper()]: getattr(handles, field.name).options(_by_reference=True)
@@ -69,7 +74,6 @@ class Graph:
         }
         self._ready = {name: stage.options(method_name="ready") for name, stage in stages.items()}
         self._encode = stages[StageName.TEXT_ENCODER].options(method_name="encode")
-        self._facts = stages[StageName.TEXT_ENCODER].options(method_name="facts")
         self._denoise = stages[StageName.DENOISER].options(method_name="denoise", stream=True)
         self._decode = stages[StageName.VAE_DECODER].options(method_name="decode")
         self._classify = stages[StageName.SAFETY].options(method_name="classify")
@@ -89,9 +93,8 @@ class Graph:
         images = [Image(job, index, group) for index in range(job.params.num_images)]
         with Calls(job.request_id) as calls:
             prompts = self._start_encoding(calls, job)
-            facts, *drawn = await all_or_none(
-                self._read_facts(job, prompts), *(self._draw(image, prompts) for image in images)
-            )
+            drawn = await all_or_none(*(self._draw(image, prompts) for image in images))
+        facts = drawn[0].prompts
         slowest = max(drawn, key=lambda image: image.seconds)
         return GenerationResult(
             images=tuple(image.file for image in drawn),
@@ -126,19 +129,6 @@ class Graph:
             for text in texts
         )
 
-    async def _read_facts(self, job: GenerationJob, shared: Prompts) -> list[PromptFacts]:
-        """What the encoder knows of each prompt, without its tensors."""
-
-        async def attempt(number: int) -> list[PromptFacts]:
-            with Calls(job.request_id) as calls:
-                prompts = shared if number == 0 else self._start_encoding(calls, job)
-                waiting = [
-                    calls.result(StageName.TEXT_ENCODER, self._facts, prompt) for prompt in prompts
-                ]
-                return await all_or_none(*waiting)
-
-        return await retried(job.request_id, attempt)
-
     async def _draw(self, image: Image, shared: Prompts) -> Drawn:
         """One image of the request, from noise to file."""
         began, request_id = time.perf_counter(), image.job.request_id
@@ -148,7 +138,7 @@ class Graph:
         file = await retried(request_id, lambda _: self._finish_image(image, latents))
         finished = time.perf_counter()
         self._tail.observe(_pixels(image.job.params), finished - denoised, now=finished)
-        return Drawn(file, finished - began, tuple(relay.resumed_at))
+        return Drawn(file, latents.prompts, finished - began, tuple(relay.resumed_at))
 
     async def _denoise_on(
         self, image: Image, shared: Prompts, relay: Relay
@@ -201,13 +191,14 @@ class Graph:
         job, index, _ = image
         with Calls(job.request_id) as calls:
             pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
-            verdict = await calls.result(StageName.SAFETY, self._classify, pixels, job.terms)
-            _refuse_if_flagged(verdict, index)
+            timings: Timings = {}
+            if self._classifies:
+                verdict = await calls.result(StageName.SAFETY, self._classify, pixels, job.terms)
+                _refuse_if_flagged(verdict, index)
+                timings = verdict.timings
             spec = _finish_spec(job, index)
             file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
-        return replace(
-            file, steps_run=latents.steps_run, timings={**file.timings, **verdict.timings}
-        )
+        return replace(file, steps_run=latents.steps_run, timings={**file.timings, **timings})
 
 
 class Image(NamedTuple):
@@ -219,9 +210,10 @@ class Image(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A finished image, the seconds from its start, and the steps from which it went on."""
+    """A finished image, its prompts, the seconds from its start, and the steps it went on from."""
 
     file: FinishedImage
+    prompts: tuple[PromptFacts, ...]
     seconds: float
     resumed_at: tuple[int, ...]
 

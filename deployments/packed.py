@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deployments.advice import PromptFacts
 from pipelines.contracts import Cut, Timings, no_timings
 
 
@@ -34,12 +35,13 @@ class PackedConditioning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedLatents:
-    """`Latents` on the wire."""
+    """`Latents` on the wire, with what is to be told of the prompts that they were drawn from."""
 
     packed: PackedTensor
     height: int
     width: int
     steps_run: int
+    prompts: tuple[PromptFacts, ...] = ()
     timings: Timings = field(default_factory=no_timings)
 
 

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deployments.advice import PromptFacts
 from deployments.boundary import Boundary, starting
 from deployments.options import TextEncoderOptions
 from deployments.packed import PackedConditioning
@@ -58,12 +57,6 @@ class TextEncoder:
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)
             return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
-
-    async def facts(self, conditioning: PackedConditioning) -> PromptFacts:
-        """The counts of a conditioning that comes by reference, so that its tensors stay here."""
-        return PromptFacts(
-            num_tokens=conditioning.num_tokens, dropped_text=conditioning.dropped_text
-        )
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded."""

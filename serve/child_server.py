@@ -31,6 +31,13 @@ SERVE_RUN_PORT = 8000
 _MARK = "DEMO_SERVER_ID"
 """The environment variable that marks a server's processes; its value is the server's own."""
 
+RAY_SERVE_VARIABLES = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""One event loop in each replica instead of three: no coroutine here blocks, and a third of the
+processor time of serving a small image was spent on passing between them."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 _LAST_PORT = 65_535
 _GRACE_S = 30.0
@@ -215,6 +222,8 @@ def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     environment.pop("RAY_ADDRESS", None)
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name, value in RAY_SERVE_VARIABLES.items():
+        environment.setdefault(name, value)
     # Said aloud, because Ray's default depends on what earlier clusters left in the home folder.
     environment.setdefault("RAY_AUTH_MODE", "token")
     return environment

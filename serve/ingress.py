@@ -39,7 +39,7 @@ class Ingress:
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
         self._services = Services.over(
-            Graph(StageHandles(**handles)),
+            Graph(StageHandles(**handles), classifies=settings.stages.safety.classifier != "off"),
             open_store(settings.stages.storage),
             settings=settings,
             spec=spec,

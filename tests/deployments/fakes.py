@@ -182,9 +182,6 @@ class FakeStages:
         self.encoded.append(prompt.prompt)
         return prompt.prompt
 
-    async def facts(self, conditioning: str) -> PromptFacts:
-        return PromptFacts(num_tokens=len(conditioning), dropped_text=self.dropped_text)
-
     async def denoise(
         self, job: LatentJob, *conditionings: str, start: PackedCheckpoint | None = None
     ) -> AsyncIterator[Denoising]:
@@ -209,7 +206,16 @@ class FakeStages:
             self.cancelled.append(job)
             raise
         self.denoised.append(job)
-        yield PackedLatents(packed=mark, height=job.height, width=job.width, steps_run=step)
+        yield PackedLatents(
+            packed=mark,
+            height=job.height,
+            width=job.width,
+            steps_run=step,
+            prompts=tuple(
+                PromptFacts(num_tokens=len(text), dropped_text=self.dropped_text)
+                for text in conditionings
+            ),
+        )
 
     async def decode(self, latents: PackedLatents, terms: ServiceTerms) -> LatentJob:
         self.decoded += 1
