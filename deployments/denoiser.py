@@ -34,7 +34,9 @@ from pipelines.errors import StageFailed
 class Denoiser:
     """Ray Serve deployment over `Engine` and `DenoiserStage`."""
 
-    def __init__(self, spec: ModelSpec, options: DenoiserOptions) -> None:
+    def __init__(
+        self, spec: ModelSpec, options: DenoiserOptions, *, hands_over: bool = True
+    ) -> None:
         with starting("Denoiser", options):
             import torch
 
@@ -51,8 +53,9 @@ class Denoiser:
             self._engine = build_engine(stage, spec, options)
             self._engine.start()
         self._boundary = Boundary("Denoiser")
-        self._drain_watch = DrainWatch(self._engine.hand_over)
-        self._drain_watch.start()
+        if hands_over:
+            self._drain_watch = DrainWatch(self._engine.hand_over)
+            self._drain_watch.start()
 
     async def denoise(
         self,

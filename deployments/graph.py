@@ -151,7 +151,7 @@ class Graph:
             stream = calls.start(
                 StageName.DENOISER,
                 self._denoise,
-                self._latent_job(image, has_begun=relay.checkpoint is not None),
+                self._latent_job(image, was_accepted=bool(relay.resumed_at)),
                 *prompts,
                 start=relay.checkpoint,
             )
@@ -164,14 +164,14 @@ class Graph:
                     return item
                 relay.checkpoint = item
 
-    def _latent_job(self, image: Image, *, has_begun: bool) -> LatentJob:
-        """The image's job, as one more work; one that has begun keeps what it was promised."""
+    def _latent_job(self, image: Image, *, was_accepted: bool) -> LatentJob:
+        """The image's job, as one more work; one that was accepted keeps what it was promised."""
         job, index, group = image
         terms = job.terms
         if terms.deadline is not None:
             tail = self._tail.seconds(_pixels(job.params), now=time.perf_counter())
             terms = replace(terms, deadline=terms.deadline - tail)
-        if has_begun:
+        if was_accepted:
             terms = replace(terms, refuses_late=False, is_promised=terms.refuses_late)
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
         return LatentJob.of(job.params, index, group=group, work_id=work_id, terms=terms)

@@ -13,6 +13,7 @@ class StageName(StrEnum):
     VAE_DECODER = "VaeDecoder"
     SAFETY = "SafetyClassifier"
     FINISHER = "Finisher"
+    TOGETHER = "Together"
 
     @property
     def key(self) -> str:

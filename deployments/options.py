@@ -203,6 +203,9 @@ class StorageOptions(Options):
 class StagesConfig(Options):
     """All stages; the defaults fit a laptop with two cores and no GPU."""
 
+    together: bool = False
+    """All stages in one replica: fewer hops, for small models and small machines. Replicas, GPUs,
+    labels and queue bounds are then the denoiser's, and CPUs those of all stages."""
     text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
     """Prompts to conditionings."""
     denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)

@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from deployments.graph import Graph, StageHandles
+from deployments.names import StageName
+from deployments.remote_graph import RemoteGraph
 from deployments.storage import open_store
 from pipelines.catalog import ModelSpec
 from pipelines.moderation import PromptRules
@@ -39,7 +41,7 @@ class Ingress:
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
         self._services = Services.over(
-            Graph(StageHandles(**handles), classifies=settings.stages.safety.classifier != "off"),
+            _graph(settings, handles),
             open_store(settings.stages.storage),
             settings=settings,
             spec=spec,
@@ -50,6 +52,13 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxies put x-request-id on every response themselves.
         return create_app(self._services, echo_request_id=False)
+
+
+def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
+    if settings.stages.together:
+        return RemoteGraph(handles[StageName.TOGETHER.key])
+    classifies = settings.stages.safety.classifier != "off"
+    return Graph(StageHandles(**handles), classifies=classifies)
 
 
 def own_context(request_id: str) -> Context:

@@ -1,6 +1,6 @@
 """Stand-ins for what a test of one part does not want to load, with the interface of the real one.
 
-`FakeHandle` is a Serve handle over an object in this event loop: its calls run concurrently, wait
+`LocalHandle` is a Serve handle over an object in this event loop: its calls run concurrently, wait
 for the responses among their arguments, stream, and can be cancelled. The fake stages hand on jobs
 and numbers where the real ones hand on tensors; the graph looks at neither.
 """
@@ -8,7 +8,7 @@ and numbers where the real ones hand on tensors; the graph looks at neither.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from deployments.advice import PromptFacts
 from deployments.graph import StageHandles
+from deployments.local_handle import LocalHandle
 from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedLatents, PackedTensor
 from pipelines.contracts import (
     FinishedImage,
@@ -47,83 +48,6 @@ class FakeClassifier:
             )
             for image in images
         ]
-
-
-class FakeResponse:
-    """A call under way, as `DeploymentResponse`."""
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.shield(self._task).__await__()
-
-    def cancel(self) -> None:
-        self._task.cancel()
-
-
-class FakeStream:
-    """A streaming call under way, as `DeploymentResponseGenerator`."""
-
-    def __init__(self, task: asyncio.Task[Any], items: asyncio.Queue[Any]) -> None:
-        self._task = task
-        self._items = items
-
-    async def __anext__(self) -> Any:
-        item = await self._items.get()
-        if item is not _END:
-            return item
-        await self._task
-        raise StopAsyncIteration
-
-    def cancel(self) -> None:
-        self._task.cancel()
-
-
-_END = object()
-
-
-class FakeHandle:
-    """A handle whose calls run a stage's methods as tasks, as `DeploymentHandle`.
-
-    Its names are of an application that no cluster runs.
-    """
-
-    app_name = "fake"
-    deployment_name = "Fake"
-
-    def __init__(self, stage: object, method_name: str = "", stream: bool = False) -> None:
-        self._stage = stage
-        self._method_name = method_name
-        self._stream = stream
-
-    def options(
-        self, *, method_name: str = "", stream: bool = False, _by_reference: bool = True
-    ) -> FakeHandle:
-        return FakeHandle(
-            self._stage, method_name or self._method_name, stream=stream or self._stream
-        )
-
-    def remote(self, *args: Any, **kwargs: Any) -> FakeResponse | FakeStream:
-        method = getattr(self._stage, self._method_name)
-        items: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def call() -> Any:
-            values = [await arg if isinstance(arg, FakeResponse) else arg for arg in args]
-            return await method(*values, **kwargs)
-
-        async def stream() -> None:
-            try:
-                values = [await arg if isinstance(arg, FakeResponse) else arg for arg in args]
-                async for item in method(*values, **kwargs):
-                    items.put_nowait(item)
-            finally:
-                items.put_nowait(_END)
-
-        task = asyncio.get_running_loop().create_task(stream() if self._stream else call())
-        # An error that nobody awaits, because the caller has gone, is no news.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return FakeStream(task, items) if self._stream else FakeResponse(task)
 
 
 Hook = Callable[[LatentJob], Awaitable[None]]
@@ -167,7 +91,7 @@ class FakeStages:
     is_ready: bool = True
 
     def handles(self) -> StageHandles:
-        handle = cast(Any, FakeHandle(self))
+        handle = cast(Any, LocalHandle(self))
         return StageHandles(
             text_encoder=handle,
             denoiser=handle,

@@ -224,7 +224,7 @@ async def test_requests_of_one_id_are_two_to_the_denoiser_and_their_images_one()
     assert {job.num_images for job in stages.started} == {2}
 
 
-async def test_an_image_that_has_begun_keeps_its_promise_elsewhere() -> None:
+async def test_an_image_that_was_accepted_keeps_its_promise_elsewhere() -> None:
     async def go_away(job: LatentJob, step: int) -> None:
         if len(stages.started) == 1 and step == 3:
             raise GoesAway

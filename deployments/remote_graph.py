@@ -1,0 +1,36 @@
+"""The graph of stages that run together, seen from the ingress. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from deployments.attempts import retried
+from deployments.calls import Calls, is_ready
+from deployments.graph import READY_TIMEOUT_S
+from deployments.names import StageName
+from pipelines.contracts import GenerationJob, GenerationResult
+
+
+class RemoteGraph:
+    """Runs jobs on the replicas of `Together`."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._generate = handle.options(method_name="generate")
+        self._ready = handle.options(method_name="ready")
+
+    async def generate(self, job: GenerationJob) -> GenerationResult:
+        """As `Graph.generate`; when a replica dies, its requests begin anew on another."""
+
+        async def attempt(_: int) -> GenerationResult:
+            with Calls(job.request_id) as calls:
+                return await calls.result(StageName.TOGETHER, self._generate, job)
+
+        return await retried(job.request_id, attempt)
+
+    async def ready(self) -> Mapping[str, bool]:
+        """Whether a replica answers within `READY_TIMEOUT_S`."""
+        answer = await is_ready(StageName.TOGETHER, self._ready, timeout_s=READY_TIMEOUT_S)
+        return {str(StageName.TOGETHER): answer}

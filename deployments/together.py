@@ -1,0 +1,55 @@
+"""Together: all stages in one replica, for machines where a hop between processes costs too much.
+
+The same stages, graph and engine as apart, called as methods instead of over handles: one call from
+the ingress for each request. What is given up is what processes give: scaling and placing stages by
+themselves, and moving images when a replica goes. One that is told to go finishes what it has; one
+that dies loses its requests' steps, which begin anew elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from deployments.denoiser import Denoiser
+from deployments.finisher import Finisher
+from deployments.graph import Graph, StageHandles
+from deployments.local_handle import LocalHandle
+from deployments.options import StagesConfig
+from deployments.safety import SafetyClassifier
+from deployments.text_encoder import TextEncoder
+from deployments.vae_decoder import VaeDecoder
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import GenerationJob, GenerationResult
+
+
+class Together:
+    """Ray Serve deployment over the five stages and their graph."""
+
+    def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:
+        self._stages: dict[str, Any] = {
+            "text_encoder": TextEncoder(spec.source, config.text_encoder),
+            "denoiser": Denoiser(spec, config.denoiser, hands_over=False),
+            "vae_decoder": VaeDecoder(spec.source, config.vae_decoder),
+            "safety": SafetyClassifier(config.safety),
+            "finisher": Finisher(config.finisher, config.storage),
+        }
+        handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
+        self._graph = Graph(StageHandles(**handles), classifies=config.safety.classifier != "off")
+
+    async def generate(self, job: GenerationJob) -> GenerationResult:
+        """As `Graph.generate`."""
+        return await self._graph.generate(job)
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once all stages are loaded."""
+        return True
+
+    def check_health(self) -> None:
+        """Raises StageFailed when one of the stages has stopped working."""
+        for stage in self._stages.values():
+            stage.check_health()
+
+    def __del__(self) -> None:
+        for stage in getattr(self, "_stages", {}).values():
+            stage.__del__()
+        self._stages = {}

@@ -1,0 +1,134 @@
+"""All stages in one replica: the same pictures, over calls that never leave the process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray.exceptions
+from PIL import Image
+
+from deployments.application import bind_stages
+from deployments.local_handle import LocalHandle
+from deployments.names import StageName
+from deployments.options import StagesConfig
+from deployments.remote_graph import RemoteGraph
+from deployments.together import Together
+from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams
+from pipelines.errors import StageFailed
+from tests.oracle import compare, oracle_images
+from tests.specs import tiny_spec
+
+PARAMS = GenerationParams(
+    prompt="a red circle",
+    height=64,
+    width=48,
+    num_inference_steps=3,
+    guidance_scale=3.5,
+    seed=4,
+    num_images=2,
+    max_sequence_length=12,
+)
+JOB = GenerationJob(request_id="r", params=PARAMS, finish=FinishSpec(seed=4))
+
+
+@pytest.fixture
+async def together(dev_like: Path, tmp_path: Path) -> AsyncIterator[Together]:
+    config = StagesConfig.model_validate(
+        {
+            "together": True,
+            "denoiser": {"cost_cache": tmp_path / "cost", "calibration_s": 0.2},
+            "safety": {"classifier": "off"},
+            "storage": {"directory": tmp_path / "files"},
+        }
+    )
+    stages = Together(tiny_spec(dev_like), config)
+    yield stages
+    stages.__del__()
+
+
+async def test_it_draws_what_the_oracle_draws(together: Together, dev_like: Path) -> None:
+    result = await together.generate(JOB)
+    expected = oracle_images(dev_like, PARAMS)
+    for image, theirs in zip(result.images, expected, strict=True):
+        assert image.b64 is not None
+        ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(image.b64))))
+        assert compare(ours, theirs).is_exact
+    assert [image.steps_run for image in result.images] == [3, 3]
+    assert result.usage.output_tokens == 2 * 12
+    assert {"encode", "denoise", "decode", "finish", "total"} <= result.timings.keys()
+    assert "safety" not in result.timings
+    assert await together.ready()
+    together.check_health()
+
+
+async def test_a_request_that_is_given_up_leaves_the_engine(together: Together) -> None:
+    denoiser: Any = together._stages["denoiser"]
+    slow = GenerationJob(
+        request_id="slow",
+        params=GenerationParams(
+            prompt="a cat",
+            height=64,
+            width=64,
+            num_inference_steps=5000,
+            guidance_scale=3.5,
+            seed=1,
+            max_sequence_length=12,
+        ),
+        finish=FinishSpec(seed=1),
+    )
+    task = asyncio.create_task(together.generate(slow))
+    while not (await denoiser.stats()).steps:  # noqa: ASYNC110  the engine is another thread
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while (await denoiser.stats()).works:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+def test_it_is_placed_as_the_denoiser_with_the_cpus_of_all() -> None:
+    config = StagesConfig.model_validate(
+        {"together": True, "denoiser": {"num_cpus": 1, "num_replicas": 3}}
+    )
+    (stage,) = bind_stages(tiny_spec("nowhere"), config).items()
+    key, application = stage
+    deployment: Any = application._bound_deployment
+    assert (key, deployment.name, deployment.num_replicas) == ("together", "Together", 3)
+    assert deployment.ray_actor_options["num_cpus"] == pytest.approx(1.7)
+
+
+async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.attempts.RETRY_PAUSE_S", 0.0)
+
+    class Dying:
+        def __init__(self, deaths: int) -> None:
+            self.calls, self.deaths = 0, deaths
+
+        async def generate(self, job: GenerationJob) -> str:
+            self.calls += 1
+            if self.calls <= self.deaths:
+                raise ray.exceptions.ActorDiedError
+            return job.request_id
+
+        async def ready(self) -> bool:
+            return True
+
+    stage = Dying(2)
+    graph = RemoteGraph(_handle(stage))
+    assert await graph.generate(JOB) == "r"
+    assert stage.calls == 3
+    assert await graph.ready() == {"Together": True}
+    with pytest.raises(StageFailed, match="Together failed 3 times") as failed:
+        await RemoteGraph(_handle(Dying(3))).generate(JOB)
+    assert failed.value.stage == StageName.TOGETHER
+
+
+def _handle(stage: object) -> Any:
+    return LocalHandle(stage)
