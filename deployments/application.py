@@ -25,28 +25,19 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
 
     They are arguments for an ingress's `bind`: its constructor receives a handle for each.
     """
-    if config.together:
-        return {StageName.TOGETHER.key: _together(config).bind(spec, config)}
     source = spec.source
-    stages = {
-        StageName.TEXT_ENCODER: (TextEncoder, config.text_encoder, (source, config.text_encoder)),
-        StageName.DENOISER: (Denoiser, config.denoiser, (spec, config.denoiser)),
-        StageName.VAE_DECODER: (VaeDecoder, config.vae_decoder, (source, config.vae_decoder)),
-        StageName.SAFETY: (SafetyClassifier, config.safety, (config.safety,)),
-        StageName.FINISHER: (Finisher, config.finisher, (config.finisher, config.storage)),
+    classes = {
+        StageName.TEXT_ENCODER: (TextEncoder, (source, config.text_encoder)),
+        StageName.DENOISER: (Denoiser, (spec, config.denoiser)),
+        StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder)),
+        StageName.SAFETY: (SafetyClassifier, (config.safety,)),
+        StageName.FINISHER: (Finisher, (config.finisher, config.storage)),
+        StageName.TOGETHER: (Together, (spec, config)),
     }
     return {
-        name.key: _deployment(name, cls, options).bind(*arguments)
-        for name, (cls, options, arguments) in stages.items()
+        name.key: _deployment(name, classes[name][0], options).bind(*classes[name][1])
+        for name, options in config.deployed().items()
     }
-
-
-def _together(config: StagesConfig) -> Deployment:
-    """One deployment that is placed as the denoiser, with the CPUs of all stages."""
-    stages = (config.text_encoder, config.vae_decoder, config.safety, config.finisher)
-    num_cpus = config.denoiser.num_cpus + sum(stage.num_cpus for stage in stages)
-    options = config.denoiser.model_copy(update={"num_cpus": num_cpus})
-    return _deployment(StageName.TOGETHER, Together, options)
 
 
 def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:

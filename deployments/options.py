@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.names import StageName
 from deployments.placement import AutoscalingOptions, Options, StageOptions
 
 __all__ = [
@@ -218,3 +219,17 @@ class StagesConfig(Options):
     """Pixels to a file."""
     storage: StorageOptions = Field(default_factory=StorageOptions)
     """Where files are kept."""
+
+    def deployed(self) -> dict[StageName, StageOptions]:
+        """The options of each deployment that there will be: of the five stages, or of one."""
+        stages: dict[StageName, StageOptions] = {
+            StageName.TEXT_ENCODER: self.text_encoder,
+            StageName.DENOISER: self.denoiser,
+            StageName.VAE_DECODER: self.vae_decoder,
+            StageName.SAFETY: self.safety,
+            StageName.FINISHER: self.finisher,
+        }
+        if not self.together:
+            return stages
+        num_cpus = sum(options.num_cpus for options in stages.values())
+        return {StageName.TOGETHER: self.denoiser.model_copy(update={"num_cpus": num_cpus})}

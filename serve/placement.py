@@ -43,13 +43,14 @@ def placements(settings: Settings) -> list[Placement]:
         num_cpus=ingress.num_cpus,
         where=_labels(ingress.label_selector),
     )
-    return [first, *(_stage(name, getattr(stages, name.key), spec) for name in StageName)]
+    return [first, *(_stage(name, each, spec) for name, each in stages.deployed().items())]
 
 
 def _stage(name: StageName, options: StageOptions, spec: ModelSpec) -> Placement:
     low, high = _bounds(options.num_replicas, options.autoscaling)
     where = [options.accelerator_type or "", _labels(options.label_selector)]
-    weights = spec.parameters * _BYTES[options.dtype] if name is StageName.DENOISER else None
+    denoises = name in (StageName.DENOISER, StageName.TOGETHER)
+    weights = spec.parameters * _BYTES[options.dtype] if denoises else None
     return Placement(
         deployment=str(name),
         min_replicas=low,
