@@ -57,7 +57,7 @@ class WatchedHandle:
         if not args or not isinstance(args[0], LatentJob):
             return self._handle.remote(*args, **kwargs)
         step = 0 if start is None else start.step
-        attempt = Attempt(args[0].group, step, step)
+        attempt = Attempt(args[0].work_id.rsplit("/", 2)[0], step, step)
         self._attempts.append(attempt)
         return _WatchedStream(self._handle.remote(*args, start=start, **kwargs), attempt)
 
