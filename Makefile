@@ -52,6 +52,8 @@ bench: env
 	$(BIN)/python -m benchmarks.exactness --quick
 	$(BIN)/python -m benchmarks.adherence --n 100
 	$(BIN)/python -m benchmarks.overhead --runs 10
+	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.throughput --quick
 
 train-embedded: env
 	$(BIN)/python -m pipelines.embedded.train

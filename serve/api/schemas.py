@@ -55,9 +55,12 @@ class ImageGenerationRequest(BaseModel):
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None, description="Absent: both."
     )
-    user: Text | None = Field(default=None, description="Written into the request log.")
+    user: Text | None = Field(
+        default=None,
+        description="The tenant, where no gateway names it: fairness, places, sharing.",
+    )
     safety_identifier: Text | None = Field(
-        default=None, description="Written into the request log; takes precedence over `user`."
+        default=None, description="As `user`, over which it takes precedence."
     )
     stream: bool = False
     partial_images: int = 0
