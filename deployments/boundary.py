@@ -29,7 +29,7 @@ def starting(stage: str, options: StageOptions) -> Iterator[None]:
     began = time.monotonic()
     try:
         yield
-    except Exception:
+    except Exception:  # re-raised: whatever it is, this process's log alone can say it
         logger.exception("%s could not start", stage)
         raise
     logger.info(
@@ -59,7 +59,7 @@ class Boundary:
             yield
         except SluiceError:
             raise
-        except Exception as error:
+        except Exception as error:  # the edge of the process: its class may need torch to unpickle
             self._count_failure()
             logger.exception("%s failed", self._stage)
             raise StageFailed(f"{self._stage} failed on this request", stage=self._stage) from error

@@ -35,8 +35,8 @@ RAY_SERVE_VARIABLES = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
-"""One event loop in each replica instead of three: no coroutine here blocks, and a third of the
-processor time of serving a small image was spent on passing between them."""
+"""One event loop in each replica instead of three, as no coroutine here blocks: small images cost
+less processor time when fewer threads hand them on."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LAST_PORT = 65_535
