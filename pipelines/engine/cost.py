@@ -95,6 +95,16 @@ class CostSurface:
         """Seconds of a tick of `load`."""
         return max(self.floor, self.base + self.marginal(load), _MIN_SECONDS)
 
+    def times(self, factor: float) -> CostSurface:
+        """The surface of a device that takes `factor` times as long for everything."""
+        return CostSurface(
+            base=self.base * factor,
+            per_token=self.per_token * factor,
+            per_square=self.per_square * factor,
+            per_segment=self.per_segment * factor,
+            floor=self.floor * factor,
+        )
+
     @property
     def knee(self) -> float:
         """Seconds of a tick past which a fuller one only makes everybody in it wait longer."""
@@ -193,29 +203,25 @@ class CostModel:
     """The surface in force, refined by the ticks that really ran.
 
     Two rates: a factor follows at once what changes for all ticks (a shared machine, a hot GPU),
-    and the surface is fitted anew from time to time over the calibration and the latest ticks.
+    and the surface is fitted anew from time to time, over the calibration at today's speed and the
+    latest ticks. Ticks are much alike, as they are filled to the knee, and a shared machine's times
+    vary by more than `base` is, so by themselves they tell little of it: a knee that followed them
+    would stray, to 0 in the end. So all ticks of about one load are one point, and the calibration,
+    whose loads differ, keeps the shape.
     """
 
     def __init__(self, calibration: Sequence[Observation]) -> None:
         self._calibration = tuple(calibration)
+        self._calibrated = fit(self._calibration)
         self._recent: deque[Observation] = deque(maxlen=_OBSERVATIONS_KEPT)
-        self._fitted = fit(self._calibration)
+        self._fitted = self._calibrated
         self._factor = 1.0
         self._observed = 0
 
     @property
     def surface(self) -> CostSurface:
         """The surface as of now."""
-        if self._factor == 1.0:
-            return self._fitted
-        fitted, factor = self._fitted, self._factor
-        return CostSurface(
-            base=fitted.base * factor,
-            per_token=fitted.per_token * factor,
-            per_square=fitted.per_square * factor,
-            per_segment=fitted.per_segment * factor,
-            floor=fitted.floor * factor,
-        )
+        return self._fitted if self._factor == 1.0 else self._fitted.times(self._factor)
 
     def observe(self, load: Load, seconds: float) -> bool:
         """Take a tick into account; True when the surface was fitted anew."""
@@ -231,20 +237,23 @@ class CostModel:
         return True
 
     def _refit(self) -> None:
-        """Fit the shape over everything: the calibration keeps sizes alive that nobody asks for.
-
-        The calibration is brought to today's speed first, or it would hold back what is true now.
-        """
-        factor = self._factor
-        aged = [Observation(load, seconds * factor) for load, seconds in self._calibration]
-        self._fitted = fit([*aged, *_medians(self._recent)])
-        self._calibration = tuple(aged)
+        points = self._points()
+        speed = float(
+            np.median([seconds / self._calibrated.seconds(load) for load, seconds in points])
+        )
+        calibration = [Observation(load, speed * seconds) for load, seconds in self._calibration]
+        self._fitted = fit([*calibration, *points])
         self._factor = 1.0
 
-
-def _medians(observations: Iterable[Observation]) -> list[Observation]:
-    """One observation for each load: the median of its times, robust against interruptions."""
-    by_load: dict[Load, list[float]] = {}
-    for load, seconds in observations:
-        by_load.setdefault(load, []).append(seconds)
-    return [Observation(load, float(np.median(times))) for load, times in by_load.items()]
+    def _points(self) -> list[Observation]:
+        """One observation for all recent ticks of about one load: the median of their ratios."""
+        ratios: dict[tuple[int, int], list[float]] = {}
+        loads: dict[tuple[int, int], Load] = {}
+        for load, seconds in self._recent:
+            cell = (round(2 * math.log2(load.tokens)), round(math.log2(load.segments)))
+            ratios.setdefault(cell, []).append(seconds / self._calibrated.seconds(load))
+            loads[cell] = load
+        return [
+            Observation(load, float(np.median(ratios[cell])) * self._calibrated.seconds(load))
+            for cell, load in loads.items()
+        ]

@@ -259,11 +259,12 @@ def test_values_that_are_not_finite_stay_in_their_trajectory(
     def run(*, poison: bool) -> list[Trajectory]:
         works = [stage.admit(job, *conditionings) for job in jobs]
         if poison:
-            bad = works[1]
-            if where == "latents":
-                bad.latents[0, 0] = torch.nan
-            else:
-                (bad.segments[0].txt if where == "text" else bad.segments[0].vec)[1] = torch.inf
+            bad, (segment, *others) = works[1], works[1].segments
+            # Its own: the two with one prompt share their modulation.
+            segment = segment._replace(txt=segment.txt.clone(), vec=segment.vec.clone())
+            bad.segments = (segment, *others)
+            values = {"text": segment.txt[1], "modulation": segment.vec[1], "latents": bad.latents}
+            values[where][0] = torch.inf
         for _ in range(3):
             stage.tick(works)
         return works
@@ -330,3 +331,23 @@ def test_a_tick_fits_into_what_it_was_said_to_take(
     with PeakMemory() as memory:
         stage.tick(works)
     assert 0.3 * stage.tick_bytes(tokens) < memory.peak <= stage.tick_bytes(tokens)
+
+
+def test_images_of_one_prompt_share_their_modulation_and_others_do_not(
+    stage: DenoiserStage,
+) -> None:
+    here, other = texts(stage)[0], stage.random_conditioning(8)
+    first, second = (
+        stage.admit(replace(JOB, work_id=str(seed), seed=seed), here, None) for seed in range(2)
+    )
+    (shared,) = {trajectory.segments[0].vec.data_ptr() for trajectory in (first, second)}
+    different = [
+        stage.admit(JOB, other, None),
+        stage.admit(replace(JOB, num_inference_steps=6), here, None),
+        stage.admit(replace(JOB, guidance_scale=2.0), here, None),
+    ]
+    stage.cut(second, 3)
+    for trajectory in (*different, second):
+        assert trajectory.segments[0].vec.data_ptr() != shared
+    # One goes its own way, and the other still steps as if it were alone.
+    assert torch.equal(finished(stage, first), finished(stage, stage.admit(first.job, here, None)))

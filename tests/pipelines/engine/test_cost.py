@@ -154,3 +154,31 @@ def test_hundreds_of_different_ticks_are_fitted_as_well() -> None:
     ]
     fitted = fit(observed(FLOORED, loads))
     assert max(relative_errors(fitted, observed(FLOORED))) < 0.03
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_knee_stays_where_noisy_ticks_are_filled_to_it(seed: int) -> None:
+    """What a shared machine does to times, fed back: ticks are as long as the knee says."""
+    draw = random.Random(seed)
+    model = CostModel(observed(TRUTH))
+    knees: list[float] = []
+    for _ in range(4000):
+        length = draw.choice(LENGTHS[:3])
+        count = max(1, model.surface.knee_tokens(length) // length - draw.randrange(2))
+        load = Load.of([length] * count)
+        noise = draw.lognormvariate(0.3, 0.4) + (draw.random() < 0.05) * draw.expovariate(0.5)
+        model.observe(load, noise * TRUTH.seconds(load))
+        knees.append(model.surface.knee_tokens(272))
+    expected = TRUTH.knee_tokens(272)
+    assert min(knees) > 0.5 * expected
+    assert max(knees) < 2 * expected
+
+
+def test_a_shape_that_was_calibrated_wrongly_is_corrected_where_ticks_run() -> None:
+    model = CostModel(observed(replace(TRUTH, base=2 * TRUTH.base, per_token=1.5e-5)))
+    for turn in range(640):
+        load = LOADS[turn % len(LOADS)]
+        model.observe(load, TRUTH.seconds(load))
+    before = relative_errors(replace(TRUTH, base=2 * TRUTH.base, per_token=1.5e-5), observed(TRUTH))
+    after = relative_errors(model.surface, observed(TRUTH))
+    assert max(after) < 0.6 * max(before)
