@@ -23,12 +23,16 @@ from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import EngineStats
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Tick
-from pipelines.errors import Overloaded, StageFailed
+from pipelines.errors import Overloaded, SluiceError, StageFailed
 
 logger = logging.getLogger(__name__)
 
 _REPRICE_EVERY = 16
 """Ticks after which the scheduler hears what they cost."""
+
+_BROKEN_AFTER = 3
+"""Requests that fail one after the other, for no reason that a stage knows, before the stage is
+taken to be broken: a device that is lost fails whatever it is given."""
 
 
 class Engine:
@@ -57,6 +61,7 @@ class Engine:
         self._is_stopping = False
         self._is_handing_over = False
         self._ticks = self._steps = self._preempted = 0
+        self._failed_groups: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
     def start(self) -> None:
@@ -175,6 +180,7 @@ class Engine:
             self._count_preempted(tick, stepped)
             stepped = self._prepare(tick)
             self._step(stepped, tick)
+            self._check_stage(stepped)
             stepped = self._advance(stepped, tick)
 
     def _plan(self) -> Tick | None:
@@ -226,6 +232,13 @@ class Engine:
                 with self._alone(entry):
                     self._stage.tick([entry.trajectory])
 
+    def _check_stage(self, stepped: Sequence[Entry]) -> None:
+        """Raises StageFailed when nothing works any more: the loop ends, and works go elsewhere."""
+        if any(not entry.future.done() for entry in stepped):
+            self._failed_groups.clear()
+        elif len(self._failed_groups) >= _BROKEN_AFTER:
+            raise StageFailed("the stage fails on all that it is given", stage="Denoiser")
+
     def _timed_tick(self, entries: Sequence[Entry], tick: Tick) -> None:
         began = time.perf_counter()
         self._stage.tick([entry.trajectory for entry in entries])
@@ -267,9 +280,7 @@ class Engine:
         """Let go of every work, at a point where none is being stepped."""
         for entry in list(self._entries.values()):
             with self._alone(entry):
-                entry.park(self._stage)
-                if entry.on_checkpoint is not None and entry.began is not None and entry.start:
-                    entry.on_checkpoint(entry.start)
+                entry.hand_out(self._stage)
                 self._fail(entry, HandedOver())
 
     def _count_preempted(self, tick: Tick, stepped: Sequence[Entry]) -> None:
@@ -284,6 +295,8 @@ class Engine:
         try:
             yield
         except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
+            if not isinstance(error, SluiceError):
+                self._failed_groups.add(entry.job.group)
             self._fail(entry, error)
 
     def _fail(self, entry: Entry, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -11,6 +12,9 @@ from typing import Any
 from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Work
+from pipelines.errors import SluiceError
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[StepEvent], None]
 OnCheckpoint = Callable[[Checkpoint], None]
@@ -52,6 +56,20 @@ class Entry:
         if self.trajectory is not None:
             self.start = stage.checkpoint(self.trajectory)
             self.trajectory = None
+
+    def hand_out(self, stage: Stepper[Any]) -> None:
+        """Park, and tell who listens where it stands.
+
+        A broken device gives no state back: it then goes on from its last checkpoint.
+        """
+        try:
+            self.park(stage)
+            if self.on_checkpoint is not None and self.began is not None and self.start:
+                self.on_checkpoint(self.start)
+        except SluiceError:  # of this image, wherever it is drawn
+            raise
+        except Exception:  # whatever a device raises
+            logger.exception("the state of %s is lost", self.id)
 
     def timings(self) -> Mapping[str, float]:
         """The encoder's timings and our own: the wait for the first tick, and the time since."""

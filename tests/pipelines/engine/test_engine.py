@@ -14,6 +14,7 @@ from pipelines.contracts import (
 )
 from pipelines.engine.cost import CostModel, Load, Observation
 from pipelines.engine.engine import Engine
+from pipelines.engine.entry import HandedOver
 from pipelines.engine.stepper import Stepper
 from pipelines.errors import (
     DeadlineUnreachable,
@@ -116,6 +117,37 @@ def test_a_bad_work_fails_alone(engine: Engine, stage: FakeStage, where: str) ->
     assert isinstance(bad.exception(10), (TypeError, RuntimeError, DegenerateImage))
     engine.check_health()
     assert engine.stats().works == 0
+
+
+def test_a_stage_that_fails_on_everything_ends_the_loop_and_the_rest_goes_elsewhere(
+    serial_engine: Engine, stage: FakeStage
+) -> None:
+    """As a lost device does: three requests show it, and more need not fail."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("device lost")
+
+    first = hold(stage, serial_engine)
+    futures = [first, *(serial_engine.submit(job(name), TEXT) for name in "bcde")]
+    stage.before_tick = fail
+    stage.gate.set()
+    errors = [type(future.exception(10)) for future in futures]
+    assert errors == [RuntimeError] * 3 + [HandedOver] * 2
+    with pytest.raises(HandedOver):
+        serial_engine.submit(job("f"), TEXT)
+    with pytest.raises(StageFailed, match="not running"):
+        serial_engine.check_health()
+
+
+def test_requests_that_fail_between_others_that_do_not_break_nothing(
+    serial_engine: Engine, stage: FakeStage
+) -> None:
+    stage.bad_tick = 13
+    for turn in range(5):
+        bad = serial_engine.submit(job(f"bad {turn}", seed=13), TEXT)
+        assert isinstance(bad.exception(10), RuntimeError)
+        assert serial_engine.submit(job(f"good {turn}"), TEXT).result(10).steps_run == 3
+    serial_engine.check_health()
 
 
 def test_a_listener_that_raises_fails_its_own_work_alone(engine: Engine) -> None:

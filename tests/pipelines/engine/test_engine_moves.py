@@ -82,6 +82,23 @@ def test_handing_over_gives_each_begun_work_a_last_checkpoint(
     other.stop()
 
 
+def test_a_state_that_the_device_does_not_give_back_is_handed_over_without(
+    engine: Engine, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Walk) -> Checkpoint:
+        raise RuntimeError("device lost")
+
+    checkpoints: list[Checkpoint] = []
+    stage.gate.clear()
+    future = engine.submit(job("a"), TEXT, on_checkpoint=checkpoints.append)
+    assert stage.entered.wait(10)
+    monkeypatch.setattr(stage, "checkpoint", fail)
+    engine.hand_over()
+    stage.gate.set()
+    assert isinstance(future.exception(10), HandedOver)
+    assert checkpoints == []
+
+
 def test_stopping_while_handing_over_still_hands_over(engine: Engine, stage: FakeStage) -> None:
     future = hold(stage, engine)
     engine.hand_over()
