@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from deployments.failures import ReplicaLost
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
+from pipelines.contracts import ServiceTerms
 from pipelines.errors import StageFailed
 
 logger = logging.getLogger("ray.serve")
@@ -46,6 +48,12 @@ async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
                 raise _gave_up(lost) from None
         await asyncio.sleep(RETRY_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
+
+
+def accepted(terms: ServiceTerms) -> ServiceTerms:
+    """Terms for another attempt: what was accepted is not refused any more, and stays promised."""
+    is_promised = terms.refuses_late or terms.is_promised
+    return replace(terms, refuses_late=False, is_promised=is_promised)
 
 
 class Relay:

@@ -8,9 +8,11 @@ which adds deployment, replica and request id.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from deployments.placement import StageOptions
 from pipelines.errors import SluiceError, StageFailed
@@ -40,6 +42,16 @@ def starting(stage: str, options: StageOptions) -> Iterator[None]:
         options.dtype,
         options.resolved_threads,
     )
+
+
+def end_process(why: str) -> NoReturn:
+    """End this replica as a crash would: its calls fail at once, and are made elsewhere.
+
+    For what a health check would notice too, but whose calls should not wait for that.
+    """
+    logger.critical("%s; this replica ends", why)
+    logging.shutdown()
+    os._exit(1)
 
 
 class Boundary:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from deployments.advice import PromptFacts
-from deployments.boundary import Boundary, starting
+from deployments.boundary import Boundary, end_process, starting
 from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
 from deployments.options import DenoiserOptions
@@ -37,6 +37,9 @@ class Denoiser:
     def __init__(
         self, spec: ModelSpec, options: DenoiserOptions, *, hands_over: bool = True
     ) -> None:
+        """Without `hands_over`, the callers are in this process: no image can go on elsewhere, and
+        a replica whose engine has ended takes the process with it.
+        """
         with starting("Denoiser", options):
             import torch
 
@@ -53,6 +56,7 @@ class Denoiser:
             self._engine = build_engine(stage, spec, options)
             self._engine.start()
         self._boundary = Boundary("Denoiser")
+        self._hands_over = hands_over
         if hands_over:
             self._drain_watch = DrainWatch(self._engine.hand_over)
             self._drain_watch.start()
@@ -91,6 +95,8 @@ class Denoiser:
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:
+                if not self._hands_over:  # the engine's loop ended by itself
+                    end_process("the denoiser's engine has ended")
                 yield Moved()
 
     async def stats(self) -> EngineStats:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.advice import PromptFacts, warnings_for
-from deployments.attempts import Relay, retried
+from deployments.attempts import Relay, accepted, retried
 from deployments.calls import Calls, all_or_none, is_ready
 from deployments.names import StageName
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
@@ -172,7 +172,7 @@ class Graph:
             tail = self._tail.seconds(_pixels(job.params), now=time.perf_counter())
             terms = replace(terms, deadline=terms.deadline - tail)
         if was_accepted:
-            terms = replace(terms, refuses_late=False, is_promised=terms.refuses_late)
+            terms = accepted(terms)
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
         return LatentJob.of(job.params, index, group=group, work_id=work_id, terms=terms)
 

@@ -206,7 +206,8 @@ class StagesConfig(Options):
 
     together: bool = False
     """All stages in one replica: fewer hops, for small models and small machines. Replicas, GPUs,
-    labels and queue bounds are then the denoiser's, and CPUs those of all stages."""
+    labels and queue bounds are then the denoiser's, and CPUs those of all stages; a stage computes
+    on the GPU if its own `num_gpus` is above 0."""
     text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
     """Prompts to conditionings."""
     denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)
@@ -219,6 +220,19 @@ class StagesConfig(Options):
     """Pixels to a file."""
     storage: StorageOptions = Field(default_factory=StorageOptions)
     """Where files are kept."""
+
+    @model_validator(mode="after")
+    def _check_gpus_together(self) -> Self:
+        others = (self.text_encoder, self.vae_decoder, self.safety)
+        if self.together and self.denoiser.num_gpus == 0:
+            for options in others:
+                if options.num_gpus > 0:
+                    raise self._reject(
+                        f"{options.section}.num_gpus",
+                        f"is {options.num_gpus:g}, but together the stages have the denoiser's GPU,"
+                        " which has none; set denoiser.num_gpus: 1",
+                    )
+        return self
 
     def deployed(self) -> dict[StageName, StageOptions]:
         """The options of each deployment that there will be: of the five stages, or of one."""

@@ -26,12 +26,14 @@ class Together:
     """Ray Serve deployment over the five stages and their graph."""
 
     def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:
+        # The denoiser last: the number of threads is the process's, and it shares out the memory
+        # that the others' weights leave.
         self._stages: dict[str, Any] = {
             "text_encoder": TextEncoder(spec.source, config.text_encoder),
-            "denoiser": Denoiser(spec, config.denoiser, hands_over=False),
             "vae_decoder": VaeDecoder(spec.source, config.vae_decoder),
             "safety": SafetyClassifier(config.safety),
             "finisher": Finisher(config.finisher, config.storage),
+            "denoiser": Denoiser(spec, config.denoiser, hands_over=False),
         }
         handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
         self._graph = Graph(StageHandles(**handles), classifies=config.safety.classifier != "off")

@@ -200,36 +200,36 @@ def relative_errors(surface: CostSurface, observations: Sequence[Observation]) -
 
 
 class CostModel:
-    """The surface in force, refined by the ticks that really ran.
+    """The surface in force, refined by the ticks that really ran: a shape and a pace.
 
-    Two rates: a factor follows at once what changes for all ticks (a shared machine, a hot GPU),
-    and the surface is fitted anew from time to time, over the calibration at today's speed and the
-    latest ticks. Ticks are much alike, as they are filled to the knee, and a shared machine's times
-    vary by more than `base` is, so by themselves they tell little of it: a knee that followed them
-    would stray, to 0 in the end. So all ticks of about one load are one point, and the calibration,
-    whose loads differ, keeps the shape.
+    The pace, a factor, follows at once what changes for all ticks (a shared machine, a hot GPU).
+    The shape is fitted anew from time to time, over the calibration and the latest ticks, each
+    brought to the calibration's speed. Ticks are much alike, as they are filled to the knee, and a
+    shared machine's times vary by more than `base` is, so by themselves they tell little of it: a
+    knee that followed them would stray, to 0 in the end. So all ticks of about one load are one
+    point, and the calibration, whose loads differ, keeps the shape.
     """
 
     def __init__(self, calibration: Sequence[Observation]) -> None:
         self._calibration = tuple(calibration)
-        self._calibrated = fit(self._calibration)
+        self._calibrated = self._shape = fit(self._calibration)
         self._recent: deque[Observation] = deque(maxlen=_OBSERVATIONS_KEPT)
-        self._fitted = self._calibrated
-        self._factor = 1.0
+        """At the calibration's speed."""
+        self._pace = 1.0
         self._observed = 0
 
     @property
     def surface(self) -> CostSurface:
         """The surface as of now."""
-        return self._fitted if self._factor == 1.0 else self._fitted.times(self._factor)
+        return self._shape.times(self._pace)
 
     def observe(self, load: Load, seconds: float) -> bool:
         """Take a tick into account; True when the surface was fitted anew."""
-        seconds = max(seconds, _MIN_SECONDS)
-        self._recent.append(Observation(load, seconds))
+        ratio = max(seconds, _MIN_SECONDS) / self._shape.seconds(load)
         # Clipped, so that one tick that the machine interrupted changes little.
-        ratio = min(max(seconds / self._fitted.seconds(load), 0.25), 4.0)
-        self._factor += 0.05 * (ratio - self._factor)
+        ratio = min(max(ratio, self._pace / 4), self._pace * 4)
+        self._pace += 0.05 * (ratio - self._pace)
+        self._recent.append(Observation(load, ratio * self._shape.seconds(load) / self._pace))
         self._observed += 1
         if self._observed % _REFIT_EVERY:
             return False
@@ -238,22 +238,31 @@ class CostModel:
 
     def _refit(self) -> None:
         points = self._points()
-        speed = float(
-            np.median([seconds / self._calibrated.seconds(load) for load, seconds in points])
+        before = self._shape
+        self._shape = fit([*self._calibration, *points])
+        # What ticks of today cost stays the same: only what tells them apart is new.
+        self._pace *= _median(
+            before.seconds(load) / self._shape.seconds(load) for load, _ in points
         )
-        calibration = [Observation(load, speed * seconds) for load, seconds in self._calibration]
-        self._fitted = fit([*calibration, *points])
-        self._factor = 1.0
 
     def _points(self) -> list[Observation]:
-        """One observation for all recent ticks of about one load: the median of their ratios."""
+        """One observation for all recent ticks of about one load, the median of their ratios.
+
+        Brought to the level of the calibration, as their own is the pace's affair.
+        """
         ratios: dict[tuple[int, int], list[float]] = {}
         loads: dict[tuple[int, int], Load] = {}
         for load, seconds in self._recent:
             cell = (round(2 * math.log2(load.tokens)), round(math.log2(load.segments)))
             ratios.setdefault(cell, []).append(seconds / self._calibrated.seconds(load))
             loads[cell] = load
+        medians = {cell: _median(each) for cell, each in ratios.items()}
+        level = _median(medians.values())
         return [
-            Observation(load, float(np.median(ratios[cell])) * self._calibrated.seconds(load))
+            Observation(load, medians[cell] / level * self._calibrated.seconds(load))
             for cell, load in loads.items()
         ]
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
 from pipelines.engine.admission import refuse_what_cannot_be
+from pipelines.engine.breaker import Breaker
 from pipelines.engine.cost import CostModel
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, work_of
 from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.stats import EngineStats
+from pipelines.engine.stats import Counters, EngineStats
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Tick
 from pipelines.errors import Overloaded, SluiceError, StageFailed
@@ -29,10 +30,6 @@ logger = logging.getLogger(__name__)
 
 _REPRICE_EVERY = 16
 """Ticks after which the scheduler hears what they cost."""
-
-_BROKEN_AFTER = 3
-"""Requests that fail one after the other, for no reason that a stage knows, before the stage is
-taken to be broken: a device that is lost fails whatever it is given."""
 
 
 class Engine:
@@ -60,8 +57,8 @@ class Engine:
         self._changed = threading.Condition()
         self._is_stopping = False
         self._is_handing_over = False
-        self._ticks = self._steps = self._preempted = 0
-        self._failed_groups: set[str] = set()
+        self._counters = Counters()
+        self._breaker = Breaker()
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
     def start(self) -> None:
@@ -142,13 +139,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Works, queued seconds and what was run, as of now."""
         with self._changed:
-            return EngineStats(
-                len(self._scheduler),
-                self._scheduler.queued_s,
-                self._ticks,
-                self._steps,
-                self._preempted,
-            )
+            return self._counters.stats(len(self._scheduler), self._scheduler.queued_s)
 
     def check_health(self) -> None:
         """Raises StageFailed when the loop has ended without being asked to."""
@@ -177,10 +168,10 @@ class Engine:
     def _loop(self) -> None:
         stepped: list[Entry] = []
         while (tick := self._plan()) is not None:
-            self._count_preempted(tick, stepped)
-            stepped = self._prepare(tick)
-            self._step(stepped, tick)
-            self._check_stage(stepped)
+            self._counters.count_preempted(stepped, tick.work_ids)
+            stepped = self._step(self._prepare(tick), tick)
+            if self._breaker.open:
+                self._breaker.pause()
             stepped = self._advance(stepped, tick)
 
     def _plan(self) -> Tick | None:
@@ -214,38 +205,40 @@ class Engine:
                     self._stage.cut(entry.trajectory, cuts[entry.id].num_steps)
         return [entry for entry in entries if not entry.future.done()]
 
-    def _step(self, entries: Sequence[Entry], tick: Tick) -> None:
-        """Step the entries together; if that fails, one by one, so that the culprit fails alone."""
+    def _step(self, entries: Sequence[Entry], tick: Tick) -> list[Entry]:
+        """Step the entries together; if that fails, one by one, so that the culprit fails alone.
+
+        Returns those that did a step. Where all fail, the rest is left as it is.
+        """
         if not entries:
-            return
-        self._ticks += 1
-        self._steps += len(entries)
-        if len(entries) == 1:
-            with self._alone(entries[0]):
-                self._timed_tick(entries, tick)
-            return
+            return []
+        self._counters.count_tick(len(entries))
+        began = time.perf_counter()
         try:
-            self._timed_tick(entries, tick)
+            self._stage.tick([entry.trajectory for entry in entries])
         except Exception:  # the loop must outlive whatever a work makes the stage raise
             logger.exception("a tick of %d works failed, stepping each alone", len(entries))
-            for entry in entries:
-                with self._alone(entry):
-                    self._stage.tick([entry.trajectory])
+            return self._step_alone(entries)
+        self._breaker.succeeded()
+        if len(entries) == len(tick.work_ids):
+            self._observe(tick, time.perf_counter() - began)
+        return list(entries)
 
-    def _check_stage(self, stepped: Sequence[Entry]) -> None:
-        """Raises StageFailed when nothing works any more: the loop ends, and works go elsewhere."""
-        if any(not entry.future.done() for entry in stepped):
-            self._failed_groups.clear()
-        elif len(self._failed_groups) >= _BROKEN_AFTER:
-            raise StageFailed("the stage fails on all that it is given", stage="Denoiser")
+    def _step_alone(self, entries: Sequence[Entry]) -> list[Entry]:
+        stepped: list[Entry] = []
+        for entry in entries:
+            if self._breaker.open:
+                break
+            with self._alone(entry):
+                self._stage.tick([entry.trajectory])
+                stepped.append(entry)
+                self._breaker.succeeded()
+        return stepped
 
-    def _timed_tick(self, entries: Sequence[Entry], tick: Tick) -> None:
-        began = time.perf_counter()
-        self._stage.tick([entry.trajectory for entry in entries])
-        seconds = time.perf_counter() - began
-        if self._cost is None or len(entries) != len(tick.work_ids):
+    def _observe(self, tick: Tick, seconds: float) -> None:
+        if self._cost is None:
             return
-        if self._cost.observe(tick.load, seconds) or self._ticks % _REPRICE_EVERY == 0:
+        if self._cost.observe(tick.load, seconds) or self._counters.ticks % _REPRICE_EVERY == 0:
             with self._changed:
                 self._scheduler.cost = self._cost.surface
 
@@ -258,17 +251,14 @@ class Engine:
             finished = {work.id for work in self._scheduler.advance(ran, time.monotonic())}
         for entry in entries:
             with self._alone(entry):
-                self._report(entry, is_finished=entry.id in finished)
+                entry.report(
+                    self._stage,
+                    checkpoint_every=self._checkpoint_every,
+                    is_finished=entry.id in finished,
+                )
                 if entry.id in finished:
                     self._finish(entry)
         return [entry for entry in entries if entry.id not in finished]
-
-    def _report(self, entry: Entry, *, is_finished: bool) -> None:
-        step, num_steps = entry.trajectory.step, entry.trajectory.num_steps
-        if entry.on_step is not None:
-            entry.on_step(StepEvent(work_id=entry.id, step=step, num_steps=num_steps))
-        if entry.on_checkpoint and not is_finished and step % self._checkpoint_every == 0:
-            entry.on_checkpoint(self._stage.checkpoint(entry.trajectory))
 
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
@@ -283,12 +273,6 @@ class Engine:
                 entry.hand_out(self._stage)
                 self._fail(entry, HandedOver())
 
-    def _count_preempted(self, tick: Tick, stepped: Sequence[Entry]) -> None:
-        chosen = set(tick.work_ids)
-        self._preempted += sum(
-            not entry.future.done() and entry.id not in chosen for entry in stepped
-        )
-
     @contextmanager
     def _alone(self, entry: Entry) -> Generator[None]:
         """Whatever one work raises is its caller's news, and must not end the loop."""
@@ -296,7 +280,7 @@ class Engine:
             yield
         except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
             if not isinstance(error, SluiceError):
-                self._failed_groups.add(entry.job.group)
+                self._breaker.failed(entry.job.group)
             self._fail(entry, error)
 
     def _fail(self, entry: Entry, error: Exception) -> None:

@@ -71,6 +71,14 @@ class Entry:
         except Exception:  # whatever a device raises
             logger.exception("the state of %s is lost", self.id)
 
+    def report(self, stage: Stepper[Any], *, checkpoint_every: int, is_finished: bool) -> None:
+        """Tell who listens of a step that was done."""
+        step, num_steps = self.trajectory.step, self.trajectory.num_steps
+        if self.on_step is not None:
+            self.on_step(StepEvent(work_id=self.id, step=step, num_steps=num_steps))
+        if self.on_checkpoint and not is_finished and step % checkpoint_every == 0:
+            self.on_checkpoint(stage.checkpoint(self.trajectory))
+
     def timings(self) -> Mapping[str, float]:
         """The encoder's timings and our own: the wait for the first tick, and the time since."""
         began = self.submitted if self.began is None else self.began

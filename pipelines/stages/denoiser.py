@@ -7,16 +7,16 @@ job. So a `Checkpoint` of the three goes on anywhere, to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 
 from pipelines import footprint
 from pipelines.checkpoint import load_denoiser_components
 from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
+from pipelines.errors import StageFailed
 from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
 from pipelines.sampling import (
     Schedule,
@@ -24,8 +24,6 @@ from pipelines.sampling import (
     cut_schedule,
     draw_noise,
     guide,
-    make_schedule,
-    position_ids,
 )
 from pipelines.skipping import num_forwards
 from pipelines.stages.admission import (
@@ -34,11 +32,10 @@ from pipelines.stages.admission import (
     conditionings_of,
     shape_of,
 )
+from pipelines.stages.tables import Tables
 from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
 
 _LAYOUTS_KEPT = 32
-_ROTARY_TABLES_KEPT = 16
-_SCHEDULES_KEPT = 64
 
 
 class DenoiserStage:
@@ -49,9 +46,7 @@ class DenoiserStage:
         self._scheduler_config = scheduler_config
         # Few distinct ones recur, and a set of trajectories stays together for many ticks.
         self._layout = lru_cache(_LAYOUTS_KEPT)(flux.layout)
-        self._rotary = lru_cache(_ROTARY_TABLES_KEPT)(self._make_rotary)
-        self._schedule = lru_cache(_SCHEDULES_KEPT)(self._make_schedule)
-        self._modulations: WeakValueDictionary[Hashable, torch.Tensor] = WeakValueDictionary()
+        self._tables = Tables(flux, scheduler_config)
 
     @classmethod
     def load(
@@ -150,7 +145,7 @@ class DenoiserStage:
             schedule=schedule,
             segments=tuple(segments),
             shape=shape,
-            rope=self._rotary(shape.text, job.height, job.width),
+            rope=self._tables.rotary(shape.text, job.height, job.width),
             latents=start.latents.to(device) if start else self._noise(job),
             step=start.step if start else 0,
             cuts=cuts,
@@ -162,12 +157,15 @@ class DenoiserStage:
         """Advance each trajectory by one step, in one packed forward: all of them, or none.
 
         Nothing is changed before everything is computed, so a tick that raises can be repeated.
-        Returns when the device is done with it.
+        Returns when the device is done with it. Raises StageFailed when it has too little memory.
         """
-        velocities = self._velocities(trajectories)
-        moved = [item.moved(v) for item, v in zip(trajectories, velocities, strict=True)]
-        if self._flux.device.type == "cuda":
-            torch.cuda.synchronize(self._flux.device)
+        try:
+            velocities = self._velocities(trajectories)
+            moved = [item.moved(v) for item, v in zip(trajectories, velocities, strict=True)]
+            if self._flux.device.type == "cuda":
+                torch.cuda.synchronize(self._flux.device)
+        except torch.OutOfMemoryError as error:  # of these works, and no sign of a broken device
+            raise StageFailed("too little memory for this step", stage="Denoiser") from error
         for item, velocity, latents in zip(trajectories, velocities, moved, strict=True):
             item.latents = latents
             item.step += 1
@@ -223,31 +221,12 @@ class DenoiserStage:
 
     def _schedule_after(self, job: LatentJob, cuts: tuple[Cut, ...], image_tokens: int) -> Schedule:
         """The schedule of a job as it is after these cuts."""
-        schedule = self._schedule(job.num_inference_steps, image_tokens, job.skips_steps)
+        schedule = self._tables.schedule(job.num_inference_steps, image_tokens, job.skips_steps)
         for cut in cuts:
             schedule = cut_schedule(
                 schedule, cut, self._scheduler_config, image_tokens=image_tokens
             )
         return schedule
-
-    def _make_schedule(self, num_steps: int, image_tokens: int, skips_steps: bool) -> Schedule:
-        return make_schedule(
-            self._scheduler_config,
-            num_steps=num_steps,
-            image_tokens=image_tokens,
-            device=self._flux.device,
-            skips_steps=skips_steps,
-        )
-
-    def _make_rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
-        ids = position_ids(
-            text_tokens,
-            height=height,
-            width=width,
-            device=self._flux.device,
-            dtype=self._flux.dtype,
-        )
-        return self._flux.rotary(ids)
 
     def _modulation(
         self, job: LatentJob, pooled: torch.Tensor, schedule: Schedule, cuts: tuple[Cut, ...]
@@ -255,17 +234,9 @@ class DenoiserStage:
         """Modulation of the forwards since the last cut, in one product.
 
         No more and no less even where some of them are done: the same product has the same bits.
-        Trajectories with equal arguments share one as long as any of them has it: the images of a
-        request differ in noise only, and modulation is large (59 MB for 28 steps of FLUX.1).
         """
         timesteps = schedule.timesteps[first_modulated(cuts) :]
-        bits = pooled.view(torch.uint8).cpu().numpy().tobytes()
-        key = (tuple(timesteps.tolist()), job.guidance_scale, bits)
-        vec = self._modulations.get(key)
-        if vec is None:
-            vec = self._flux.modulation(timesteps, job.guidance_scale, pooled)
-            self._modulations[key] = vec
-        return vec
+        return self._tables.modulation(timesteps, job.guidance_scale, pooled)
 
     def _noise(self, job: LatentJob) -> torch.Tensor:
         return draw_noise(

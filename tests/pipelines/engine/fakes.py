@@ -156,11 +156,14 @@ def make_engine(
     surface: CostSurface = PACKED,
     max_bytes: int | None = None,
     cost: CostModel | None = None,
+    max_queued_works: int = 5,
 ) -> Engine:
     scheduler = Scheduler(
         cost=surface, policy="edf", max_tokens=5 * TOKENS, max_works=4, max_bytes=max_bytes
     )
-    return Engine(stage, scheduler, cost=cost, checkpoint_every=2, max_queued_works=5)
+    return Engine(
+        stage, scheduler, cost=cost, checkpoint_every=2, max_queued_works=max_queued_works
+    )
 
 
 def hold(stage: FakeStage, engine: Engine, name: str = "held", **changes: int) -> Future[Latents]:

@@ -133,6 +133,20 @@ def test_a_slowdown_is_followed_at_once_and_learned_in_the_end() -> None:
     assert max(relative_errors(model.surface, slow)) < 0.05
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_change_of_speed_is_not_forgotten_when_the_surface_is_fitted_anew(factor: float) -> None:
+    model = CostModel(observed(TRUTH))
+    load = LOADS[5]
+    for _ in range(512):
+        model.observe(load, TRUTH.seconds(load))
+    for turn in range(512):
+        model.observe(load, factor * TRUTH.seconds(load))
+        if turn > 60:
+            assert model.surface.seconds(load) == pytest.approx(
+                factor * TRUTH.seconds(load), rel=0.1
+            )
+
+
 def test_one_interrupted_tick_changes_little() -> None:
     model = CostModel(observed(TRUTH))
     load = LOADS[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from pipelines.contracts import (
     Latents,
     StepEvent,
 )
-from pipelines.engine.cost import CostModel, Load, Observation
+from pipelines.engine.cost import CostModel, CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.stepper import Stepper
@@ -25,6 +26,8 @@ from pipelines.errors import (
 )
 from tests.pipelines.engine.fakes import (
     JOB,
+    ONE_AT_A_TIME,
+    PACKED,
     TEXT,
     TOKENS,
     FakeStage,
@@ -119,24 +122,53 @@ def test_a_bad_work_fails_alone(engine: Engine, stage: FakeStage, where: str) ->
     assert engine.stats().works == 0
 
 
-def test_a_stage_that_fails_on_everything_ends_the_loop_and_the_rest_goes_elsewhere(
-    serial_engine: Engine, stage: FakeStage
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.engine.breaker.PAUSE_S", 0.01)
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize("surface", [PACKED, ONE_AT_A_TIME])
+def test_a_lost_device_ends_the_loop_and_most_go_on_elsewhere(
+    stage: FakeStage, surface: CostSurface
 ) -> None:
-    """As a lost device does: three requests show it, and more need not fail."""
+    """Three requests make it suspect, three after a pause prove it."""
 
     def fail(_: object) -> None:
         raise RuntimeError("device lost")
 
-    first = hold(stage, serial_engine)
-    futures = [first, *(serial_engine.submit(job(name), TEXT) for name in "bcde")]
+    engine = make_engine(stage, surface=surface, max_queued_works=10)
+    engine.start()
+    first = hold(stage, engine)
+    futures = [first, *(engine.submit(job(name), TEXT) for name in "bcdefgh")]
     stage.before_tick = fail
     stage.gate.set()
-    errors = [type(future.exception(10)) for future in futures]
-    assert errors == [RuntimeError] * 3 + [HandedOver] * 2
+    errors = Counter(type(future.exception(10)) for future in futures)
+    assert errors == {RuntimeError: 6, HandedOver: 2}
     with pytest.raises(HandedOver):
-        serial_engine.submit(job("f"), TEXT)
+        engine.submit(job("i"), TEXT)
     with pytest.raises(StageFailed, match="not running"):
-        serial_engine.check_health()
+        engine.check_health()
+    engine.stop()
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_stage_that_fails_for_a_moment_is_tried_again(engine: Engine, stage: FakeStage) -> None:
+    calls = 0
+
+    def fail_for_a_moment(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if 2 <= calls <= 5:  # one packed tick, and three works alone
+            raise RuntimeError("no memory for now")
+
+    stage.before_tick = fail_for_a_moment
+    first = hold(stage, engine)
+    futures = [first, *(engine.submit(job(name), TEXT) for name in "bcde")]
+    stage.gate.set()
+    errors = Counter(type(future.exception(10)) for future in futures)
+    assert errors == {RuntimeError: 3, type(None): 2}
+    engine.check_health()
 
 
 def test_requests_that_fail_between_others_that_do_not_break_nothing(
