@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from deployments.names import StageName
 from deployments.options import StagesConfig
 from deployments.remote_graph import RemoteGraph
 from deployments.together import Together
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams
-from pipelines.errors import StageFailed
+from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
+from pipelines.errors import ConfigurationError, StageFailed
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
 
@@ -93,6 +94,32 @@ async def test_a_request_that_is_given_up_leaves_the_engine(together: Together) 
         await asyncio.sleep(0.01)
 
 
+async def test_it_ends_when_its_engine_has_ended(
+    together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image could go on here, and a replica that is gone is asked no more."""
+
+    ends: list[str] = []
+
+    def end(why: str) -> None:
+        ends.append(why)
+        raise StageFailed(why, stage="Denoiser")
+
+    monkeypatch.setattr("deployments.denoiser.end_process", end)
+    denoiser: Any = together._stages["denoiser"]
+    denoiser._engine.hand_over()
+    with pytest.raises(StageFailed):
+        await asyncio.wait_for(together.generate(JOB), 10)
+    assert ends
+
+
+def test_a_gpu_of_another_stage_than_the_denoiser_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"vae_decoder.num_gpus.*set denoiser.num_gpus: 1"):
+        StagesConfig.model_validate({"together": True, "vae_decoder": {"num_gpus": 1}})
+    both = {"together": True, "denoiser": {"num_gpus": 1}, "vae_decoder": {"num_gpus": 1}}
+    assert StagesConfig.model_validate(both).together
+
+
 def test_it_is_placed_as_the_denoiser_with_the_cpus_of_all() -> None:
     config = StagesConfig.model_validate(
         {"together": True, "denoiser": {"num_cpus": 1, "num_replicas": 3}}
@@ -110,9 +137,11 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
     class Dying:
         def __init__(self, deaths: int) -> None:
             self.calls, self.deaths = 0, deaths
+            self.terms: list[ServiceTerms] = []
 
         async def generate(self, job: GenerationJob) -> str:
             self.calls += 1
+            self.terms.append(job.terms)
             if self.calls <= self.deaths:
                 raise ray.exceptions.ActorDiedError
             return job.request_id
@@ -122,8 +151,11 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
 
     stage = Dying(2)
     graph = RemoteGraph(_handle(stage))
-    assert await graph.generate(JOB) == "r"
-    assert stage.calls == 3
+    promised = ServiceTerms(deadline=5.0, refuses_late=True)
+    assert await graph.generate(replace(JOB, terms=promised)) == "r"
+    # What a lost replica had accepted is not refused by the next.
+    kept = ServiceTerms(deadline=5.0, is_promised=True)
+    assert stage.terms == [promised, kept, kept]
     assert await graph.ready() == {"Together": True}
     with pytest.raises(StageFailed, match="Together failed 3 times") as failed:
         await RemoteGraph(_handle(Dying(3))).generate(JOB)
