@@ -229,8 +229,8 @@ class StagesConfig(Options):
                 if options.num_gpus > 0:
                     raise self._reject(
                         f"{options.section}.num_gpus",
-                        f"is {options.num_gpus:g}, but together the stages have the denoiser's GPU,"
-                        " which has none; set denoiser.num_gpus: 1",
+                        f"is {options.num_gpus:g}, but together all stages are on the denoiser's"
+                        " GPU, and denoiser.num_gpus is 0; set denoiser.num_gpus: 1",
                     )
         return self
 

@@ -44,8 +44,7 @@ class ErrorBoundaryMiddleware:
             if started:
                 raise
             await error_response(error)(scope, receive, send)
-        # The boundary of the process: a client must get an answer, whatever it was.
-        except Exception:
+        except Exception:  # the boundary of the process: a client must get an answer
             _log.exception("request %s: unforeseen error", _request_id(scope))
             if started:
                 raise
