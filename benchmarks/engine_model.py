@@ -9,6 +9,8 @@ Three steps, none of which sees a run that the simulator is compared with:
    time between two calls per tick (planning, the loop, the caller's thread), and `stretch`: how
    much longer a tick takes inside the engine, where caches are colder and mixes change, than
    measured alone.
+
+`pace_of` is for the compared run itself: how fast the machine happened to be, second by second.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import NamedTuple
 
 from benchmarks.live import Call
 from benchmarks.requests import MIXED_SIZES
-from benchmarks.simulation import Overheads
+from benchmarks.simulation import Overheads, Pace
 from pipelines.catalog import ModelSpec
 from pipelines.engine.calibrate import Mix, Shape, choose_shapes, measure
 from pipelines.engine.cost import CostSurface, Load, Observation, fit, relative_errors
@@ -31,6 +33,8 @@ _ROUNDS = 3
 _NUM_RANDOM_MIXES = 24
 _MOST_IMAGES = 10
 _ENOUGH_S = 600.0
+_PACE_WINDOW_S = 1.0
+"""Dozens of ticks, and short beside the waits of a queue."""
 
 
 class FitError(NamedTuple):
@@ -113,6 +117,29 @@ def engine_times(calls: Sequence[Call], surface: CostSurface) -> EngineTimes:
 def stretched(points: Iterable[Observation], stretch: float) -> tuple[Observation, ...]:
     """The points as they would have been measured inside the engine."""
     return tuple(Observation(load, seconds * stretch) for load, seconds in points)
+
+
+def pace_of(calls: Sequence[Call], surface: CostSurface, *, began: float) -> Pace:
+    """How much longer than by `surface` the ticks of a run took, in windows of a second.
+
+    `began` is the run's time 0 on the clock of `calls`. A window in which no tick began is like the
+    one before; the first ones are like the first with a tick. Raises ValueError without a tick.
+    """
+    measured: dict[int, float] = {}
+    expected: dict[int, float] = {}
+    for call in calls:
+        if call.name == "tick":
+            window = max(0, int((call.began - began) / _PACE_WINDOW_S))
+            measured[window] = measured.get(window, 0.0) + call.seconds
+            expected[window] = expected.get(window, 0.0) + surface.seconds(call.load)
+    if not measured:
+        raise ValueError("the run has no tick to tell the machine's pace by")
+    factors: list[float] = []
+    latest = min(measured)
+    for window in range(max(measured) + 1):
+        latest = window if window in measured else latest
+        factors.append(measured[latest] / expected[latest])
+    return Pace(_PACE_WINDOW_S, tuple(factors))
 
 
 def _gaps(calls: Sequence[Call]) -> Iterable[float]:

@@ -6,8 +6,9 @@
    other half is printed.
 2. At two loads the same arrivals go through the real engine in real time and through the simulator.
    What the engine spends beside its ticks is taken from runs of their own before and after, with
-   other arrivals. Where a mean latency is off by more than a tenth, nothing else is quoted and the
-   exit status is 1.
+   other arrivals; of the compared run, the simulator is told how fast the machine was in each
+   second (see `matching.py`). Where a mean latency is off by more than a tenth, nothing else is
+   quoted and the exit status is 1.
 3. Each policy replays the arrivals on 1 to 64 replicas at equal load per replica, and the replicas
    that keep 95 % of the deadlines are looked for.
 
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.engine_model import Calibration, calibrate, measure_points
@@ -168,19 +170,13 @@ def print_calibration(calibration: Calibration) -> None:
 def print_matches(matches: Mapping[float, Match], policy: Policy) -> None:
     rows = []
     for load, item in matches.items():
-        for name, run in (("live", item.live), ("simulated", item.simulated)):
-            rows.append((f"{load:g} {name}", *summary_cells(run), run.requests))
-        errors = item.errors
-        rows.append(
-            (
-                f"{load:g} error",
-                f"{errors['met']:.1%} points",
-                f"{errors['mean_s']:.1%}",
-                "",
-                f"{errors['p95_s']:.1%}",
-                *("", "", ""),
-            )
-        )
+        rows += [
+            (f"{load:g} live", *summary_cells(item.live), item.live.requests),
+            (f"{load:g} simulated", *summary_cells(item.simulated), item.simulated.requests),
+            error_row(f"{load:g} error", item.errors),
+            (f"{load:g} simulated, steady", *summary_cells(item.steady), item.steady.requests),
+            error_row(f"{load:g} error, steady", item.errors_steady),
+        ]
     print_table(
         f"Live and simulated, {policy}",
         ["load", *SUMMARY_COLUMNS, "requests"],
@@ -191,14 +187,40 @@ def print_matches(matches: Mapping[float, Match], policy: Policy) -> None:
             f"{load:g}",
             *(f"{1e3 * seconds:.2f}" for seconds in item.times.overheads),
             f"{item.times.stretch:.3f}",
+            " to ".join(f"{value:.2f}" for value in pace_range(item)),
         )
         for load, item in matches.items()
     ]
     print_table(
         "Beside the ticks, ms",
-        ["load", "per tick", "per admission", "per checkpoint", "per image", "tick / alone"],
+        [
+            "load",
+            "per tick",
+            "per admission",
+            "per checkpoint",
+            "per image",
+            "tick / alone",
+            "pace",
+        ],
         overheads,
     )
+
+
+def error_row(name: str, errors: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{errors['met']:.1%} points",
+        f"{errors['mean_s']:.1%}",
+        "",
+        f"{errors['p95_s']:.1%}",
+        *("", "", ""),
+    )
+
+
+def pace_range(item: Match) -> tuple[float, float]:
+    """The 5th and the 95th percentile of the machine's pace over the run's seconds."""
+    low, high = np.percentile(item.pace.factors, (5, 95))
+    return float(low), float(high)
 
 
 def print_runs(load: float, runs: Mapping[tuple[Policy, int], Run]) -> None:
@@ -242,6 +264,8 @@ def match_values(item: Match) -> dict[str, object]:
         "live": run_values(item.live),
         "simulated": run_values(item.simulated),
         "errors": {name: round(value, 4) for name, value in item.errors.items()},
+        "errors_steady": {name: round(value, 4) for name, value in item.errors_steady.items()},
+        "pace_p5_p95": [round(value, 4) for value in pace_range(item)],
         "overheads_ms": {
             name: round(1e3 * seconds, 4)
             for name, seconds in item.times.overheads._asdict().items()

@@ -4,6 +4,7 @@ The scheduler is the one that serves. Simulated are
 
 - the stage: a tick takes what the cost surface says;
 - the engine around it: constant seconds per tick, admission, checkpoint and finished image;
+- a machine whose speed drifts, where the model has a `Pace`;
 - the router: Serve's power of two choices. Each image of a request goes to the one of two replicas
   drawn at random that has fewer images under way. Its counts are exact and at once here, where
   Serve's may be some milliseconds old.
@@ -54,6 +55,21 @@ class Overheads(NamedTuple):
     per_finish: float = 0.0
 
 
+class Pace(NamedTuple):
+    """How many times as long as usual a machine takes, one factor per `window_s` from time 0 on."""
+
+    window_s: float
+    factors: tuple[float, ...]
+
+    def at(self, now: float) -> float:
+        """The factor at `now` seconds; the last one holds on."""
+        window = max(0, int(now / self.window_s))
+        return self.factors[min(window, len(self.factors) - 1)]
+
+
+STEADY = Pace(1.0, (1.0,))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineModel:
     """All that decides how long an engine takes."""
@@ -63,6 +79,8 @@ class EngineModel:
     max_tokens: int
     max_works: int
     checkpoint_every: int = 5
+    pace: Pace = STEADY
+    """Of the machine; the scheduler does not know it."""
 
     def scheduler(self, policy: Policy) -> Scheduler:
         """A scheduler as the engine has it."""
@@ -112,8 +130,9 @@ class Replica:
         model, overheads = self.model, self.model.overheads
         newcomers = [work_id for work_id in tick.work_ids if work_id not in self._begun]
         self._begun.update(newcomers)
-        ends = now + overheads.per_tick + len(newcomers) * overheads.per_admission
-        ends += model.cost.seconds(tick.load)
+        seconds = overheads.per_tick + len(newcomers) * overheads.per_admission
+        seconds += model.cost.seconds(tick.load)
+        ends = now + model.pace.at(now) * seconds
         self.busy.append((now, ends))
         self.ticks += 1
         return ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.engine_model import calibrate, engine_times, stretched
+from benchmarks.engine_model import calibrate, engine_times, pace_of, stretched
 from benchmarks.live import Call
 from pipelines.engine.cost import CostSurface, Load, Observation
 
@@ -62,3 +62,27 @@ def test_stretched_points_are_slower_by_the_same_factor() -> None:
     slow = calibrate(stretched(points, 2.0)).surface
     for load in LOADS:
         assert slow.seconds(load) == pytest.approx(2 * SURFACE.seconds(load))
+
+
+def test_the_pace_of_each_second_is_told_by_its_ticks() -> None:
+    small, large = LOADS[0], LOADS[-1]
+
+    def tick(at_s: float, load: Load, factor: float) -> Call:
+        return Call("tick", 100 + at_s, 100 + at_s + factor * SURFACE.seconds(load), load)
+
+    calls = [
+        Call("admit", 100.0, 101.0),
+        tick(1.1, small, 1.2),
+        tick(1.5, large, 1.2),
+        tick(3.2, large, 0.9),
+        tick(3.9, large, 1.1),
+    ]
+    pace = pace_of(calls, SURFACE, began=100.0)
+    assert [pace.at(now) for now in (0.5, 1.0, 2.9, 3.0, 99.0)] == pytest.approx(
+        [1.2, 1.2, 1.2, 1.0, 1.0]
+    )
+
+
+def test_a_run_without_a_tick_has_no_pace() -> None:
+    with pytest.raises(ValueError, match="no tick"):
+        pace_of([Call("admit", 0.0, 1.0)], SURFACE, began=0.0)

@@ -109,4 +109,7 @@ def test_the_same_arrivals_are_run_live_and_simulated(stage: DenoiserStage) -> N
     assert match.times.overheads.per_admission > 0
     live, simulated = match.live.summary, match.simulated.summary
     assert match.errors["mean_s"] == abs(simulated.mean_s / live.mean_s - 1)
+    steady = match.steady.summary
+    assert match.errors_steady["mean_s"] == abs(steady.mean_s / live.mean_s - 1)
+    assert all(factor > 0 for factor in match.pace.factors)
     assert matcher.model.cost.base > 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.simulation import EngineModel, Overheads, Request, replay
+from benchmarks.simulation import EngineModel, Overheads, Pace, Request, replay
 from pipelines.engine.cost import CostSurface
 
 ONE = Request(at_s=0.0, deadline_s=100.0, tenant="t", num_images=1, segments=(10,), num_steps=12)
@@ -39,6 +39,13 @@ def test_who_comes_during_a_tick_joins_the_next() -> None:
     late = replace(ONE, at_s=0.5, num_steps=1)
     result = replay([ONE, late], MODEL, policy="srpt")
     assert result.latencies_s == [pytest.approx(12 * 1.1 + 0.1), pytest.approx(1.1 + 1.2 - 0.5)]
+
+
+def test_a_slow_machine_takes_longer_for_everything_while_it_is_slow() -> None:
+    pace = Pace(5.0, (2.0, 1.0))
+    model = replace(MODEL, overheads=Overheads(per_tick=0.4), pace=pace)
+    # Ticks at 0 and 3 s take 2 x 1.5 s, all later ones 1.5 s.
+    assert replay([ONE], model, policy="edf").latencies_s == [pytest.approx(2 * 3.0 + 10 * 1.5)]
 
 
 def test_an_idle_engine_waits_for_the_next_arrival() -> None:
