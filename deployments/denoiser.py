@@ -107,6 +107,10 @@ class Denoiser:
         """True: the constructor returns only once the weights are loaded and the engine runs."""
         return True
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: a `Demand`."""
+        return self._engine.stats().demand._asdict()
+
     def check_health(self) -> None:
         """Raises StageFailed when the engine has died or denoising has stopped working."""
         self._engine.check_health()

@@ -17,6 +17,7 @@ from deployments.files import CONTENT_TYPES, encode_image
 from deployments.options import FinisherOptions, StorageOptions
 from deployments.storage import open_store
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
+from pipelines.engine.demand import Meter
 
 
 class Finisher:
@@ -28,6 +29,7 @@ class Finisher:
             self._workers = ThreadPoolExecutor(
                 max_workers=options.resolved_threads, thread_name_prefix="finisher"
             )
+            self._meter = Meter(lanes=options.resolved_threads)
         self._boundary = Boundary("Finisher")
 
     async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
@@ -38,11 +40,24 @@ class Finisher:
         with self._boundary.call():
             arrived = time.perf_counter()
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._workers, self._finish, image, spec, arrived)
+            self._meter.came()
+            try:
+                finished = await loop.run_in_executor(
+                    self._workers, self._finish, image, spec, arrived
+                )
+            finally:
+                self._meter.left()
+            timings = finished.timings
+            self._meter.ran(1, timings["finish"] + timings["store"])
+            return finished
 
     async def ready(self) -> bool:
         """True: there is nothing to load."""
         return True
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: a `Demand`."""
+        return self._meter.demand._asdict()
 
     def check_health(self) -> None:
         """Raises StageFailed when finishing has stopped working."""

@@ -18,8 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.autoscaling import (
+    AutoscalingOptions,
+    ReplicaBounds,
+    RequestAutoscalingOptions,
+)
+from deployments.base_options import Options
 from deployments.names import StageName
-from deployments.placement import AutoscalingOptions, Options, StageOptions
+from deployments.placement import StageOptions
 
 __all__ = [
     "AutoscalingOptions",
@@ -27,6 +33,8 @@ __all__ = [
     "DenoiserOptions",
     "FinisherOptions",
     "Options",
+    "ReplicaBounds",
+    "RequestAutoscalingOptions",
     "SafetyOptions",
     "StageOptions",
     "StagesConfig",

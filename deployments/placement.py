@@ -7,78 +7,25 @@ Bounds of one field are pydantic's `ValidationError`; rules that tie fields toge
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-from pipelines.errors import ConfigurationError
+from deployments.autoscaling import REPORT_EVERY_S, AutoscalingOptions
+from deployments.base_options import Options
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
 
 _DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether it is idle; Serve's 2 s slows every shutdown."""
-
-
-class Options(BaseModel):
-    """Base of all options: frozen, no unknown fields, each field documented under itself."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    section: ClassVar[str] = ""
-    """Where these options stand in `StagesConfig`; the prefix of field names in messages."""
-
-    def _reject(self, field: str, problem: str) -> ConfigurationError:
-        name = f"{self.section}.{field}" if self.section else field
-        return ConfigurationError(f"{name}: {problem}")
-
-
-class AutoscalingOptions(Options):
-    """How many replicas a stage has under which load."""
-
-    section: ClassVar[str] = "autoscaling"
-
-    min_replicas: NonNegativeInt = 1
-    """Replicas kept without traffic; 0 lets the stage sleep, at the price of a cold start. A
-    readiness probe asks every stage, and so wakes it."""
-    max_replicas: PositiveInt = 1
-    """Replicas under full load."""
-    initial_replicas: NonNegativeInt | None = None
-    """Replicas right after deployment; left out, `min_replicas`."""
-    target_ongoing_requests: PositiveFloat = 2.0
-    """Requests, running and queued, that one replica should have."""
-    upscale_delay_s: NonNegativeFloat = 10.0
-    """Seconds of too much load before replicas are added."""
-    downscale_delay_s: NonNegativeFloat = 300.0
-    """Seconds of too little load before replicas are taken away."""
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        low, high, initial = self.min_replicas, self.max_replicas, self.initial_replicas
-        if low > high:
-            raise self._reject(
-                "min_replicas",
-                f"{low} is above max_replicas {high}; lower it to {high} or raise max_replicas"
-                f" to {low}",
-            )
-        if initial is not None and not low <= initial <= high:
-            raise self._reject(
-                "initial_replicas",
-                f"{initial} is outside min_replicas..max_replicas; use a value in {low}..{high},"
-                " or leave it out",
-            )
-        return self
+_REPORT_EVERY = "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"
 
 
 class StageOptions(Options):
@@ -162,7 +109,7 @@ class StageOptions(Options):
     def deployment_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for `ray.serve.deployment(...)`, all but the name."""
         if self.autoscaling is not None:
-            scaling = {"autoscaling_config": self.autoscaling.model_dump(exclude_none=True)}
+            scaling = {"autoscaling_config": self.autoscaling.serve_config()}
         else:
             scaling = {"num_replicas": self.num_replicas or 1}
         return {
@@ -184,4 +131,6 @@ class StageOptions(Options):
             options["accelerator_type"] = self.accelerator_type
         if self.label_selector:
             options["label_selector"] = dict(self.label_selector)
+        if self.autoscaling is not None:
+            options["runtime_env"] = {"env_vars": {_REPORT_EVERY: str(REPORT_EVERY_S)}}
         return options

@@ -62,6 +62,10 @@ class TextEncoder:
         """True: the constructor returns only once the weights are loaded."""
         return True
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: a `Demand`."""
+        return self._batcher.demand._asdict()
+
     def check_health(self) -> None:
         """Raises StageFailed when encoding has stopped working."""
         self._boundary.check_health()

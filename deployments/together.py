@@ -46,6 +46,12 @@ class Together:
         """True: the constructor returns only once all stages are loaded."""
         return True
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: the `Demand` of all stages."""
+        demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]
+        total = {key: sum(demand[key] for demand in demands) for key in ("queued_s", "busy_s")}
+        return {**total, "done": self._stages["denoiser"].record_autoscaling_stats()["done"]}
+
     def check_health(self) -> None:
         """Raises StageFailed when one of the stages has stopped working."""
         for stage in self._stages.values():

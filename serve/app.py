@@ -50,7 +50,7 @@ def ingress_deployment(settings: Settings) -> Deployment:
     ingress = settings.ingress
     scaling: dict[str, Any] = {"num_replicas": ingress.num_replicas or 1}
     if ingress.autoscaling is not None:
-        scaling = {"autoscaling_config": ingress.autoscaling.model_dump(exclude_none=True)}
+        scaling = {"autoscaling_config": ingress.autoscaling.serve_config()}
     actor: dict[str, Any] = {"num_cpus": ingress.num_cpus}
     if ingress.label_selector:
         actor["label_selector"] = dict(ingress.label_selector)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from deployments.options import AutoscalingOptions, Options
+from deployments.options import Options, RequestAutoscalingOptions
 from pipelines.catalog import SIZE_MULTIPLE
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
@@ -127,7 +127,7 @@ class IngressConfig(Options):
     num_replicas: int | None = Field(default=None, ge=1)
     """A fixed number of replicas; left out (and without `autoscaling`), 1."""
 
-    autoscaling: AutoscalingOptions | None = None
+    autoscaling: RequestAutoscalingOptions | None = None
     """Replicas by the requests in flight, instead of `num_replicas`."""
 
     num_cpus: float = Field(default=0.1, gt=0)

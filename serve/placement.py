@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deployments.names import StageName
-from deployments.options import AutoscalingOptions, StageOptions
+from deployments.options import ReplicaBounds, StageOptions
 from pipelines.catalog import ModelSpec
 from serve.config import Settings
 from serve.ingress import INGRESS_NAME
@@ -64,7 +64,7 @@ def _stage(name: StageName, options: StageOptions, spec: ModelSpec) -> Placement
     )
 
 
-def _bounds(replicas: int | None, autoscaling: AutoscalingOptions | None) -> tuple[int, int]:
+def _bounds(replicas: int | None, autoscaling: ReplicaBounds | None) -> tuple[int, int]:
     if autoscaling is None:
         return replicas or 1, replicas or 1
     return autoscaling.min_replicas, autoscaling.max_replicas

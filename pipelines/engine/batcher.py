@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from pipelines.contracts import ServiceTerms
+from pipelines.engine.demand import Demand, Meter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,6 +71,7 @@ class Batcher(Generic[Item, Result]):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._drainer: asyncio.Task[None] | None = None
         self._batches = 0
+        self._meter = Meter()
 
     def __len__(self) -> int:
         """Items that wait; those in the running batch are not counted."""
@@ -86,9 +88,18 @@ class Batcher(Generic[Item, Result]):
             arrived=loop.time(),
         )
         self._waiting.append(entry)
+        self._meter.came()
         if self._drainer is None or self._drainer.done():
             self._drainer = loop.create_task(self._drain())
-        return await entry.future
+        try:
+            return await entry.future
+        finally:
+            self._meter.left()
+
+    @property
+    def demand(self) -> Demand:
+        """What it has to do and has done."""
+        return self._meter.demand
 
     def close(self) -> None:
         """End the worker thread once its batch is done; what still waits is cancelled."""
@@ -108,6 +119,7 @@ class Batcher(Generic[Item, Result]):
             except Exception as error:  # noqa: BLE001  whatever a stage raises is its callers' news
                 _reject(batch, error)
             else:
+                self._meter.ran(len(batch), results[1])
                 _resolve(batch, *results, started=started)
 
     def _timed(self, items: Sequence[Item]) -> tuple[Sequence[Result | Exception], float]:

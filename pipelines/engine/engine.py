@@ -142,9 +142,11 @@ class Engine:
             return self._counters.stats(len(self._scheduler), self._scheduler.queued_s)
 
     def check_health(self) -> None:
-        """Raises StageFailed when the loop has ended without being asked to."""
+        """Raises StageFailed when the loop has ended without being asked to, or is stuck."""
         if not self._thread.is_alive() and not self._is_stopping:
             raise StageFailed("the engine's thread is not running", stage="Denoiser")
+        if (stalled_s := self._counters.stalled_s) is not None:
+            raise StageFailed(f"a tick has been running for {stalled_s:.0f} s", stage="Denoiser")
 
     def _check_open(self) -> None:
         if self._is_handing_over:
@@ -169,10 +171,11 @@ class Engine:
         stepped: list[Entry] = []
         while (tick := self._plan()) is not None:
             self._counters.count_preempted(stepped, tick.work_ids)
-            stepped = self._step(self._prepare(tick), tick)
-            if self._breaker.open:
-                self._breaker.pause()
-            stepped = self._advance(stepped, tick)
+            with self._counters.turn(self._scheduler.cost.seconds(tick.load)):
+                stepped = self._step(self._prepare(tick), tick)
+                if self._breaker.open:
+                    self._breaker.pause()
+                stepped = self._advance(stepped, tick)
 
     def _plan(self) -> Tick | None:
         """Wait for something to do; None when asked to stop."""
@@ -180,8 +183,7 @@ class Engine:
             while not self._is_stopping:
                 if self._is_handing_over:
                     self._give_away()
-                tick = self._scheduler.plan(time.monotonic())
-                if tick is not None:
+                if (tick := self._scheduler.plan(time.monotonic())) is not None:
                     return tick
                 self._changed.wait()
         return None
@@ -263,6 +265,7 @@ class Engine:
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
         entry.trajectory = None
+        self._counters.finished += 1
         if self._leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings()))
 

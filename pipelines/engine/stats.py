@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.engine.demand import Demand
 from pipelines.engine.entry import Entry
+
+_STALLED_S = 60.0
+_STALLED_TIMES = 20.0
+"""A turn of the loop is stuck after both: so long, and so many times as long as its tick should
+take. What is compiled at first use, or a busy machine, takes a tick's time many times over."""
 
 
 class EngineStats(NamedTuple):
     """A glance at the engine.
 
     `works` wait or run, and need `queued_s` seconds of it; so far it ran `ticks`, in which `steps`
-    forwards of images were taken and `preempted` times an image had to pause that had begun.
+    forwards of images were taken and `preempted` times an image had to pause that had begun. It
+    was busy for `busy_s` and has `finished` images.
     """
 
     works: int
@@ -21,6 +30,13 @@ class EngineStats(NamedTuple):
     ticks: int
     steps: int
     preempted: int
+    busy_s: float
+    finished: int
+
+    @property
+    def demand(self) -> Demand:
+        """As all stages tell it."""
+        return Demand(self.queued_s, self.busy_s, self.finished)
 
 
 @dataclass(slots=True)
@@ -30,6 +46,30 @@ class Counters:
     ticks: int = 0
     steps: int = 0
     preempted: int = 0
+    busy_s: float = 0.0
+    finished: int = 0
+    _turn: tuple[float, float] | None = None
+    """When the loop's running turn began, and the seconds that its tick should take."""
+
+    @contextmanager
+    def turn(self, expected_s: float) -> Generator[None]:
+        """Around a turn of the loop that has a tick of `expected_s`."""
+        began = time.monotonic()
+        self._turn = (began, expected_s)
+        try:
+            yield
+        finally:
+            self._turn = None
+            self.busy_s += time.monotonic() - began
+
+    @property
+    def stalled_s(self) -> float | None:
+        """How long a turn has been running that is stuck; None without one. For any thread."""
+        turn = self._turn
+        if turn is None:
+            return None
+        running_s = time.monotonic() - turn[0]
+        return running_s if running_s > max(_STALLED_S, _STALLED_TIMES * turn[1]) else None
 
     def count_tick(self, works: int) -> None:
         """A tick of so many works."""
@@ -43,4 +83,6 @@ class Counters:
 
     def stats(self, works: int, queued_s: float) -> EngineStats:
         """These, beside what the scheduler holds."""
-        return EngineStats(works, queued_s, self.ticks, self.steps, self.preempted)
+        return EngineStats(
+            works, queued_s, self.ticks, self.steps, self.preempted, self.busy_s, self.finished
+        )
