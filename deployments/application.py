@@ -5,19 +5,32 @@ Neither weights nor torch are touched here: both are loaded in the replicas' con
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray.serve
 from ray.serve import Application, Deployment
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.denoiser import Denoiser
 from deployments.finisher import Finisher
 from deployments.names import StageName
 from deployments.options import StageOptions, StagesConfig
+from deployments.routing import REPORT_EVERY_S
 from deployments.safety import SafetyClassifier
 from deployments.text_encoder import TextEncoder
 from deployments.together import Together
 from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
+
+_FINISH_FIRST = {
+    "request_router_class": "deployments.routing:FinishFirstRouter",
+    "request_routing_stats_period_s": REPORT_EVERY_S,
+}
+_ROUTERS: dict[StageName, dict[str, Any]] = {
+    StageName.DENOISER: _FINISH_FIRST,
+    StageName.TOGETHER: _FINISH_FIRST,
+}
 
 
 def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]:
@@ -43,6 +56,7 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
 def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
     decorate = ray.serve.deployment(
         name=str(name),
+        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, {})),
         # The ingress logs each generation, once and with its outcome.
         logging_config=LoggingConfig(enable_access_log=False),
         **options.deployment_kwargs(),

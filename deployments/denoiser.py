@@ -8,11 +8,14 @@ tick; a replica that is told to go hands its works back to their callers.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from deployments.advice import PromptFacts
+from deployments.backlog import Report
 from deployments.boundary import Boundary, end_process, starting
 from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
@@ -54,6 +57,7 @@ class Denoiser:
                 compile=options.compile,
             )
             self._engine = build_engine(stage, spec, options)
+            self._text_tokens = spec.max_sequence_length
             self._engine.start()
         self._boundary = Boundary("Denoiser")
         self._hands_over = hands_over
@@ -98,6 +102,11 @@ class Denoiser:
                 if not self._hands_over:  # the engine's loop ended by itself
                     end_process("the denoiser's engine has ended")
                 yield Moved()
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What callers choose a replica by: a `Report`."""
+        stats = self._engine.stats()
+        return Report(time.time(), stats.queued_s, self._text_tokens, stats.cost).stats()
 
     async def stats(self) -> EngineStats:
         """Works, queued seconds, ticks and steps of this replica's engine."""

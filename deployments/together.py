@@ -46,6 +46,10 @@ class Together:
         """True: the constructor returns only once all stages are loaded."""
         return True
 
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What callers choose a replica by: the denoiser's `Report`."""
+        return self._stages["denoiser"].record_routing_stats()
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's controller is told for scaling: the `Demand` of all stages."""
         demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]

@@ -139,7 +139,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Works, queued seconds and what was run, as of now."""
         with self._changed:
-            return self._counters.stats(len(self._scheduler), self._scheduler.queued_s)
+            return self._counters.stats(self._scheduler)
 
     def check_health(self) -> None:
         """Raises StageFailed when the loop has ended without being asked to, or is stuck."""

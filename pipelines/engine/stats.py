@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.engine.cost import CostSurface
 from pipelines.engine.demand import Demand
 from pipelines.engine.entry import Entry
+from pipelines.engine.scheduler import Scheduler
 
 _STALLED_S = 60.0
 _STALLED_TIMES = 20.0
@@ -22,7 +24,7 @@ class EngineStats(NamedTuple):
 
     `works` wait or run, and need `queued_s` seconds of it; so far it ran `ticks`, in which `steps`
     forwards of images were taken and `preempted` times an image had to pause that had begun. It
-    was busy for `busy_s` and has `finished` images.
+    was busy for `busy_s` and has `finished` images. `cost` is the surface that it plans by.
     """
 
     works: int
@@ -32,6 +34,7 @@ class EngineStats(NamedTuple):
     preempted: int
     busy_s: float
     finished: int
+    cost: CostSurface
 
     @property
     def demand(self) -> Demand:
@@ -81,8 +84,15 @@ class Counters:
         ids = set(chosen)
         self.preempted += sum(not entry.future.done() and entry.id not in ids for entry in stepped)
 
-    def stats(self, works: int, queued_s: float) -> EngineStats:
+    def stats(self, scheduler: Scheduler) -> EngineStats:
         """These, beside what the scheduler holds."""
         return EngineStats(
-            works, queued_s, self.ticks, self.steps, self.preempted, self.busy_s, self.finished
+            works=len(scheduler),
+            queued_s=scheduler.queued_s,
+            ticks=self.ticks,
+            steps=self.steps,
+            preempted=self.preempted,
+            busy_s=self.busy_s,
+            finished=self.finished,
+            cost=scheduler.cost,
         )

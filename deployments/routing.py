@@ -1,0 +1,100 @@
+"""Works go to the denoiser replica that will finish them first.
+
+Serve's own router takes the less busy of two replicas, by requests in flight: a large image counts
+like a small one, and the n images of a request often meet. This one goes by seconds of work, from
+what replicas report through `record_routing_stats`; see `backlog.py`. Where a report is missing or
+stale, it does as Serve's own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
+
+REPORT_EVERY_S = 1.0
+"""Seconds between two reports of a replica."""
+
+
+class FinishFirstRouter(RequestRouter):
+    """A `RequestRouter` of Ray Serve, in every process that calls the deployment."""
+
+    def initialize_state(self, **_: Any) -> None:
+        """Called by Serve, once."""
+        self._backlogs = Backlogs()
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """All candidates, the one that will finish first in front; Serve takes the first that has
+        room."""
+        if pending_request is None:
+            return _two_of(candidate_replicas)
+        pending_request.routing_context.should_backoff = True  # or Serve asks again without a pause
+        now = time.time()
+        shape = shape_of(pending_request.args[0]) if pending_request.args else None
+        reports = [_fresh(replica, now) for replica in candidate_replicas]
+        if shape is None or None in reports:
+            return _two_of(candidate_replicas)
+        ranked = self._ranked(candidate_replicas, reports, shape, now)
+        if ranked:
+            first, report = ranked[0]
+            # Now and not once it is routed: the next image of the request is chosen for meanwhile.
+            self._backlogs.sent(
+                pending_request.metadata.internal_request_id,
+                _name(first.replica_id),
+                report.share_s(shape),
+                now,
+            )
+        return [[replica] for replica, _ in ranked]
+
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
+    ) -> None:
+        """Called by Serve: the first choice may have been full."""
+        self._backlogs.moved(pending_request.metadata.internal_request_id, _name(replica_id))
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Called by Serve."""
+        self._backlogs.done(internal_request_id)
+
+    def _ranked(
+        self,
+        replicas: Sequence[RunningReplica],
+        reports: Sequence[Report | None],
+        shape: Shape,
+        now: float,
+    ) -> list[tuple[RunningReplica, Report]]:
+        pairs = [
+            (replica, report)
+            for replica, report in zip(replicas, reports, strict=True)
+            if report is not None
+        ]
+        random.shuffle(pairs)  # so that several callers do not all prefer the same of equal ones
+        return sorted(
+            pairs,
+            key=lambda pair: self._backlogs.finish_s(
+                _name(pair[0].replica_id), pair[1], shape, now
+            ),
+        )
+
+
+def _fresh(replica: RunningReplica, now: float) -> Report | None:
+    report = Report.read(replica.routing_stats)
+    return report if report is not None and now - report.at <= STALE_S else None
+
+
+def _two_of(replicas: Sequence[RunningReplica]) -> list[list[RunningReplica]]:
+    """Of the replicas in one rank, Serve takes the one with fewer requests."""
+    return [random.sample(list(replicas), min(2, len(replicas)))] if replicas else []
+
+
+def _name(replica_id: ReplicaID) -> str:
+    return replica_id.unique_id

@@ -1,0 +1,77 @@
+"""A denoiser on a real Ray cluster that comes and goes with its work, and shares it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
+
+from deployments.options import AutoscalingOptions, DenoiserOptions, StagesConfig
+from tests.cluster import LocalCluster
+from tests.deployments.driver import bind_driver, make_job
+from tests.specs import tiny_spec
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+APP = "scaled"
+DEADLINE_S = 120.0
+STEPS = 400
+"""Enough that a few images are seconds of work."""
+
+Driver = DeploymentHandle[Any]
+
+
+@pytest.fixture(scope="module")
+def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
+    scaling = AutoscalingOptions(
+        min_replicas=0,
+        max_replicas=2,
+        target_wait_s=0.5,
+        start_up_s=1,
+        upscale_delay_s=0,
+        downscale_delay_s=3,
+    )
+    denoiser = DenoiserOptions(num_cpus=0.2, autoscaling=scaling, calibration_s=0.1)
+    application = bind_driver(tiny_spec(dev_like), StagesConfig(denoiser=denoiser))
+    yield ray.serve.run(application, name=APP, route_prefix=None)
+    ray.serve.delete(APP)
+
+
+def replicas(*states: ReplicaState) -> int:
+    deployment = ray.serve.status().applications[APP].deployments["Denoiser"]
+    return sum(deployment.replica_states.get(state, 0) for state in states)
+
+
+def running() -> int:
+    return replicas(ReplicaState.RUNNING)
+
+
+def asked_for() -> int:
+    return replicas(ReplicaState.STARTING, ReplicaState.RUNNING)
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.1)
+
+
+def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
+    driver: Driver,
+) -> None:
+    assert running() == 0
+    first = driver.generate.remote(make_job("first")).result(timeout_s=DEADLINE_S)
+    assert len(first.images) == 1
+    wait_until(lambda: running() == 1)
+    jobs = [driver.generate.remote(make_job(f"job-{i}", seed=i, steps=STEPS)) for i in range(24)]
+    wait_until(lambda: asked_for() == 2)
+    results = [job.result(timeout_s=DEADLINE_S) for job in jobs]
+    assert len({image.sha256 for result in results for image in result.images}) == 24
+    wait_until(lambda: asked_for() == 0)
