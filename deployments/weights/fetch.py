@@ -70,10 +70,10 @@ def _fetch_remote(remote: Remote, parts: Sequence[str], cache: Path) -> Path:
             record = Record(folder / ".checked" / name)
             files = record.expected
             if not files or any(expected.digest is None for expected in files.values()):
-                wanted = files_of(part, remote.paths(), source=remote.name)
-                files = {path: remote.expect(path) for path in wanted}
-            here = {path: found for path, found in files.items() if (folder / path).exists()}
-            missing = {path: files[path] for path in files.keys() - here.keys()}
+                paths = files_of(part, remote.paths(), source=remote.name)
+                files = {path: remote.expect(path) for path in paths}
+            here = {path: wanted for path, wanted in files.items() if (folder / path).exists()}
+            missing = {path: wanted for path, wanted in files.items() if path not in here}
             mend = "remove it and start again, and it is fetched anew"
             changed = verify(folder, here, record, source=remote.name, mend=mend)
             if missing:
@@ -94,6 +94,8 @@ def _download(remote: Remote, files: Mapping[str, Expected], folder: Path) -> No
             f"{remote.name}: needs {needed} bytes in stages.weights.cache_dir, and {folder} has"
             f" {free}; free some, or set it to a larger disk"
         )
+
+    logger.info("%s: fetching %d files, %d bytes", remote.name, len(files), needed)
 
     def fetch_one(path: str) -> None:
         download(remote, path, files[path], targets[path])

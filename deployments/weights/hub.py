@@ -46,7 +46,7 @@ class HubRemote:
         self.name = str(source)
 
     def key(self) -> PurePosixPath:
-        """As `Remote`, by repository and commit: a pinned one that is here needs no hub to start."""
+        """As `Remote`, by repository and commit: one that is here and pinned needs no hub."""
         commit = self._source.revision
         if not self._source.is_pinned:
             commit = self._commit

@@ -19,13 +19,8 @@ from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as UnconnectedError
 
 from deployments.weights.download import Interrupted, Stream
 from deployments.weights.integrity import Digest, Expected
@@ -109,18 +104,21 @@ class S3Remote:
                     yield Stream(begins, body.iter_chunks(CHUNK_BYTES))
                 finally:
                     body.close()
-            except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
+            except (UnconnectedError, HTTPClientError, IncompleteReadError) as error:
                 raise Interrupted(type(error).__name__) from error
 
     def _digest(self, path: str, found: _Object) -> Digest | None:
-        """What the object itself tells of its content."""
+        """What the object itself tells of its content.
+
+        Of an upload in parts, whose ETag ends in their number, all hashes are of the parts'.
+        """
+        if "-" in found.etag:
+            return None
         with self._errors(path):
             head = self._client.head_object(
                 **self._named(path), IfMatch=found.etag, ChecksumMode="ENABLED"
             )
-        checksum = head.get("ChecksumSHA256")
-        # That of an upload in parts is one over the parts' own, and ends in their number.
-        if checksum and "-" not in checksum and head.get("ChecksumType") != "COMPOSITE":
+        if checksum := head.get("ChecksumSHA256"):
             return Digest("sha256", base64.b64decode(checksum).hex())
         is_plain = head.get("ServerSideEncryption") in (None, "AES256")
         if (md5 := _MD5.fullmatch(found.etag)) and is_plain and "SSECustomerAlgorithm" not in head:

@@ -66,8 +66,8 @@ def parse_source(source: str, *, field: str = "source") -> Folder | HubRevision 
         raise ConfigurationError(f"{field}: no weights are read from {name}:; write {_FORMS}")
     if "@" in rest.partition("/")[0] or "?" in rest or "#" in rest:
         raise ConfigurationError(
-            f"{field}: holds credentials or a query, which would end in logs; leave them out, as"
-            " they are taken from HF_TOKEN, or from where boto3 looks for them"
+            f"{field}: has an @ before the first slash, or a ? or #, and credentials there would"
+            " end in logs; they are taken from HF_TOKEN, or from where boto3 looks for them"
         )
     return _hub_revision(rest, field) if name == "hf" else _s3_prefix(rest, field)
 

@@ -61,6 +61,9 @@ class FakeHub:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if REPOSITORY not in self.path:  # the library asks for more than it is asked
+                    self.send_error(404)
+                    return
                 hub.authorizations.add(self.headers["authorization"])
                 if hub.is_gated:
                     self.send_response(403)

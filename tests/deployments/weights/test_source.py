@@ -55,7 +55,7 @@ def test_only_a_commit_never_moves() -> None:
         ("s3:/my-bucket/model", "no weights are read from s3:; write"),
         ("hf:some/model@main", "write a folder, hf://OWNER/REPOSITORY@REVISION"),
         ("hf://some/model", "hf://some/model@COMMIT, which never changes"),
-        ("hf://model@main", "holds credentials"),
+        ("hf://model@main", "has an @ before the first slash"),
         ("hf://models/some/model@main", "is not hf://OWNER/REPOSITORY@REVISION"),
         ("hf://some/model@", "is not hf://"),
         ("s3://", "is not s3://BUCKET/PREFIX"),
