@@ -94,7 +94,6 @@ def _download(remote: Remote, files: Mapping[str, Expected], folder: Path) -> No
             f"{remote.name}: needs {needed} bytes in stages.weights.cache_dir, and {folder} has"
             f" {free}; free some, or set it to a larger disk"
         )
-
     logger.info("%s: fetching %d files, %d bytes", remote.name, len(files), needed)
 
     def fetch_one(path: str) -> None:

@@ -170,6 +170,17 @@ class TestManifest:
         fetch(str(sealed), VAE_PARTS, options)
         assert sorted(hashed) == sorted([*once, Path(VAE).name])
 
+    def test_another_length_is_found_at_the_same_time_of_change(
+        self, sealed: Path, options: WeightsOptions
+    ) -> None:
+        fetch(str(sealed), VAE_PARTS, options)
+        config = sealed / "vae/config.json"
+        then = config.stat()
+        config.write_bytes(config.read_bytes() + b" ")
+        os.utime(config, ns=(then.st_atime_ns, then.st_mtime_ns))
+        said = complaint(sealed, VAE_PARTS, options)
+        assert f"config.json is damaged: expected {then.st_size} bytes, found" in said
+
     def test_a_record_that_is_none_means_that_nothing_was_checked(
         self, sealed: Path, options: WeightsOptions
     ) -> None:
