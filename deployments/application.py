@@ -40,10 +40,10 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
     """
     source = spec.source
     classes = {
-        StageName.TEXT_ENCODER: (TextEncoder, (source, config.text_encoder)),
-        StageName.DENOISER: (Denoiser, (spec, config.denoiser)),
-        StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder)),
-        StageName.SAFETY: (SafetyClassifier, (config.safety,)),
+        StageName.TEXT_ENCODER: (TextEncoder, (source, config.text_encoder, config.weights)),
+        StageName.DENOISER: (Denoiser, (spec, config.denoiser, config.weights)),
+        StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder, config.weights)),
+        StageName.SAFETY: (SafetyClassifier, (config.safety, config.weights)),
         StageName.FINISHER: (Finisher, (config.finisher, config.storage)),
         StageName.TOGETHER: (Together, (spec, config)),
     }

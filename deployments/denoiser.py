@@ -19,8 +19,9 @@ from deployments.backlog import Report
 from deployments.boundary import Boundary, end_process, starting
 from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
-from deployments.options import DenoiserOptions
+from deployments.options import DenoiserOptions, WeightsOptions
 from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedConditioning
+from deployments.weights.fetch import fetch
 from deployments.wire import (
     pack_checkpoint,
     pack_latents,
@@ -38,7 +39,12 @@ class Denoiser:
     """Ray Serve deployment over `Engine` and `DenoiserStage`."""
 
     def __init__(
-        self, spec: ModelSpec, options: DenoiserOptions, *, hands_over: bool = True
+        self,
+        spec: ModelSpec,
+        options: DenoiserOptions,
+        weights: WeightsOptions = WeightsOptions(),
+        *,
+        hands_over: bool = True,
     ) -> None:
         """Without `hands_over`, the callers are in this process: no image can go on elsewhere, and
         a replica whose engine has ended takes the process with it.
@@ -46,11 +52,12 @@ class Denoiser:
         with starting("Denoiser", options):
             import torch
 
+            from pipelines.checkpoint import DENOISER_PARTS
             from pipelines.stages.denoiser import DenoiserStage
 
             torch.set_num_threads(options.resolved_threads)
             stage = DenoiserStage.load(
-                spec.source,
+                str(fetch(spec.source, DENOISER_PARTS, weights)),
                 device=options.resolved_device,
                 dtype=options.dtype,
                 attention=options.attention,

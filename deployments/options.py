@@ -26,6 +26,7 @@ from deployments.autoscaling import (
 from deployments.base_options import Options
 from deployments.names import StageName
 from deployments.placement import StageOptions
+from deployments.weights.source import parse_source
 
 __all__ = [
     "AutoscalingOptions",
@@ -41,6 +42,7 @@ __all__ = [
     "StorageOptions",
     "TextEncoderOptions",
     "VaeDecoderOptions",
+    "WeightsOptions",
 ]
 
 
@@ -131,7 +133,7 @@ class SafetyOptions(BatchingStageOptions):
     """With "open_nsfw": carried weights, on the CPU. With "huggingface": any image classifier.
     With "off": nothing is refused, and every verdict says so."""
     source: str | None = None
-    """Weights of kind "huggingface": a hub id or a folder."""
+    """Weights of kind "huggingface": as `model_source`, a folder, `hf://` or `s3://`."""
     threshold: float = Field(default=0.8, ge=0.0, le=1.0)
     """Score from which an image is refused."""
     flagged_labels: tuple[str, ...] = ()
@@ -140,12 +142,16 @@ class SafetyOptions(BatchingStageOptions):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.classifier == "huggingface":
-            examples = {"source": '"Falconsai/nsfw_image_detection"', "flagged_labels": '["nsfw"]'}
+            examples = {
+                "source": '"hf://Falconsai/nsfw_image_detection@main"',
+                "flagged_labels": '["nsfw"]',
+            }
             for field, example in examples.items():
                 if not getattr(self, field):
                     raise self._reject(
                         field, f'is needed for classifier "huggingface", for example {example}'
                     )
+            parse_source(self.source or "", field=f"{self.section}.source")
             return self
         for field in ("source", "flagged_labels", "num_gpus"):
             if getattr(self, field):
@@ -209,6 +215,29 @@ class StorageOptions(Options):
         return self
 
 
+class WeightsOptions(Options):
+    """How weights that are not in a local folder come to a node."""
+
+    section: ClassVar[str] = "weights"
+
+    cache_dir: Path | None = None
+    """Folder that keeps them, shared by the replicas on a node; left out, ~/.cache/sluice/weights.
+    On a local disk: its locks hold for one machine."""
+    endpoint_url: str | None = None
+    """An S3-compatible server other than AWS, for example "http://minio:9000"; left out, that of
+    AWS_ENDPOINT_URL, if it is set."""
+    require_hashes: bool = True
+    """Whether an S3 object is refused of which only the size is known; if not, that is enough."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> Self:
+        if self.endpoint_url is not None and "@" in self.endpoint_url:
+            raise self._reject(
+                "endpoint_url", "holds credentials; leave them to AWS_ACCESS_KEY_ID and the like"
+            )
+        return self
+
+
 class StagesConfig(Options):
     """All stages; the defaults fit a laptop with two cores and no GPU."""
 
@@ -228,6 +257,8 @@ class StagesConfig(Options):
     """Pixels to a file."""
     storage: StorageOptions = Field(default_factory=StorageOptions)
     """Where files are kept."""
+    weights: WeightsOptions = Field(default_factory=WeightsOptions)
+    """How weights come to a node."""
 
     @model_validator(mode="after")
     def _check_gpus_together(self) -> Self:

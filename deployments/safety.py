@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deployments.boundary import Boundary, starting
-from deployments.options import SafetyOptions
+from deployments.options import SafetyOptions, WeightsOptions
+from deployments.weights.fetch import fetch
 from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
@@ -14,17 +15,19 @@ from pipelines.engine.batcher import Batcher
 class SafetyClassifier:
     """Ray Serve deployment over an image classifier."""
 
-    def __init__(self, options: SafetyOptions) -> None:
+    def __init__(self, options: SafetyOptions, weights: WeightsOptions = WeightsOptions()) -> None:
         with starting("SafetyClassifier", options):
-            from pipelines.stages.safety import load_image_classifier
+            from pipelines.stages.safety import CLASSIFIER_PARTS, load_image_classifier
 
-            if options.classifier == "huggingface":
+            source = options.source
+            if source is not None:
                 import torch
 
+                source = str(fetch(source, CLASSIFIER_PARTS, weights))
                 torch.set_num_threads(options.resolved_threads)
             self._classifier = load_image_classifier(
                 options.classifier,
-                source=options.source,
+                source=source,
                 threshold=options.threshold,
                 flagged_labels=options.flagged_labels,
                 device=options.resolved_device,

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deployments.boundary import Boundary, starting
-from deployments.options import TextEncoderOptions
+from deployments.options import TextEncoderOptions, WeightsOptions
 from deployments.packed import PackedConditioning
 from deployments.single_flight import SingleFlight
+from deployments.weights.fetch import fetch
 from deployments.wire import pack_conditioning
 from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
@@ -22,15 +23,23 @@ from pipelines.engine.batcher import Batcher
 class TextEncoder:
     """Ray Serve deployment over `TextEncoderStage`."""
 
-    def __init__(self, source: str, options: TextEncoderOptions) -> None:
+    def __init__(
+        self,
+        source: str,
+        options: TextEncoderOptions,
+        weights: WeightsOptions = WeightsOptions(),
+    ) -> None:
         with starting("TextEncoder", options):
             import torch
 
+            from pipelines.checkpoint import TEXT_PARTS
             from pipelines.stages.text_encoder import TextEncoderStage
 
             torch.set_num_threads(options.resolved_threads)
             self._stage = TextEncoderStage.load(
-                source, device=options.resolved_device, dtype=options.dtype
+                str(fetch(source, TEXT_PARTS, weights)),
+                device=options.resolved_device,
+                dtype=options.dtype,
             )
         self._boundary = Boundary("TextEncoder")
         self._batcher: Batcher[TextPrompt, PackedConditioning] = Batcher(

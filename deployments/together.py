@@ -29,11 +29,11 @@ class Together:
         # The denoiser last: the number of threads is the process's, and it shares out the memory
         # that the others' weights leave.
         self._stages: dict[str, Any] = {
-            "text_encoder": TextEncoder(spec.source, config.text_encoder),
-            "vae_decoder": VaeDecoder(spec.source, config.vae_decoder),
-            "safety": SafetyClassifier(config.safety),
+            "text_encoder": TextEncoder(spec.source, config.text_encoder, config.weights),
+            "vae_decoder": VaeDecoder(spec.source, config.vae_decoder, config.weights),
+            "safety": SafetyClassifier(config.safety, config.weights),
             "finisher": Finisher(config.finisher, config.storage),
-            "denoiser": Denoiser(spec, config.denoiser, hands_over=False),
+            "denoiser": Denoiser(spec, config.denoiser, config.weights, hands_over=False),
         }
         handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
         self._graph = Graph(StageHandles(**handles), classifies=config.safety.classifier != "off")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deployments.boundary import Boundary, starting
-from deployments.options import VaeDecoderOptions
+from deployments.options import VaeDecoderOptions, WeightsOptions
 from deployments.packed import PackedLatents
+from deployments.weights.fetch import fetch
 from deployments.wire import unpack_latents
 from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
@@ -16,15 +17,22 @@ from pipelines.engine.batcher import Batcher
 class VaeDecoder:
     """Ray Serve deployment over `VaeDecoderStage`."""
 
-    def __init__(self, source: str, options: VaeDecoderOptions) -> None:
+    def __init__(
+        self,
+        source: str,
+        options: VaeDecoderOptions,
+        weights: WeightsOptions = WeightsOptions(),
+    ) -> None:
         with starting("VaeDecoder", options):
             import torch
 
+            from pipelines.checkpoint import VAE_PARTS
             from pipelines.stages.vae_decoder import VaeDecoderStage
 
             torch.set_num_threads(options.resolved_threads)
             self._device = options.resolved_device
-            self._stage = VaeDecoderStage.load(source, device=self._device, dtype=options.dtype)
+            folder = str(fetch(source, VAE_PARTS, weights))
+            self._stage = VaeDecoderStage.load(folder, device=self._device, dtype=options.dtype)
         self._boundary = Boundary("VaeDecoder")
         self._batcher: Batcher[PackedLatents, DecodedImage] = Batcher(
             self._run,

@@ -22,9 +22,10 @@ SIZE_MULTIPLE = 16
 class ModelSpec:
     """One model of the FLUX.1 family.
 
-    `source` is a local folder in the diffusers format or a Hugging Face hub id. `guidance_embeds`
-    tells whether the transformer takes a guidance scale (dev) or ignores it (schnell).
-    Sizes are pixels; `parameters` counts the transformer's weights.
+    `source` is a local folder in the diffusers format, or where `deployments.weights` fetches one
+    from; those of the hub that are known here are pinned to a commit. `guidance_embeds` tells
+    whether the transformer takes a guidance scale (dev) or ignores it (schnell). Sizes are pixels;
+    `parameters` counts the transformer's weights.
     """
 
     name: str
@@ -76,7 +77,7 @@ def _known() -> tuple[ModelSpec, ...]:
         _embedded(),
         ModelSpec(
             name="flux.1-dev",
-            source="black-forest-labs/FLUX.1-dev",
+            source="hf://black-forest-labs/FLUX.1-dev@3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
             description="FLUX.1 [dev], guidance-distilled, 12 B parameters.",
             license="flux-1-dev-non-commercial-license",
             created=1722470400,  # 2024-08-01
@@ -91,7 +92,7 @@ def _known() -> tuple[ModelSpec, ...]:
         ),
         ModelSpec(
             name="flux.1-schnell",
-            source="black-forest-labs/FLUX.1-schnell",
+            source="hf://black-forest-labs/FLUX.1-schnell@741f7c3ce8b383c54771c7003378a50191e9efe9",
             description="FLUX.1 [schnell], step-distilled: one to four steps.",
             license="apache-2.0",
             created=1722470400,  # 2024-08-01

@@ -1,7 +1,8 @@
 """Load one stage's components from a model in the diffusers FLUX.1 folder format.
 
-`source` is a local folder or a Hugging Face hub id. Only safetensors are read, and no code of the
-checkpoint is ever run. This file is the only one that knows the names inside such a folder.
+`source` is a local folder; `deployments.weights` makes one of what is elsewhere. Only safetensors
+are read, and no code of the checkpoint is ever run. This file is the only one that knows the names
+inside such a folder.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
@@ -24,6 +23,13 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+_INDEX = "model_index.json"
+
+TEXT_PARTS = (_INDEX, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+DENOISER_PARTS = (_INDEX, "scheduler", "transformer")
+VAE_PARTS = (_INDEX, "vae")
+"""Files and subfolders that each stage reads, and all that must be in its folder."""
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -91,14 +97,11 @@ def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
 def _check_family(source: str) -> None:
     """Refuse anything but a FLUX.1 text-to-image folder before weights are touched."""
     try:
-        path = Path(source) / "model_index.json"
-        if not Path(source).is_dir():
-            path = Path(hf_hub_download(source, "model_index.json"))
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, EntryNotFoundError, HfHubHTTPError) as error:
+        index = json.loads((Path(source) / _INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{source}: no readable model_index.json; give a folder in the diffusers format or a"
-            f" hub id that this machine can reach ({type(error).__name__})"
+            f"{source}: no readable {_INDEX}; give a local folder in the diffusers format"
+            f" ({type(error).__name__})"
         ) from error
     name = index.get("_class_name") if isinstance(index, dict) else None
     if name != "FluxPipeline":
@@ -111,14 +114,7 @@ def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:
     """`cls.from_pretrained` with its many ways to fail turned into one."""
     try:
         return cls.from_pretrained(source, subfolder=subfolder, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        SafetensorError,
-        LocalEntryNotFoundError,
-    ) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{source}/{subfolder}: cannot be loaded: {error}") from error
 
 

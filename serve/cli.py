@@ -157,6 +157,16 @@ def check(
 
 
 @app.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="A model in the diffusers format.")],
+) -> None:
+    """Write size and SHA-256 of a model's files beside them, to be checked wherever they go."""
+    from deployments.weights.manifest import write_manifest
+
+    _out.print(str(write_manifest(folder)), soft_wrap=True)
+
+
+@app.command()
 def version() -> None:
     """Print the versions of Sluice and of what it stands on."""
     _out.print(f"sluice {product_version()}")

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from deployments.options import StagesConfig
+from deployments.weights.source import parse_source
 from pipelines import catalog
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
@@ -63,6 +64,11 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _weights_source(value: str) -> str:
+    parse_source(value, field="model_source")
+    return value
+
+
 class Settings(BaseSettings):
     """Everything an operator can decide, validated before anything starts."""
 
@@ -80,8 +86,9 @@ class Settings(BaseSettings):
     model: str = "sluice-shapes"
     """The model's name in the catalogue; `sluice models` lists them."""
 
-    model_source: str | None = None
-    """A diffusers folder or hub id to read the weights from, instead of the catalogue's."""
+    model_source: Annotated[str, AfterValidator(_weights_source)] | None = None
+    """Where to read the weights from, instead of the catalogue's: a folder in the diffusers format,
+    hf://OWNER/REPOSITORY@REVISION or s3://BUCKET/PREFIX."""
 
     served_model_name: str | None = None
     """The name under which clients see the model; its catalogue name is understood as well."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deployments.files import encode_image
 from deployments.parameters import with_seed
+from deployments.weights.fetch import fetch
 from pipelines.contracts import StepEvent
 from serve.api.normalise import Plan, normalise
 from serve.api.schemas import ImageGenerationRequest
@@ -78,8 +79,9 @@ class LocalDrawing:
         import torch
 
         _silence_transformers()
+        from pipelines.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
         from pipelines.local import LocalChain
-        from pipelines.stages.safety import load_image_classifier
+        from pipelines.stages.safety import CLASSIFIER_PARTS, load_image_classifier
 
         device = self._device
         if device == "auto":
@@ -87,17 +89,22 @@ class LocalDrawing:
         dtype = self._dtype
         if dtype == "auto":
             dtype = "bfloat16" if device == "cuda" else "float32"
-        safety = self._settings.stages.safety
+        safety, weights = self._settings.stages.safety, self._settings.stages.weights
+        source = safety.source
+        if source is not None:
+            source = str(fetch(source, CLASSIFIER_PARTS, weights))
         classifier = load_image_classifier(
             safety.classifier,
-            source=safety.source,
+            source=source,
             threshold=safety.threshold,
             flagged_labels=safety.flagged_labels,
             device=safety.resolved_device,
             dtype=safety.dtype,
             threads=safety.resolved_threads,
         )
-        return LocalChain.load(self._spec, device=device, dtype=dtype, classifier=classifier)
+        folder = fetch(self._spec.source, (*TEXT_PARTS, *DENOISER_PARTS, *VAE_PARTS), weights)
+        spec = replace(self._spec, source=str(folder))
+        return LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
 
 
 def _silence_transformers() -> None:

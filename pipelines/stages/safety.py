@@ -27,6 +27,9 @@ __all__ = [
 
 KINDS = ("open_nsfw", "huggingface", "off")
 
+CLASSIFIER_PARTS = (".",)
+"""What of its folder the Hugging Face classifier reads: the files at the root."""
+
 
 class ImageClassifier(Protocol):
     """Anything that judges images."""
@@ -63,7 +66,7 @@ def load_image_classifier(
 ) -> ImageClassifier:
     """The classifier called `kind`: "open_nsfw", "huggingface" or "off"; "-" may stand for "_".
 
-    `source` (a folder or hub id), `flagged_labels`, `device` and `dtype` are the Hugging Face
+    `source` (a folder), `flagged_labels`, `device` and `dtype` are the Hugging Face
     classifier's; `threads` is open_nsfw's, which always runs on the CPU. Raises ConfigurationError,
     and CheckpointError for weights that cannot be used.
     """
@@ -73,7 +76,7 @@ def load_image_classifier(
     if name == "huggingface":
         if source is None:
             raise ConfigurationError(
-                "source: the classifier huggingface needs one, a folder or a hub id"
+                "source: the classifier huggingface needs one, the folder of its weights"
             )
         return HuggingFaceClassifier(source, device, dtype, flagged_labels, threshold)
     if source is not None or flagged_labels:

@@ -31,7 +31,7 @@ class HuggingFaceClassifier:
         flagged_labels: Sequence[str],
         threshold: float,
     ) -> None:
-        """Loads the model at `source`, a folder (then nothing is downloaded) or a hub id.
+        """Loads the model in the folder `source`; nothing is downloaded.
 
         Only safetensors are read and no code of the checkpoint is run. Raises ConfigurationError
         for labels that the model does not have, CheckpointError for weights that cannot be used.
@@ -86,20 +86,19 @@ def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    is_folder = Path(source).is_dir()
-    if is_folder and not any(Path(source).glob("*.safetensors")):
+    if not any(Path(source).glob("*.safetensors")):
         raise CheckpointError(
             f"{source}: has no *.safetensors; pickled weights are not read, convert them"
         )
     try:
         # The PIL back end gives the same pixels whether or not torchvision is installed.
         processor = AutoImageProcessor.from_pretrained(
-            source, local_files_only=is_folder, trust_remote_code=False, backend="pil"
+            source, local_files_only=True, trust_remote_code=False, backend="pil"
         )
         model, report = AutoModelForImageClassification.from_pretrained(
             source,
             dtype=dtype,
-            local_files_only=is_folder,
+            local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,

@@ -18,6 +18,7 @@ from deployments.options import (
     StorageOptions,
     TextEncoderOptions,
     VaeDecoderOptions,
+    WeightsOptions,
 )
 from pipelines.errors import ConfigurationError
 
@@ -27,7 +28,7 @@ def test_defaults_fit_two_cores_without_a_gpu() -> None:
     stages = [
         getattr(config, name)
         for name in StagesConfig.model_fields
-        if name not in ("storage", "together")
+        if name not in ("storage", "together", "weights")
     ]
     assert len(stages) == 5
     assert sum(stage.num_cpus for stage in stages) <= 1.5
@@ -85,7 +86,7 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
             "max_ongoing_requests to 2000",
         ),
         (DenoiserOptions, {"max_works": 1025}, "denoiser.max_works", "at most 1024"),
-        (SafetyOptions, {"classifier": "huggingface"}, "safety.source", "Falconsai"),
+        (SafetyOptions, {"classifier": "huggingface"}, "safety.source", "hf://Falconsai"),
         (
             SafetyOptions,
             {"classifier": "huggingface", "source": "x/y"},
@@ -93,6 +94,13 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
             "nsfw",
         ),
         (SafetyOptions, {"source": "x/y"}, "safety.source", "classifier: huggingface"),
+        (
+            SafetyOptions,
+            {"classifier": "huggingface", "source": "x/y", "flagged_labels": ["nsfw"]},
+            "safety.source",
+            "hf://x/y@COMMIT",
+        ),
+        (WeightsOptions, {"endpoint_url": "http://a:b@c"}, "weights.endpoint_url", "AWS_ACCESS"),
         (SafetyOptions, {"flagged_labels": ["nsfw"]}, "safety.flagged_labels", "leave it out"),
         (SafetyOptions, {"num_gpus": 1}, "safety.num_gpus", "leave it out"),
         (FinisherOptions, {"num_gpus": 1}, "finisher.num_gpus", "leave it out"),
@@ -153,6 +161,7 @@ def test_every_field_is_documented() -> None:
         VaeDecoderOptions,
         SafetyOptions,
         StorageOptions,
+        WeightsOptions,
     ):
         for name, field in options.model_fields.items():
             assert field.description, f"{options.__name__}.{name}"

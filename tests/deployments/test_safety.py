@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from deployments.options import SafetyOptions
 from deployments.safety import SafetyClassifier
 from pipelines.contracts import DecodedImage
-from pipelines.errors import StageFailed
+from pipelines.errors import CheckpointError, StageFailed
 from tests.deployments.fakes import FakeClassifier
 
 
@@ -63,11 +65,21 @@ async def test_a_broken_classifier_is_a_failure_and_never_a_pass(
     assert caught.value.stage == "SafetyClassifier"
 
 
-def test_options_reach_the_classifier(fake: FakeClassifier) -> None:
+def test_a_classifier_without_weights_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    options = SafetyOptions(
+        classifier="huggingface", source=str(tmp_path), flagged_labels=("nsfw",)
+    )
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, and pickles are never read"):
+        SafetyClassifier(options)
+
+
+def test_options_reach_the_classifier(fake: FakeClassifier, tmp_path: Path) -> None:
+    save_file({"weight": np.zeros(1)}, tmp_path / "model.safetensors")
     SafetyClassifier(
         SafetyOptions(
             classifier="huggingface",
-            source="some/model",
+            source=str(tmp_path),
             threshold=0.25,
             num_threads=2,
             flagged_labels=("nsfw",),
@@ -76,6 +88,6 @@ def test_options_reach_the_classifier(fake: FakeClassifier) -> None:
     asked = vars(fake)["asked"]
     assert asked["threshold"] == 0.25
     assert asked["threads"] == 2
-    assert (asked["kind"], asked["source"]) == ("huggingface", "some/model")
+    assert (asked["kind"], asked["source"]) == ("huggingface", str(tmp_path))
     assert asked["flagged_labels"] == ("nsfw",)
     assert (asked["device"], asked["dtype"]) == ("cpu", "float32")

@@ -204,6 +204,17 @@ def test_check_says_why_not(run: Run, tmp_path: Path):
     assert run("check", "none.yaml").code == 1
 
 
+def test_manifest(run: Run, tmp_path: Path):
+    assert "has no *.safetensors" in run("manifest", str(tmp_path)).err
+    (tmp_path / "vae").mkdir()
+    weights = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"weights")
+    outcome = run("manifest", str(tmp_path))
+    assert (outcome.code, outcome.out.strip()) == (0, str(tmp_path / "sluice-weights.json"))
+    files = json.loads((tmp_path / "sluice-weights.json").read_text())["files"]
+    assert files["vae/diffusion_pytorch_model.safetensors"]["size"] == len(b"weights")
+
+
 def test_version(run: Run):
     assert "sluice 0." in run("version").out
 

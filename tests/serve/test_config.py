@@ -179,6 +179,30 @@ class TestMistakes:
         monkeypatch.setenv("SLUICE_LIMITS", "{")
         assert '"limits"' in complaint()
 
+    def test_weights_from_nowhere(self):
+        assert complaint({"model_source": "gs://bucket/flux"}).startswith(
+            "model_source: no weights are read from gs:; write a folder, hf://OWNER/REPOSITORY"
+        )
+        assert complaint({"model_source": "some/model"}).startswith("model_source: there is no")
+        classifier = {
+            "stages.safety.classifier": "huggingface",
+            "stages.safety.source": "https://example.com/classifier",
+            "stages.safety.flagged_labels": "nsfw",
+        }
+        assert complaint(classifier).startswith("stages.safety.source: no weights are read from")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("model_source", "s3://AKIA:hunter2@bucket/flux"),
+            ("stages.weights.endpoint_url", "http://me:hunter2@minio:9000"),
+        ],
+    )
+    def test_a_secret_is_not_repeated(self, name: str, value: str):
+        said = complaint({name: value})
+        assert said.startswith(f"{name}: ")
+        assert "hunter2" not in said
+
     def test_public_url_says_how_one_looks(self):
         assert "https://images.example.com" in complaint({"public_url": "images.example.com"})
 
@@ -209,6 +233,10 @@ class TestModelSpec:
     def test_another_source(self):
         spec = Settings.load({"model": "flux.1-dev", "model_source": "/weights"}).model_spec()
         assert (spec.name, spec.source) == ("flux.1-dev", "/weights")
+
+    @pytest.mark.parametrize("source", ["s3://bucket/flux", "hf://some/model@v1"])
+    def test_weights_from_elsewhere(self, source: str):
+        assert Settings.load({"model_source": source}).model_spec().source == source
 
     def test_an_unknown_model(self):
         settings = Settings.load({"model": "sd-1.5"})
