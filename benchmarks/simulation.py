@@ -5,9 +5,10 @@ The scheduler is the one that serves. Simulated are
 - the stage: a tick takes what the cost surface says;
 - the engine around it: constant seconds per tick, admission, checkpoint and finished image;
 - a machine whose speed drifts, where the model has a `Pace`;
-- the router: Serve's power of two choices. Each image of a request goes to the one of two replicas
-  drawn at random that has fewer images under way. Its counts are exact and at once here, where
-  Serve's may be some milliseconds old.
+- the router, on one caller: ours, by what replicas report every second and what was sent since; or
+  Serve's power of two choices, where an image goes to the one of two replicas drawn at random that
+  has fewer under way. Serve's counts are exact and at once here, and may be some milliseconds old
+  in truth.
 
 Not simulated: the stages around the denoiser, and replicas that come, go or differ in speed.
 Pure: no torch, no clock; everything follows from the arguments.
@@ -15,12 +16,13 @@ Pure: no torch, no clock; everything follows from the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from deployments.backlog import REPORT_EVERY_S, Backlogs, Report, Shape
 from pipelines.engine.cost import CostSurface, Load
 from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
@@ -172,13 +174,14 @@ def replay(
     *,
     policy: Policy,
     replicas: int = 1,
+    router: RouterName = "finish_first",
     seed: int = 0,
 ) -> Replay:
     """Serve `requests`, given by arrival, on `replicas` equal engines; `seed` is the router's."""
     pool = [Replica(model, model.scheduler(policy)) for _ in range(replicas)]
     ends: list[tuple[float, int]] = []
     finishes = [request.at_s for request in requests]
-    rng = Random(seed)
+    choose = _ROUTERS[router](pool, Random(seed))
 
     def run_until(time: float) -> None:
         while ends and ends[0][0] <= time:
@@ -198,7 +201,7 @@ def replay(
         run_until(request.at_s)
         chosen: set[int] = set()
         for work in _works(number, request):
-            index = _choose(pool, rng)
+            index = choose(work)
             pool[index].add(work)
             chosen.add(index)
         for index in sorted(chosen):
@@ -229,12 +232,62 @@ def _works(number: int, request: Request) -> list[Work]:
     ]
 
 
-def _choose(pool: Sequence[Replica], rng: Random) -> int:
-    """Two different replicas at random, and of these the one with less under way."""
-    if len(pool) == 1:
-        return 0
-    first, second = rng.sample(range(len(pool)), 2)
-    return second if pool[second].ongoing < pool[first].ongoing else first
+class _TwoChoices:
+    """Serve's own router."""
+
+    def __init__(self, pool: Sequence[Replica], rng: Random) -> None:
+        self._pool = pool
+        self._rng = rng
+
+    def __call__(self, work: Work) -> int:
+        """Two different replicas at random, and of these the one with less under way."""
+        pool = self._pool
+        if len(pool) == 1:
+            return 0
+        first, second = self._rng.sample(range(len(pool)), 2)
+        return second if pool[second].ongoing < pool[first].ongoing else first
+
+
+class _FinishFirst:
+    """Ours, with reports that replicas give at times of their own, as in truth."""
+
+    def __init__(self, pool: Sequence[Replica], rng: Random) -> None:
+        self._pool = pool
+        self._rng = rng
+        self._backlogs = Backlogs()
+        self._due = [rng.random() * REPORT_EVERY_S for _ in pool]
+        self._reports = [self._report(index, 0.0) for index in range(len(pool))]
+
+    def __call__(self, work: Work) -> int:
+        """The replica that would finish the work first."""
+        if len(self._pool) == 1:
+            return 0
+        now, shape = (
+            work.arrival,
+            Shape(work.segments[0], work.num_steps, len(work.segments), False),
+        )
+        for index, due in enumerate(self._due):
+            if due <= now:
+                self._reports[index] = self._report(index, now)
+                self._due[index] = now + REPORT_EVERY_S
+        order = self._rng.sample(range(len(self._pool)), len(self._pool))
+        index = min(
+            order, key=lambda i: self._backlogs.finish_s(str(i), self._reports[i], shape, now)
+        )
+        share_s = self._reports[index].share_s(shape)
+        self._backlogs.sent(work.id, str(index), share_s, now)
+        return index
+
+    def _report(self, index: int, now: float) -> Report:
+        scheduler = self._pool[index].scheduler
+        return Report(now, scheduler.queued_s, 0, scheduler.cost)
+
+
+RouterName = Literal["finish_first", "two_choices"]
+_ROUTERS: Mapping[RouterName, Callable[[Sequence[Replica], Random], Callable[[Work], int]]] = {
+    "finish_first": _FinishFirst,
+    "two_choices": _TwoChoices,
+}
 
 
 def _utilisation(pool: Sequence[Replica], requests: Sequence[Request]) -> float:

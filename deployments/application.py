@@ -12,11 +12,11 @@ from ray.serve import Application, Deployment
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from deployments.backlog import REPORT_EVERY_S
 from deployments.denoiser import Denoiser
 from deployments.finisher import Finisher
 from deployments.names import StageName
 from deployments.options import StageOptions, StagesConfig
-from deployments.routing import REPORT_EVERY_S
 from deployments.safety import SafetyClassifier
 from deployments.text_encoder import TextEncoder
 from deployments.together import Together

@@ -7,13 +7,15 @@ replica does a second of work per second. What other callers send shows with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from pipelines.contracts import GenerationJob, LatentJob
 from pipelines.engine.cost import CostSurface, Load
 
+REPORT_EVERY_S = 1.0
+"""Seconds between two reports of a replica."""
 STALE_S = 5.0
 """A report older than this says nothing."""
 
@@ -60,7 +62,6 @@ class Report(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    replica: str
     at: float
     seconds: float
 
@@ -69,30 +70,42 @@ class Backlogs:
     """What one caller knows of all replicas of a deployment. For one thread."""
 
     def __init__(self) -> None:
-        self._sent: dict[str, _Sent] = {}
+        self._sent: dict[str, dict[str, _Sent]] = {}
+        """By replica and request, as far as no report has it yet."""
+        self._places: dict[str, str] = {}
+        """The replica of each request that has not ended."""
 
     def finish_s(self, replica: str, report: Report, shape: Shape, now: float) -> float:
         """Seconds from `now` until `replica` would have finished a work of `shape`."""
-        since = sum(
-            sent.seconds
-            for sent in self._sent.values()
-            if sent.replica == replica and sent.at >= report.at
-        )
-        queued_s = max(0.0, report.queued_s + since - (now - report.at))
-        return queued_s + report.alone_s(shape)
+        since = self._sent.get(replica, {})
+        for request_id in [key for key, sent in since.items() if sent.at < report.at]:
+            del since[request_id]
+        sent_s = sum(sent.seconds for sent in since.values())
+        return max(0.0, report.queued_s + sent_s - (now - report.at)) + report.alone_s(shape)
 
     def sent(self, request_id: str, replica: str, seconds: float, now: float) -> None:
         """A request goes to `replica`."""
-        self._sent[request_id] = _Sent(replica, now, seconds)
+        self._sent.setdefault(replica, {})[request_id] = _Sent(now, seconds)
+        self._places[request_id] = replica
 
     def moved(self, request_id: str, replica: str) -> None:
         """It went to `replica` after all."""
-        if request_id in self._sent:
-            self._sent[request_id] = self._sent[request_id]._replace(replica=replica)
+        before = self._places.get(request_id)
+        if before is not None and before != replica:
+            self._places[request_id] = replica
+            if sent := self._sent[before].pop(request_id, None):
+                self._sent.setdefault(replica, {})[request_id] = sent
 
     def done(self, request_id: str) -> None:
         """A request has ended, in whatever way."""
-        self._sent.pop(request_id, None)
+        if (replica := self._places.pop(request_id, None)) is not None:
+            self._sent[replica].pop(request_id, None)
+
+    def keep(self, replicas: Collection[str]) -> None:
+        """Forget the replicas that are gone."""
+        for replica in self._sent.keys() - replicas:
+            del self._sent[replica]
+        self._places = {key: at for key, at in self._places.items() if at in replicas}
 
 
 def shape_of(job: object) -> Shape | None:

@@ -17,9 +17,6 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
 
-REPORT_EVERY_S = 1.0
-"""Seconds between two reports of a replica."""
-
 
 class FinishFirstRouter(RequestRouter):
     """A `RequestRouter` of Ray Serve, in every process that calls the deployment."""
@@ -60,6 +57,11 @@ class FinishFirstRouter(RequestRouter):
     ) -> None:
         """Called by Serve: the first choice may have been full."""
         self._backlogs.moved(pending_request.metadata.internal_request_id, _name(replica_id))
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Called by Serve when replicas or their reports have changed."""
+        super().update_replicas(replicas)
+        self._backlogs.keep({_name(replica.replica_id) for replica in replicas})
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Called by Serve."""

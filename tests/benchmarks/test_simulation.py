@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.simulation import EngineModel, Overheads, Pace, Request, replay
+from benchmarks.simulation import EngineModel, Overheads, Pace, Request, RouterName, replay
 from pipelines.engine.cost import CostSurface
 
 ONE = Request(at_s=0.0, deadline_s=100.0, tenant="t", num_images=1, segments=(10,), num_steps=12)
@@ -61,15 +61,31 @@ def test_the_policy_decides_who_is_on_time() -> None:
     assert replay([ONE, hurried], model, policy="edf").met == [True, True]
 
 
-def test_the_router_prefers_who_has_less_under_way() -> None:
+@pytest.mark.parametrize("router", ["finish_first", "two_choices"])
+def test_the_router_prefers_who_has_less_under_way(router: RouterName) -> None:
     pair = [ONE, replace(ONE, tenant="u")]
     assert (
-        replay(pair, MODEL, policy="fifo", replicas=2).latencies_s == [pytest.approx(12 * 1.1)] * 2
+        replay(pair, MODEL, policy="fifo", replicas=2, router=router).latencies_s
+        == [pytest.approx(12 * 1.1)] * 2
     )
     images = replace(ONE, num_images=8)
-    assert replay([images], MODEL, policy="fifo", replicas=2).latencies_s == [
+    assert replay([images], MODEL, policy="fifo", replicas=2, router=router).latencies_s == [
         pytest.approx(12 * 1.4)
     ]
+
+
+def test_a_large_image_keeps_small_ones_away_from_its_replica() -> None:
+    large = replace(ONE, num_steps=100)
+    pair = replace(ONE, num_steps=2, num_images=2)
+    small = [replace(pair, at_s=0.1 + 5 * index) for index in range(12)]
+    model = replace(MODEL, max_works=1)
+
+    def mean_s(router: RouterName) -> float:
+        run = replay([large, *small], model, policy="fifo", replicas=2, router=router)
+        return sum(run.latencies_s[1:]) / len(small)
+
+    assert mean_s("finish_first") == pytest.approx(2 * 2 * 1.1)
+    assert mean_s("two_choices") > 20
 
 
 def test_a_replay_is_decided_by_its_seed() -> None:

@@ -103,6 +103,18 @@ def now(**values: Any) -> Report:
     return report(at=time.time(), **values)
 
 
+def test_a_replica_that_is_gone_is_forgotten() -> None:
+    backlogs = Backlogs()
+    for request_id, name in (("r1", "a"), ("r2", "b")):
+        backlogs.sent(request_id, name, 2.0, 1000.5)
+    backlogs.keep({"b"})
+    backlogs.moved("r1", "b")
+    backlogs.done("r1")
+    empty_s = report().alone_s(SHAPE)
+    assert backlogs.finish_s("a", report(), SHAPE, 1000.0) == pytest.approx(empty_s)
+    assert backlogs.finish_s("b", report(), SHAPE, 1000.0) == pytest.approx(2.0 + empty_s)
+
+
 async def test_the_replica_that_finishes_first_gets_it_and_the_others_are_next() -> None:
     replicas = [replica("a", now(queued_s=9.0)), replica("b", now(queued_s=1.0))]
     router = Router()
@@ -140,7 +152,8 @@ async def test_what_went_elsewhere_or_is_done_is_forgotten() -> None:
     assert (await router.choose(replicas, large))[0] == [chosen]
     router.on_request_completed(cast(Any, SimpleNamespace(unique_id=other)), "1")
     router.on_request_completed(cast(Any, SimpleNamespace(unique_id=chosen)), "2")
-    assert router._backlogs._sent == {}
+    assert not any(router._backlogs._sent.values())
+    assert router._backlogs._places == {}
 
 
 @pytest.mark.parametrize("stale", [None, report(at=time.time() - STALE_S - 1)])
