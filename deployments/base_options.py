@@ -23,6 +23,9 @@ class Options(BaseModel):
     section: ClassVar[str] = ""
     """Where these options stand in `StagesConfig`; the prefix of field names in messages."""
 
+    live: ClassVar[tuple[str, ...]] = ()
+    """Fields that a running replica takes over; see `deployments.live`."""
+
     def _reject(self, field: str, problem: str) -> ConfigurationError:
         name = f"{self.section}.{field}" if self.section else field
         return ConfigurationError(f"{name}: {problem}")

@@ -19,6 +19,7 @@ from deployments.backlog import Report
 from deployments.boundary import Boundary, end_process, starting
 from deployments.draining import DrainWatch
 from deployments.engine_builder import build_engine
+from deployments.live import taken_over
 from deployments.options import DenoiserOptions, WeightsOptions
 from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedConditioning
 from deployments.weights.fetch import fetch
@@ -66,6 +67,7 @@ class Denoiser:
             self._engine = build_engine(stage, spec, options)
             self._text_tokens = spec.max_sequence_length
             self._engine.start()
+        self._options = options
         self._boundary = Boundary("Denoiser")
         self._hands_over = hands_over
         if hands_over:
@@ -118,6 +120,11 @@ class Denoiser:
     async def stats(self) -> EngineStats:
         """Works, queued seconds, ticks and steps of this replica's engine."""
         return self._engine.stats()
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.live`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded and the engine runs."""

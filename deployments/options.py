@@ -68,6 +68,7 @@ class TextEncoderOptions(BatchingStageOptions):
     """The text encoder pool."""
 
     section: ClassVar[str] = "text_encoder"
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "cache_entries")
 
     cache_entries: NonNegativeInt = 64
     """Conditionings kept per replica, 4 MiB each for FLUX.1-dev in bfloat16; 0 keeps none."""
@@ -77,6 +78,7 @@ class DenoiserOptions(StageOptions):
     """The denoiser."""
 
     section: ClassVar[str] = "denoiser"
+    live: ClassVar[tuple[str, ...]] = ("policy", "max_works", "checkpoint_every")
 
     num_cpus: NonNegativeFloat = 0.3
     """CPUs that Ray reserves for each replica; fractions share a core."""
@@ -119,6 +121,7 @@ class VaeDecoderOptions(BatchingStageOptions):
     """The VAE decoder pool."""
 
     section: ClassVar[str] = "vae_decoder"
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size",)
 
     max_batch_size: PositiveInt = 4
     """Images of one size that are decoded together at most."""
@@ -128,6 +131,7 @@ class SafetyOptions(BatchingStageOptions):
     """The pool that classifies finished images."""
 
     section: ClassVar[str] = "safety"
+    live: ClassVar[tuple[str, ...]] = ("threshold", "max_batch_size")
 
     classifier: Literal["open_nsfw", "huggingface", "off"] = "open_nsfw"
     """With "open_nsfw": carried weights, on the CPU. With "huggingface": any image classifier.

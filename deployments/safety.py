@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from deployments.boundary import Boundary, starting
+from deployments.live import taken_over
 from deployments.options import SafetyOptions, WeightsOptions
 from deployments.weights.fetch import fetch
 from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
@@ -34,6 +36,7 @@ class SafetyClassifier:
                 dtype=options.dtype,
                 threads=options.resolved_threads,
             )
+        self._options = options
         self._boundary = Boundary("SafetyClassifier")
         self._batcher: Batcher[DecodedImage, SafetyVerdict] = Batcher(
             self._run,
@@ -52,6 +55,12 @@ class SafetyClassifier:
         with self._boundary.call():
             verdict, waited, ran, _ = await self._batcher.submit(image, terms)
             return replace(verdict, timings={"safety_wait": waited, "safety": ran})
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.live`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._batcher.max_batch_size = options.max_batch_size
+            self._classifier.threshold = options.threshold
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded."""

@@ -9,8 +9,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from deployments.boundary import Boundary, starting
+from deployments.live import taken_over
 from deployments.options import TextEncoderOptions, WeightsOptions
 from deployments.packed import PackedConditioning
 from deployments.single_flight import SingleFlight
@@ -41,6 +43,7 @@ class TextEncoder:
                 device=options.resolved_device,
                 dtype=options.dtype,
             )
+        self._options = options
         self._boundary = Boundary("TextEncoder")
         self._batcher: Batcher[TextPrompt, PackedConditioning] = Batcher(
             self._run,
@@ -66,6 +69,12 @@ class TextEncoder:
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)
             return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.live`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._batcher.max_batch_size = options.max_batch_size
+            self._cache_entries = options.cache_entries
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded."""

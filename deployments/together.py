@@ -8,6 +8,7 @@ that dies loses its requests' steps, which begin anew elsewhere.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 from deployments.denoiser import Denoiser
@@ -20,6 +21,8 @@ from deployments.text_encoder import TextEncoder
 from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
+
+logger = logging.getLogger("ray.serve")
 
 
 class Together:
@@ -41,6 +44,15 @@ class Together:
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """As `Graph.generate`."""
         return await self._graph.generate(job)
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""
+        sections = user_config or {}
+        for key in sections.keys() - self._stages.keys():
+            logger.error("user_config.%s: is no stage; known: %s", key, ", ".join(self._stages))
+        for key, stage in self._stages.items():
+            if hasattr(stage, "reconfigure"):
+                stage.reconfigure(sections.get(key))
 
     async def ready(self) -> bool:
         """True: the constructor returns only once all stages are loaded."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from deployments.boundary import Boundary, starting
+from deployments.live import taken_over
 from deployments.options import VaeDecoderOptions, WeightsOptions
 from deployments.packed import PackedLatents
 from deployments.weights.fetch import fetch
@@ -33,6 +35,7 @@ class VaeDecoder:
             self._device = options.resolved_device
             folder = str(fetch(source, VAE_PARTS, weights))
             self._stage = VaeDecoderStage.load(folder, device=self._device, dtype=options.dtype)
+        self._options = options
         self._boundary = Boundary("VaeDecoder")
         self._batcher: Batcher[PackedLatents, DecodedImage] = Batcher(
             self._run,
@@ -51,6 +54,11 @@ class VaeDecoder:
         with self._boundary.call():
             image, waited, ran, _ = await self._batcher.submit(latents, terms)
             return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.live`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._batcher.max_batch_size = options.max_batch_size
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded."""

@@ -29,6 +29,20 @@ def _header_name(value: str) -> str:
 class Limits(Options):
     """What one request, and all of them together, may ask for."""
 
+    section: ClassVar[str] = "limits"
+    live: ClassVar[tuple[str, ...]] = (
+        "max_pixels",
+        "min_side",
+        "max_side",
+        "max_steps",
+        "max_images",
+        "max_prompt_chars",
+        "max_body_bytes",
+        "request_timeout_s",
+        "max_queued_images",
+        "max_queued_images_per_tenant",
+    )
+
     max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
     """Width times height of one image."""
 
@@ -64,6 +78,7 @@ class Deadlines(Options):
     """When requests are wanted, and in which order."""
 
     section: ClassVar[str] = "deadlines"
+    live: ClassVar[tuple[str, ...]] = ("default_ms", "max_ms", "unreachable", "default_priority")
 
     default_ms: Annotated[int | None, Field(ge=1), BeforeValidator(_none_in_words)] = 30_000
     """Milliseconds in which a request that names no `deadline_ms` should be answered; it orders

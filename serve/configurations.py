@@ -22,6 +22,7 @@ from serve.app import build
 from serve.config import Settings
 from serve.config_errors import unknown_key
 from serve.ingress import INGRESS_NAME
+from serve.live import check_stage, live_settings
 
 BUILDER = "serve.app:build"
 
@@ -100,11 +101,25 @@ def _configuration(application: Mapping[str, Any]) -> Configuration:
         settings = Settings.load(args)
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: args: {error.message}") from error
-    overridden = tuple(each["name"] for each in application.get("deployments") or ())
+    overrides: list[dict[str, Any]] = application.get("deployments") or []
+    overridden = tuple(each["name"] for each in overrides)
     known = (INGRESS_NAME, *StageName)
     for deployment in overridden:
         if deployment not in known:
             raise ConfigurationError(
                 f"{name}: deployments: none is called {deployment!r}; there are: {', '.join(known)}"
             )
+    for each in overrides:
+        try:
+            _check_user_config(settings, each["name"], each.get("user_config") or {})
+        except ConfigurationError as error:
+            where = f"{name}: deployments: {each['name']}"
+            raise ConfigurationError(f"{where}: {error.message}") from error
     return Configuration(application=name, settings=settings, overridden=overridden)
+
+
+def _check_user_config(settings: Settings, name: str, user_config: Mapping[str, Any]) -> None:
+    if name == INGRESS_NAME:
+        live_settings(settings, user_config)
+    else:
+        check_stage(settings, StageName(name), user_config)

@@ -19,7 +19,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app = FastAPI(
         title=TITLE,
         version=product_version(),
-        middleware=middleware(services.settings.limits, echo_request_id=echo_request_id),
+        middleware=middleware(lambda: services.settings.limits, echo_request_id=echo_request_id),
         redirect_slashes=False,
         # FastAPI's own spans would start a trace beside the one that Serve has begun.
         telemetry={"tracing": False},

@@ -6,6 +6,7 @@ replica runs (late-bound, so that nothing is pickled but settings). Imports no t
 
 from __future__ import annotations
 
+import logging
 from contextvars import Context
 from typing import Any
 
@@ -19,10 +20,14 @@ from deployments.names import StageName
 from deployments.remote_graph import RemoteGraph
 from deployments.storage import open_store
 from pipelines.catalog import ModelSpec
+from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
 from serve.api.services import Services
 from serve.config import Settings
 from serve.http import create_app
+from serve.live import live_settings
+
+logger = logging.getLogger("ray.serve")
 
 INGRESS_NAME = "Ingress"
 """The deployment's name: configurations and dashboards use it."""
@@ -40,6 +45,7 @@ class Ingress:
         rules: PromptRules | None,
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
+        self._settings = settings
         self._services = Services.over(
             _graph(settings, handles),
             open_store(settings.stages.storage),
@@ -48,6 +54,13 @@ class Ingress:
             rules=rules,
             context_of=own_context,
         )
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Take over Serve's `user_config`: sections `limits` and `deadlines`, in place."""
+        try:
+            self._services.take_over(live_settings(self._settings, user_config or {}))
+        except ConfigurationError as error:  # a mistake must not take down what runs
+            logger.error("nothing was changed: %s", error.message)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxies put x-request-id on every response themselves.

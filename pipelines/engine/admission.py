@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.contracts import LatentJob
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Work
-from pipelines.errors import DeadlineUnreachable, InvalidRequest
+from pipelines.errors import DeadlineUnreachable, InvalidRequest, Overloaded
 
 
 def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, now: float) -> None:
@@ -33,3 +33,9 @@ def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, n
         earliest_s=promise.earliest_s,
         retry_after_s=max(0.001, promise.earliest_s - budget_s) if is_possible else None,
     )
+
+
+def refuse_when_full(works: int, most: int) -> None:
+    """Raises Overloaded when as many works are held as may be."""
+    if works >= most:
+        raise Overloaded(f"the denoiser already holds {works} images", retry_after_s=1.0)

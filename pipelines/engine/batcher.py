@@ -66,7 +66,7 @@ class Batcher(Generic[Item, Result]):
             raise ValueError(f"{name}: max_batch_size must be at least 1")
         self._run = run
         self._key = key
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
         self._waiting: list[_Waiting[Item, Result]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._drainer: asyncio.Task[None] | None = None
@@ -139,7 +139,7 @@ class Batcher(Generic[Item, Result]):
         if self._batches % _OLDEST_FIRST_EVERY == 0:
             in_turn.sort(key=lambda entry: entry is not self._waiting[0])
         key = in_turn[0].key
-        batch = [entry for entry in in_turn if entry.key == key][: self._max_batch_size]
+        batch = [entry for entry in in_turn if entry.key == key][: self.max_batch_size]
         taken = {id(entry) for entry in batch}
         self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
         return batch

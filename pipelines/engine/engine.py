@@ -16,15 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
-from pipelines.engine.admission import refuse_what_cannot_be
+from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.cost import CostModel
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, work_of
+from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import Counters, EngineStats
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Tick
-from pipelines.errors import Overloaded, SluiceError, StageFailed
+from pipelines.errors import SluiceError, StageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -126,15 +127,20 @@ class Engine:
             self._changed.notify()
         return entry.future
 
+    def configure(self, policy: Policy, max_works: int, checkpoint_every: int) -> None:
+        """Plan by other options from the next tick on."""
+        with self._changed:
+            self._scheduler.configure(policy, max_works)
+            self._checkpoint_every = checkpoint_every
+
     def cancel(self, work_id: str) -> bool:
         """Drop a work; it leaves at the next tick. False if it is not here (any more)."""
         with self._changed:
             self._scheduler.cancel(work_id)
             entry = self._entries.pop(work_id, None)
-        if entry is None:
-            return False
-        entry.future.cancel()
-        return True
+        if entry is not None:
+            entry.future.cancel()
+        return entry is not None
 
     def stats(self) -> EngineStats:
         """Works, queued seconds and what was run, as of now."""
@@ -143,20 +149,14 @@ class Engine:
 
     def check_health(self) -> None:
         """Raises StageFailed when the loop has ended without being asked to, or is stuck."""
-        if not self._thread.is_alive() and not self._is_stopping:
-            raise StageFailed("the engine's thread is not running", stage="Denoiser")
-        if (stalled_s := self._counters.stalled_s) is not None:
-            raise StageFailed(f"a tick has been running for {stalled_s:.0f} s", stage="Denoiser")
+        self._counters.check_health(is_running=self._thread.is_alive() or self._is_stopping)
 
     def _check_open(self) -> None:
         if self._is_handing_over:
             raise HandedOver
         if self._is_stopping:
             raise StageFailed("the denoiser is shutting down", stage="Denoiser")
-        if len(self._entries) >= self._max_queued_works:
-            raise Overloaded(
-                f"the denoiser already holds {len(self._entries)} images", retry_after_s=1.0
-            )
+        refuse_when_full(len(self._entries), self._max_queued_works)
 
     def _run(self) -> None:
         try:

@@ -81,6 +81,14 @@ class Scheduler:
             group.price(self._pricing)
             self._table.update(group)
 
+    def configure(self, policy: Policy, max_works: int) -> None:
+        """Plan by another policy and bound from now on. Raises ValueError for less than a work."""
+        if max_works < 1:
+            raise ValueError("max_works must be at least 1")
+        self._policy = policy
+        self._pricing = replace(self._pricing, max_works=max_works)
+        self.cost = self._pricing.surface
+
     @property
     def queued_s(self) -> float:
         """Seconds of the engine that all works still need."""

@@ -12,6 +12,7 @@ from pipelines.engine.cost import CostSurface
 from pipelines.engine.demand import Demand
 from pipelines.engine.entry import Entry
 from pipelines.engine.scheduler import Scheduler
+from pipelines.errors import StageFailed
 
 _STALLED_S = 60.0
 _STALLED_TIMES = 20.0
@@ -73,6 +74,13 @@ class Counters:
             return None
         running_s = time.monotonic() - turn[0]
         return running_s if running_s > max(_STALLED_S, _STALLED_TIMES * turn[1]) else None
+
+    def check_health(self, *, is_running: bool) -> None:
+        """Raises StageFailed when the loop has ended though it should run, or is stuck."""
+        if not is_running:
+            raise StageFailed("the engine's thread is not running", stage="Denoiser")
+        if (stalled_s := self.stalled_s) is not None:
+            raise StageFailed(f"a tick has been running for {stalled_s:.0f} s", stage="Denoiser")
 
     def count_tick(self, works: int) -> None:
         """A tick of so many works."""

@@ -32,7 +32,9 @@ CLASSIFIER_PARTS = (".",)
 
 
 class ImageClassifier(Protocol):
-    """Anything that judges images."""
+    """Anything that judges images; those are flagged that score `threshold` or more."""
+
+    threshold: float
 
     def classify(self, images: Sequence[np.ndarray]) -> list[SafetyVerdict]:
         """One verdict for each image (H, W, 3) uint8 RGB, in order; sizes may differ.
@@ -44,6 +46,8 @@ class ImageClassifier(Protocol):
 
 class NoClassifier:
     """Classification switched off: never flags, and says so in its verdicts."""
+
+    threshold = 1.0
 
     def classify(self, images: Sequence[np.ndarray]) -> list[SafetyVerdict]:
         """A verdict of classifier "off", score 0, for each image."""

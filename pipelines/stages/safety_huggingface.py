@@ -38,7 +38,7 @@ class HuggingFaceClassifier:
         """
         from pipelines.checkpoint import resolve_device, resolve_dtype
 
-        self._threshold = check_threshold(threshold)
+        self.threshold = check_threshold(threshold)
         self._device = resolve_device(device)
         self._dtype = resolve_dtype(dtype)
         self._processor, model = _load(source, self._dtype)
@@ -60,7 +60,7 @@ class HuggingFaceClassifier:
             verdict(
                 score,
                 category=self._labels[self._flagged[likeliest]],
-                threshold=self._threshold,
+                threshold=self.threshold,
                 classifier="huggingface",
             )
             for score, likeliest in zip(

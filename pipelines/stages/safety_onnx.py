@@ -24,7 +24,7 @@ class OpenNsfwClassifier:
 
         if threads < 1:
             raise ConfigurationError(f"threads: {threads} is too few; give 1 or more")
-        self._threshold = check_threshold(threshold)
+        self.threshold = check_threshold(threshold)
         self._classifier = Classifier(intra_op_threads=threads)
 
     def classify(self, images: Sequence[np.ndarray]) -> list[SafetyVerdict]:
@@ -37,7 +37,7 @@ class OpenNsfwClassifier:
             verdict(
                 float(score),
                 category="sexual",
-                threshold=self._threshold,
+                threshold=self.threshold,
                 classifier="open_nsfw",
             )
             for score in scores

@@ -32,6 +32,11 @@ class Admission:
         self._by_tenant: Counter[str] = Counter()
         self._mean_s = 1.0
 
+    def bound(self, max_in_flight: int, max_per_tenant: int) -> None:
+        """Let in as many as this from now on; who is in stays."""
+        self._max_in_flight = max_in_flight
+        self._max_per_tenant = max_per_tenant
+
     @property
     def in_flight(self) -> int:
         """Images that are admitted and not over."""

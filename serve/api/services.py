@@ -47,7 +47,7 @@ def _empty_context(_: str) -> Context:
     return Context()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Services:
     """One ingress replica's collaborators. `rules` is None where prompts are not checked.
 
@@ -92,6 +92,13 @@ class Services:
                 context_of=context_of,
             ),
             now=now,
+        )
+
+    def take_over(self, settings: Settings) -> None:
+        """Go by other limits and deadlines from the next request on; nothing else may differ."""
+        self.settings = settings
+        self.admission.bound(
+            settings.limits.max_queued_images, settings.limits.max_queued_images_per_tenant
         )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.middleware import Middleware
 
 from serve.config import Limits
@@ -11,11 +13,14 @@ from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
 
 
-def middleware(limits: Limits, *, echo_request_id: bool) -> list[Middleware]:
-    """All middleware, outermost first: an error of any inner one is answered, with its id."""
+def middleware(limits: Callable[[], Limits], *, echo_request_id: bool) -> list[Middleware]:
+    """All middleware, outermost first: an error of any inner one is answered, with its id.
+
+    `limits` gives those of the moment.
+    """
     return [
         Middleware(RequestIdMiddleware, echo=echo_request_id),
         Middleware(ErrorBoundaryMiddleware),
-        Middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes),
-        Middleware(TimeoutMiddleware, seconds=limits.request_timeout_s),
+        Middleware(BodyLimitMiddleware, max_bytes=lambda: limits().max_body_bytes),
+        Middleware(TimeoutMiddleware, seconds=lambda: limits().request_timeout_s),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,7 +13,7 @@ from pipelines.errors import RequestTooLarge
 class BodyLimitMiddleware:
     """Raises RequestTooLarge for a body over `max_bytes`, before reading it where announced."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: Callable[[], int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
@@ -19,20 +21,22 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._max_bytes()
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced[:19]) > self._max_bytes:
-            raise self._too_large()
+        if announced.isdecimal() and int(announced[:19]) > max_bytes:
+            raise _too_large(max_bytes)
         received = 0
 
         async def counted_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
+            if received > max_bytes:
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, counted_receive, send)
 
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"the body is over {self._max_bytes} bytes, this server's limit")
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is over {max_bytes} bytes, this server's limit")

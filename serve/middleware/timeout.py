@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ def is_over_time(scope: Scope) -> bool:
 class TimeoutMiddleware:
     """Cancels the request after `seconds` and raises RequestTimeout."""
 
-    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, seconds: Callable[[], float]) -> None:
         self._app = app
         self._seconds = seconds
 
@@ -28,7 +29,8 @@ class TimeoutMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = asyncio.timeout(self._seconds)
+        seconds = self._seconds()
+        limit = asyncio.timeout(seconds)
         scope.setdefault("state", {})[_STATE_KEY] = limit
         try:
             async with limit:
@@ -37,6 +39,6 @@ class TimeoutMiddleware:
             if not limit.expired():
                 raise
             raise RequestTimeout(
-                f"not done after {self._seconds:g} s, this server's limit;"
+                f"not done after {seconds:g} s, this server's limit;"
                 " ask for fewer images, fewer steps or a smaller size"
             ) from error

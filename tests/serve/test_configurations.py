@@ -47,6 +47,20 @@ def test_overrides_are_reported(tmp_path: Path):
             application(deployments=[{"name": "Denoiser", "num_replica": 2}]),
             "did you mean 'applications.deployments.num_replicas'",
         ),
+        (
+            application(deployments=[{"name": "Denoiser", "user_config": {"dtype": "float16"}}]),
+            "a: deployments: Denoiser: user_config.dtype: does not change while",
+        ),
+        (
+            application(deployments=[{"name": "Together", "user_config": {"vae": {}}}]),
+            "user_config.vae: is no stage; known: text_encoder",
+        ),
+        (
+            application(
+                deployments=[{"name": "Ingress", "user_config": {"limits": {"max_steps": 0}}}]
+            ),
+            "a: deployments: Ingress: user_config.limits.max_steps: Input should be greater",
+        ),
     ],
 )
 def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
@@ -55,6 +69,20 @@ def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
     with pytest.raises(ConfigurationError) as caught:
         read_configurations(path)
     assert said in caught.value.message
+
+
+def test_changes_in_place_are_checked_and_may_be_right(tmp_path: Path):
+    path = tmp_path / "serve.yaml"
+    together = {"denoiser": {"policy": "srpt"}, "safety": {"threshold": 0.5}}
+    content = application(
+        deployments=[
+            {"name": "Denoiser", "user_config": {"policy": "srpt", "max_works": 16}},
+            {"name": "Together", "user_config": together},
+            {"name": "Ingress", "user_config": {"limits": {"max_steps": 30}}},
+        ]
+    )
+    path.write_text(yaml.safe_dump(content))
+    assert read_configurations(path)[0].overridden == ("Denoiser", "Together", "Ingress")
 
 
 def test_no_file(tmp_path: Path):

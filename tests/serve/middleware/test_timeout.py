@@ -28,7 +28,7 @@ async def test_what_it_started_is_cancelled():
             raise
 
     with pytest.raises(RequestTimeout, match=r"not done after 0\.02 s"):
-        await TimeoutMiddleware(slow, seconds=0.02)({"type": "http"}, receive, send)
+        await TimeoutMiddleware(slow, seconds=lambda: 0.02)({"type": "http"}, receive, send)
     assert cancelled.is_set()
 
 
@@ -37,11 +37,11 @@ async def test_a_timeout_from_inside_is_not_taken_for_its_own():
         raise TimeoutError("a socket")
 
     with pytest.raises(TimeoutError, match="a socket"):
-        await TimeoutMiddleware(fails, seconds=60)({"type": "http"}, receive, send)
+        await TimeoutMiddleware(fails, seconds=lambda: 60)({"type": "http"}, receive, send)
 
 
 async def test_a_lifespan_has_no_limit():
     async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.05)
 
-    await TimeoutMiddleware(lifespan, seconds=0.001)({"type": "lifespan"}, receive, send)
+    await TimeoutMiddleware(lifespan, seconds=lambda: 0.001)({"type": "lifespan"}, receive, send)

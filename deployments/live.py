@@ -1,0 +1,60 @@
+"""Options that a running replica takes over without a restart: Serve's `user_config`.
+
+In a configuration file they stand beside the application's arguments,
+
+    deployments:
+      - name: Denoiser
+        user_config: {policy: srpt, max_works: 16}
+
+and `serve deploy` of a file that differs in nothing else changes them in place. What is left out is
+as the replica was started with. `autoscaling_config` of a deployment changes in place as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from deployments.base_options import Options
+from pipelines.errors import ConfigurationError
+
+logger = logging.getLogger("ray.serve")
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def changed(
+    options: AnyOptions, user_config: Mapping[str, Any], *, where: str = "user_config"
+) -> AnyOptions:
+    """`options` with the fields of `user_config`, of which each must be one of its `live` ones.
+
+    Raises ConfigurationError naming the field in `where`, also for values that do not fit the
+    others.
+    """
+    values = {name: getattr(options, name) for name in type(options).model_fields}
+    for name, value in user_config.items():
+        if name not in options.live:
+            raise ConfigurationError(
+                f"{where}.{name}: does not change while a replica runs; set it among the"
+                f" application's args, which starts new ones. Here go {', '.join(options.live)}"
+            )
+        values[name] = value
+    try:
+        return type(options).model_validate(values)
+    except ValidationError as error:
+        places = [".".join(map(str, item["loc"])) for item in error.errors()]
+        problems = [item["msg"] for item in error.errors()]
+        lines = [f"{where}.{at}: {text}" for at, text in zip(places, problems, strict=True)]
+        raise ConfigurationError("; ".join(lines)) from error
+
+
+def taken_over(options: AnyOptions, user_config: Mapping[str, Any] | None) -> AnyOptions | None:
+    """`changed`, or None with a line in the log: a mistake must not take down what runs."""
+    try:
+        return changed(options, user_config or {})
+    except ConfigurationError as error:
+        logger.error("nothing was changed: %s", error.message)
+        return None

@@ -1,0 +1,49 @@
+"""What of the settings changes without a restart: Serve's `user_config`, see `deployments.live`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from deployments.live import changed
+from deployments.names import StageName
+from deployments.options import Options
+from pipelines.errors import ConfigurationError
+from serve.config import Settings
+
+
+def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Settings:
+    """`settings` with the `limits` and `deadlines` of a `user_config`.
+
+    Raises ConfigurationError naming the field.
+    """
+    for name in user_config.keys() - {"limits", "deadlines"}:
+        raise ConfigurationError(
+            f"user_config.{name}: does not change while a replica runs; set it among the"
+            " application's args, which starts new ones. Here go limits, deadlines"
+        )
+    limits = changed(settings.limits, user_config.get("limits", {}), where="user_config.limits")
+    deadlines = changed(
+        settings.deadlines, user_config.get("deadlines", {}), where="user_config.deadlines"
+    )
+    most = settings.limits.max_queued_images
+    if limits.max_queued_images > most:
+        # Serve lets in no more than that, and would refuse the rest in its own words.
+        raise ConfigurationError(
+            f"user_config.limits.max_queued_images: {limits.max_queued_images} is above the {most}"
+            " that the ingress was started with; lower it, or set it among the application's args"
+        )
+    return settings.model_copy(update={"limits": limits, "deadlines": deadlines})
+
+
+def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError if the stage called `name` would not take `user_config` over."""
+    if name is not StageName.TOGETHER:
+        changed(cast("Options", getattr(settings.stages, name.key)), user_config)
+        return
+    known = [stage.key for stage in StageName if stage is not StageName.TOGETHER]
+    for key, section in user_config.items():
+        if key not in known:
+            raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")
+        options = cast("Options", getattr(settings.stages, key))
+        changed(options, section, where=f"user_config.{key}")
