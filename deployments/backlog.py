@@ -70,42 +70,36 @@ class Backlogs:
     """What one caller knows of all replicas of a deployment. For one thread."""
 
     def __init__(self) -> None:
-        self._sent: dict[str, dict[str, _Sent]] = {}
-        """By replica and request, as far as no report has it yet."""
-        self._places: dict[str, str] = {}
-        """The replica of each request that has not ended."""
+        self._sent: dict[str, dict[int, _Sent]] = {}
+        """By replica and the caller's own key, as far as no report has it yet."""
 
     def finish_s(self, replica: str, report: Report, shape: Shape, now: float) -> float:
         """Seconds from `now` until `replica` would have finished a work of `shape`."""
         since = self._sent.get(replica, {})
-        for request_id in [key for key, sent in since.items() if sent.at < report.at]:
-            del since[request_id]
+        for key in [key for key, sent in since.items() if sent.at < report.at]:
+            del since[key]
         sent_s = sum(sent.seconds for sent in since.values())
         return max(0.0, report.queued_s + sent_s - (now - report.at)) + report.alone_s(shape)
 
-    def sent(self, request_id: str, replica: str, seconds: float, now: float) -> None:
-        """A request goes to `replica`."""
-        self._sent.setdefault(replica, {})[request_id] = _Sent(now, seconds)
-        self._places[request_id] = replica
+    def sent(self, key: int, replica: str, seconds: float, now: float) -> None:
+        """A work goes to `replica`."""
+        self._sent.setdefault(replica, {})[key] = _Sent(now, seconds)
 
-    def moved(self, request_id: str, replica: str) -> None:
+    def moved(self, key: int, replica: str) -> None:
         """It went to `replica` after all."""
-        before = self._places.get(request_id)
-        if before is not None and before != replica:
-            self._places[request_id] = replica
-            if sent := self._sent[before].pop(request_id, None):
-                self._sent.setdefault(replica, {})[request_id] = sent
+        for before, works in self._sent.items():
+            if before != replica and key in works:
+                sent = works.pop(key)
+                self._sent.setdefault(replica, {})[key] = sent
+                return
 
-    def done(self, request_id: str) -> None:
-        """A request has ended, in whatever way."""
-        if (replica := self._places.pop(request_id, None)) is not None:
-            self._sent[replica].pop(request_id, None)
-
-    def keep(self, replicas: Collection[str]) -> None:
-        """Forget the replicas that are gone."""
-        for replica in self._sent.keys() - replicas:
-            del self._sent[replica]
-        self._places = {key: at for key, at in self._places.items() if at in replicas}
+    def keep(self, replicas: Collection[str], now: float) -> None:
+        """Forget the replicas that are gone, and what no report of use can tell of any more."""
+        self._sent = {
+            replica: {key: sent for key, sent in works.items() if now - sent.at <= STALE_S}
+            for replica, works in self._sent.items()
+            if replica in replicas
+        }
 
 
 def shape_of(job: object) -> Shape | None:

@@ -13,13 +13,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import (
+    FIFOMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
 
 from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
 
 
-class FinishFirstRouter(RequestRouter):
-    """A `RequestRouter` of Ray Serve, in every process that calls the deployment."""
+class FinishFirstRouter(FIFOMixin, RequestRouter):
+    """A `RequestRouter` of Ray Serve, in every process that calls the deployment.
+
+    First in, first out, as the calls that one request makes share the id by which Serve would tell
+    them apart. So a choice may go to the next in line, which is told in `on_request_routed`.
+    """
 
     def initialize_state(self, **_: Any) -> None:
         """Called by Serve, once."""
@@ -45,27 +55,20 @@ class FinishFirstRouter(RequestRouter):
             first, report = ranked[0]
             # Now and not once it is routed: the next image of the request is chosen for meanwhile.
             self._backlogs.sent(
-                pending_request.metadata.internal_request_id,
-                _name(first.replica_id),
-                report.share_s(shape),
-                now,
+                id(pending_request), _name(first.replica_id), report.share_s(shape), now
             )
         return [[replica] for replica, _ in ranked]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
-        """Called by Serve: the first choice may have been full."""
-        self._backlogs.moved(pending_request.metadata.internal_request_id, _name(replica_id))
+        """Called by Serve."""
+        self._backlogs.moved(id(pending_request), _name(replica_id))
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called by Serve when replicas or their reports have changed."""
         super().update_replicas(replicas)
-        self._backlogs.keep({_name(replica.replica_id) for replica in replicas})
-
-    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Called by Serve."""
-        self._backlogs.done(internal_request_id)
+        self._backlogs.keep({_name(replica.replica_id) for replica in replicas}, time.time())
 
     def _ranked(
         self,

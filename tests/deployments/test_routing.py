@@ -46,16 +46,16 @@ def test_a_work_takes_what_it_takes_alone_after_what_is_queued() -> None:
     assert backlogs.finish_s("a", report(3.0), SHAPE, 1004.0) == pytest.approx(alone_s)
 
 
-def test_what_was_sent_since_the_report_counts_until_it_is_in_one_or_done() -> None:
+def test_what_was_sent_since_the_report_counts_until_it_is_in_one() -> None:
     backlogs = Backlogs()
-    backlogs.sent("r1", "a", 2.0, 1000.5)
-    backlogs.sent("r2", "b", 5.0, 1000.5)
+    backlogs.sent(1, "a", 2.0, 1000.5)
+    backlogs.sent(2, "b", 5.0, 1000.5)
     empty_s = report().alone_s(SHAPE)
     assert backlogs.finish_s("a", report(), SHAPE, 1001.0) == pytest.approx(1.0 + empty_s)
-    backlogs.moved("r2", "a")
+    backlogs.moved(2, "a")
+    backlogs.moved(3, "a")
     assert backlogs.finish_s("a", report(), SHAPE, 1001.0) == pytest.approx(6.0 + empty_s)
-    backlogs.done("r2")
-    assert backlogs.finish_s("a", report(), SHAPE, 1001.0) == pytest.approx(1.0 + empty_s)
+    assert backlogs.finish_s("b", report(), SHAPE, 1001.0) == pytest.approx(empty_s)
     later = report(1.5, at=1001.0)  # the work is in its queued seconds
     assert backlogs.finish_s("a", later, SHAPE, 1001.0) == pytest.approx(1.5 + empty_s)
 
@@ -80,16 +80,13 @@ class Router(FinishFirstRouter):
 
     def __init__(self) -> None:
         self.initialize_state()
-        self._sent = 0
+        self.requests: list[Any] = []  # kept, as each is known by its id
 
     async def choose(self, replicas: list[Any], job: Any = JOB) -> list[list[str]]:
-        self._sent += 1
-        self.request = SimpleNamespace(
-            args=[job],
-            metadata=SimpleNamespace(internal_request_id=str(self._sent)),
-            routing_context=SimpleNamespace(should_backoff=False),
+        self.requests.append(
+            SimpleNamespace(args=[job], routing_context=SimpleNamespace(should_backoff=False))
         )
-        ranks = await self.choose_replicas(replicas, cast(Any, self.request))
+        ranks = await self.choose_replicas(replicas, self.requests[-1])
         return [[replica.replica_id.unique_id for replica in rank] for rank in ranks]
 
 
@@ -105,21 +102,21 @@ def now(**values: Any) -> Report:
 
 def test_a_replica_that_is_gone_is_forgotten() -> None:
     backlogs = Backlogs()
-    for request_id, name in (("r1", "a"), ("r2", "b")):
-        backlogs.sent(request_id, name, 2.0, 1000.5)
-    backlogs.keep({"b"})
-    backlogs.moved("r1", "b")
-    backlogs.done("r1")
+    for key, name in enumerate("ab"):
+        backlogs.sent(key, name, 2.0, 1000.5)
+    backlogs.keep({"b"}, 1001.0)
     empty_s = report().alone_s(SHAPE)
     assert backlogs.finish_s("a", report(), SHAPE, 1000.0) == pytest.approx(empty_s)
     assert backlogs.finish_s("b", report(), SHAPE, 1000.0) == pytest.approx(2.0 + empty_s)
+    backlogs.keep({"b"}, 1001.0 + STALE_S)
+    assert backlogs.finish_s("b", report(), SHAPE, 1000.0) == pytest.approx(empty_s)
 
 
 async def test_the_replica_that_finishes_first_gets_it_and_the_others_are_next() -> None:
     replicas = [replica("a", now(queued_s=9.0)), replica("b", now(queued_s=1.0))]
     router = Router()
     assert await router.choose(replicas) == [["b"], ["a"]]
-    assert router.request.routing_context.should_backoff
+    assert router.requests[-1].routing_context.should_backoff
     slow = replica("c", now(surface=SURFACE.times(100)))
     assert (await router.choose([*replicas, slow]))[0] == ["b"]
 
@@ -141,19 +138,13 @@ async def test_a_large_image_counts_for_more_than_a_small_one() -> None:
     assert busy != other
 
 
-async def test_what_went_elsewhere_or_is_done_is_forgotten() -> None:
+async def test_what_went_elsewhere_counts_there() -> None:
     replicas = [replica(name, now()) for name in "ab"]
     router = Router()
     large = replace(JOB, height=512, width=512)
     (chosen,), (other,) = await router.choose(replicas, large)
-    router.on_request_routed(
-        cast(Any, router.request), cast(Any, SimpleNamespace(unique_id=other)), None
-    )
+    router.on_request_routed(router.requests[-1], cast(Any, SimpleNamespace(unique_id=other)), None)
     assert (await router.choose(replicas, large))[0] == [chosen]
-    router.on_request_completed(cast(Any, SimpleNamespace(unique_id=other)), "1")
-    router.on_request_completed(cast(Any, SimpleNamespace(unique_id=chosen)), "2")
-    assert not any(router._backlogs._sent.values())
-    assert router._backlogs._places == {}
 
 
 @pytest.mark.parametrize("stale", [None, report(at=time.time() - STALE_S - 1)])
