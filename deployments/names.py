@@ -13,7 +13,7 @@ class StageName(StrEnum):
     VAE_DECODER = "VaeDecoder"
     SAFETY = "SafetyClassifier"
     FINISHER = "Finisher"
-    TOGETHER = "Together"
+    FUSED = "Fused"
 
     @property
     def key(self) -> str:

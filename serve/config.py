@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError(readable(cls, error)) from None
         except ConfigurationError as error:  # fields that contradict each other
-            section = error.message.partition(".")[0]
+            section = re.split(r"[.:]", error.message, maxsplit=1)[0]
             where = "stages." if section in StagesConfig.model_fields else ""
             raise ConfigurationError(f"{where}{error.message}") from None
         except SettingsError as error:  # a variable of a nested field that is not JSON

@@ -55,8 +55,8 @@ class Ingress:
 
 
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
-    if settings.stages.together:
-        return RemoteGraph(handles[StageName.TOGETHER.key])
+    if settings.stages.layout == "fused":
+        return RemoteGraph(handles[StageName.FUSED.key])
     classifies = settings.stages.safety.classifier != "off"
     return Graph(StageHandles(**handles), classifies=classifies)
 

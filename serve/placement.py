@@ -49,7 +49,7 @@ def placements(settings: Settings) -> list[Placement]:
 def _stage(name: StageName, options: StageOptions, spec: ModelSpec) -> Placement:
     low, high = _bounds(options.num_replicas, options.autoscaling)
     where = [options.accelerator_type or "", _labels(options.label_selector)]
-    denoises = name in (StageName.DENOISER, StageName.TOGETHER)
+    denoises = name in (StageName.DENOISER, StageName.FUSED)
     weights = spec.parameters * _BYTES[options.dtype] if denoises else None
     return Placement(
         deployment=str(name),

@@ -119,6 +119,7 @@ class TestMistakes:
     def test_contradictions_have_the_full_name(self):
         assert complaint({"stages.denoiser.device": "cuda"}).startswith("stages.denoiser.device: ")
         assert complaint({"stages.storage.kind": "s3"}).startswith("stages.storage.bucket: ")
+        assert complaint({"stages.together": "true"}).startswith("stages.layout: ")
 
     def test_the_ingress_scales_in_one_way(self):
         both = {"ingress.num_replicas": 2, "ingress.autoscaling.max_replicas": 3}
