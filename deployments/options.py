@@ -22,7 +22,12 @@ from deployments.names import StageName
 from deployments.placement import AutoscalingOptions, Options, StageOptions
 from pipelines.errors import ConfigurationError
 
+GPU_MEMORY_SHARE = 0.8
+"""What a denoiser uses of the memory that its weights leave free, without `memory_mib`; the rest is
+the allocator's and the libraries'."""
+
 __all__ = [
+    "GPU_MEMORY_SHARE",
     "AutoscalingOptions",
     "BatchingStageOptions",
     "DenoiserOptions",

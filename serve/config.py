@@ -159,7 +159,8 @@ class Settings(BaseSettings):
     def model_spec(self) -> ModelSpec:
         """The model to serve.
 
-        Raises ConfigurationError for an unknown model, or limits that its defaults do not fit in.
+        Raises ConfigurationError for an unknown model, limits that its defaults do not fit in, or a
+        step that does not hold what they allow.
         """
         spec = catalog.find(self.model, source=self.model_source)
         limits, pixels = self.limits, spec.height * spec.width
@@ -178,6 +179,13 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"limits.min_side: {limits.min_side} is more than the default side of {spec.name};"
                 f" use at most {min(spec.height, spec.width)}"
+            )
+        tokens, needed = self.stages.denoiser.max_tokens_per_tick, limits.largest_tokens(spec)
+        if tokens is not None and tokens < needed:
+            raise ConfigurationError(
+                f"stages.denoiser.max_tokens_per_tick: {tokens} cannot hold the largest image that"
+                f" limits allow ({limits.largest_pixels(spec)} pixels); use at least {needed}, or"
+                " lower limits.max_pixels"
             )
         return spec
 

@@ -16,12 +16,11 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.names import StageName
+from deployments.names import INGRESS_NAME, StageName
 from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.config import Settings
 from serve.config_errors import unknown_key
-from serve.ingress import INGRESS_NAME
 
 BUILDER = "serve.app:build"
 

@@ -23,9 +23,7 @@ from pipelines.moderation import PromptRules
 from serve.api.services import Services
 from serve.config import Settings
 from serve.http import create_app
-
-INGRESS_NAME = "Ingress"
-"""The deployment's name: configurations and dashboards use it."""
+from serve.preflight import check_machines
 
 
 # Ray's decorators are untyped.
@@ -40,6 +38,8 @@ class Ingress:
         rules: PromptRules | None,
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
+        # Where the application was built before Ray ran, nobody has looked yet.
+        check_machines(settings)
         self._services = Services.over(
             _graph(settings, handles),
             open_store(settings.stages.storage),
