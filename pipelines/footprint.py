@@ -64,9 +64,11 @@ def encode_bytes(*, width: int, heads: int, batch: int, tokens: int) -> int:
     """What T5 takes for a batch of padded prompts at its peak, beyond its weights: an estimate.
 
     For each pair of tokens and each head the scores and their softmax, in float32 whatever the
-    weights are in; for each token the MLP's gate and hidden values.
+    weights are in, and once for all prompts the positions' share of them; for each token the MLP's
+    gate and hidden values.
     """
-    return batch * tokens * (9 * heads * tokens + 30 * width)
+    pairs = heads * tokens**2
+    return batch * (9 * pairs + 30 * width * tokens) + 8 * pairs
 
 
 def decode_bytes(*, channels: int, batch: int, pixels: int, itemsize: int) -> int:

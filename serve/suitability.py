@@ -36,7 +36,7 @@ def why_nowhere(row: Placement, kinds: Sequence[NodeType]) -> str | None:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Whether a node with `labels` is one of `selector`'s, by Ray's rules: a value, `in(a, b)`, and
+    """Whether a node with `labels` is one of `selector`'s, by Ray's rules: a value, `in(a,b)`, and
     either after `!`."""
     return all(_has_value(labels.get(name), wanted) for name, wanted in selector.items())
 
@@ -45,7 +45,7 @@ def _has_value(value: str | None, wanted: str) -> bool:
     if wanted.startswith("!"):
         return not _has_value(value, wanted[1:])
     options = re.fullmatch(r"in\((.*)\)", wanted)
-    return value in ([part.strip() for part in options[1].split(",")] if options else [wanted])
+    return value in (options[1].split(",") if options else [wanted])
 
 
 def _has_labels(row: Placement, kind: NodeType) -> bool:
@@ -134,19 +134,20 @@ def _too_little_memory(row: Placement, kinds: Sequence[NodeType]) -> str:
 
 
 def too_little_memory(row: Placement, accelerator: str) -> str:
-    """That a replica's share of a GPU is too small for it, and which would do."""
+    """That a replica's share of a GPU is too small for it, and what would do."""
     memory = gpus.memory_bytes(accelerator) or 0
+    remedies: list[str] = []
+    if row.gpu_bytes <= memory:
+        remedies.append(f"{row.setting}.num_gpus: {math.ceil(20 * row.gpu_bytes / memory) / 20:g}")
+    if row.dtype == "float32" and row.gpu_bytes / 2 <= memory * row.num_gpus:
+        remedies.append(f"{row.setting}.dtype: bfloat16")
+    large = [name for name, gib in gpus.MEMORY_GIB.items() if row.gpu_bytes <= gib * 2**30]
+    if not remedies:
+        remedies.append(f"a larger GPU, such as {large[0]}" if large else "smaller limits")
     share = f"{row.num_gpus:g} of " if row.num_gpus < 1 else ""
-    fraction = math.ceil(20 * row.gpu_bytes / memory) / 20 if memory else math.inf
-    remedies = [f"num_gpus: {fraction:g}"] if fraction <= 1 else []
-    if row.dtype == "float32":
-        remedies.append("dtype: bfloat16")
-    large = [name for name, gib in gpus.MEMORY_GIB.items() if gib * 2**30 >= row.gpu_bytes]
-    if not remedies and large:
-        remedies.append(f"a larger GPU, such as {large[0]}")
     return (
         f"needs {row.gpu_bytes / 2**30:.1f} GiB of GPU memory, and {share}{accelerator} has"
-        f" {memory * row.num_gpus / 2**30:.1f}: use {row.setting}: {' or '.join(remedies)}"
+        f" {memory * row.num_gpus / 2**30:.1f}: use {' or '.join(remedies)}"
     )
 
 

@@ -234,6 +234,15 @@ class TestModelSpec:
         with pytest.raises(ConfigurationError, match=r"limits\.min_side: .* use at most 1024"):
             settings.model_spec()
 
+    def test_a_step_that_does_not_hold_the_largest_image(self):
+        args = {"model": "flux.1-dev", "stages.denoiser.max_tokens_per_tick": 4608}
+        with pytest.raises(
+            ConfigurationError, match=r"4608 cannot .* use at least 16896, or lower"
+        ):
+            Settings.load(args).model_spec()
+        Settings.load({**args, "stages.denoiser.max_tokens_per_tick": 16_896}).model_spec()
+        Settings.load({**args, "limits.max_pixels": 1024 * 1024}).model_spec()
+
 
 def test_settings_travel_to_replicas_as_they_are(monkeypatch: pytest.MonkeyPatch):
     settings = Settings.load({"limits.max_steps": 30})

@@ -57,6 +57,17 @@ def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
     assert said in caught.value.message
 
 
+def test_a_ray_service_is_read_for_what_it_carries(tmp_path: Path):
+    path = tmp_path / "service.yaml"
+    inner = yaml.safe_dump(application(args={"model": "flux.1-dev"}))
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": inner}}))
+    (found,) = read_configurations(path)
+    assert (found.application, found.settings.model) == ("a", "flux.1-dev")
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {}}))
+    with pytest.raises(ConfigurationError, match=r"spec\.serveConfigV2 must hold"):
+        read_configurations(path)
+
+
 def test_no_file(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="No such file"):
         read_configurations(tmp_path / "none.yaml")
