@@ -63,7 +63,8 @@ def read_configurations(path: Path) -> list[Configuration]:
 
 def _inside_ray_service(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The Serve YAML that a RayService carries as text."""
-    text = (content.get("spec") or {}).get("serveConfigV2")
+    spec: dict[str, Any] = content.get("spec") or {}
+    text = spec.get("serveConfigV2")
     if not isinstance(text, str):
         raise ConfigurationError(f"{path}: spec.serveConfigV2 must hold a Serve configuration")
     return _parse_mapping(path, text)

@@ -44,7 +44,7 @@ def main() -> None:
         cluster.shutdown()
 
 
-def _try(address: str, packs: str) -> dict[str, Any]:
+def _try(address: str | None, packs: str) -> dict[str, Any]:
     # It is Serve's controller that reads this, and a driver's job that starts the controller.
     environment = {"env_vars": {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": packs}}
     ray.init(address=address, runtime_env=environment, log_to_driver=False)

@@ -6,6 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray._raylet import (
+    node_labels_match_selector,  # pyright: ignore[reportAttributeAccessIssue]  # not in its stub
+)
 
 from serve.machines import Machines, NodeType
 from serve.packing import faults, pack
@@ -165,8 +168,6 @@ class TestWhatOneReplicaAsksFor:
     def test_label_selectors_mean_what_they_mean_to_ray(
         self, selector: dict[str, str], expected: bool
     ):
-        from ray._raylet import node_labels_match_selector
-
         assert matches(L4.labels, selector) is expected
         assert node_labels_match_selector(dict(L4.labels), selector) is expected
 
