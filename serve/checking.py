@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from serve.machines import PACKING, Machines, machines_of
 from serve.packing import Packing, faults, pack
 from serve.placement import Placement, placements
 from serve.suitability import too_little_memory
+
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +59,12 @@ def machines_at(address: str) -> Machines:
     import ray
 
     try:
+        # Ray tries an address that nobody listens at for minutes, and then ends the process.
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), _CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"--address: no Ray cluster at {address}: {error}") from error
     try:
         return machines_of(ray.nodes())

@@ -145,7 +145,8 @@ def _quantity(cpus: str | float) -> float:
 
 def _of_node(node: Mapping[str, Any]) -> NodeType:
     resources: dict[str, float] = dict(node["Resources"])
-    labels: dict[str, str] = node.get("Labels") or {}
+    labels: dict[str, str] = dict(node.get("Labels") or {})
+    labels.pop("ray.io/node-id", None)
     types = [name.removeprefix("accelerator_type:") for name in resources if "_type:" in name]
     return NodeType(
         name=node["NodeManagerAddress"],

@@ -10,6 +10,7 @@ from deployments.options import (
     GPU_MEMORY_SHARE,
     AutoscalingOptions,
     BatchingStageOptions,
+    DenoiserOptions,
     StageOptions,
     StagesConfig,
 )
@@ -159,7 +160,7 @@ class _Needs:
     def of(self, name: StageName, stages: StagesConfig) -> Memory | None:
         parts = {
             StageName.TEXT_ENCODER: (stages.text_encoder, self._encoder(stages.text_encoder)),
-            StageName.DENOISER: (stages.denoiser, self._denoiser(stages)),
+            StageName.DENOISER: (stages.denoiser, self._denoiser(stages.denoiser)),
             StageName.VAE_DECODER: (stages.vae_decoder, self._decoder(stages.vae_decoder)),
         }
         if name is not StageName.FUSED:
@@ -192,10 +193,9 @@ class _Needs:
             ),
         )
 
-    def _denoiser(self, stages: StagesConfig) -> Memory:
+    def _denoiser(self, options: DenoiserOptions) -> Memory:
         """The largest image alone: the engine gives half of what is free to the activations of a
         step, and half to images under way."""
-        options = stages.denoiser
         itemsize, shape = _BYTES[options.dtype], self.components.transformer
         tokens = self.limits.largest_tokens(self.spec)
         activations = footprint.tick_bytes(shape, tokens=tokens, itemsize=itemsize)

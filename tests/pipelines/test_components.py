@@ -80,6 +80,11 @@ def test_the_published_counts_are_those_of_the_modules(name: str) -> None:
     assert parts.decoder_weights == count(decoder)
 
 
+def test_every_model_of_the_catalogue_is_known() -> None:
+    for spec in catalog.models().values():
+        assert components_of(spec).transformer_weights == spec.parameters, spec.name
+
+
 def test_a_folder_is_counted_by_its_headers() -> None:
     spec = find("sluice-shapes")
     parts = components_of(spec)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from serve import cli
 from serve.client import SluiceClient
+from tests.cluster import free_port
 
 CONFIGS = Path(__file__).resolve().parents[2] / "serve" / "configs"
 
@@ -281,9 +282,18 @@ class TestCheckWithMachines:
             raise ConnectionError("nobody there")
 
         monkeypatch.setattr("ray.init", refuse)
-        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", "10.0.0.9:6379")
+        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", "auto")
         assert outcome.code == 1
-        assert "--address: no Ray cluster at 10.0.0.9:6379: nobody there" in outcome.err
+        assert "--address: no Ray cluster at auto: nobody there" in outcome.err
+
+    def test_an_address_where_nobody_listens(self, run: Run, monkeypatch: pytest.MonkeyPatch):
+        """Not left to Ray, which would try for minutes."""
+        monkeypatch.delattr("ray.init")
+        address = f"127.0.0.1:{free_port()}"
+        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", address)
+        assert outcome.code == 1
+        assert f"no Ray cluster at {address}: " in outcome.err
+        assert "refused" in outcome.err
 
 
 def test_check_says_why_not(run: Run, tmp_path: Path):

@@ -98,7 +98,7 @@ def test_a_running_cluster():
         "Alive": True,
         "NodeManagerAddress": "10.0.0.1",
         "Resources": {"CPU": 4.0, "GPU": 1.0, "memory": 9.0, "accelerator_type:L4": 1.0},
-        "Labels": {"pool": "a"},
+        "Labels": {"pool": "a", "ray.io/node-id": "4f"},
     }
     found = machines_of([node, {**node, "Alive": False}])
     (only,) = found.types
