@@ -15,11 +15,11 @@ from ray.serve.schema import LoggingConfig
 from deployments.backlog import REPORT_EVERY_S
 from deployments.denoiser import Denoiser
 from deployments.finisher import Finisher
+from deployments.fused import Fused
 from deployments.names import StageName
 from deployments.options import StageOptions, StagesConfig
 from deployments.safety import SafetyClassifier
 from deployments.text_encoder import TextEncoder
-from deployments.together import Together
 from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 
@@ -29,12 +29,12 @@ _FINISH_FIRST = {
 }
 _ROUTERS: dict[StageName, dict[str, Any]] = {
     StageName.DENOISER: _FINISH_FIRST,
-    StageName.TOGETHER: _FINISH_FIRST,
+    StageName.FUSED: _FINISH_FIRST,
 }
 
 
 def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]:
-    """The five stages of `spec`, by the field names of `StageHandles`, or `Together` by its key.
+    """The five stages of `spec`, by the field names of `StageHandles`, or `Fused` by its key.
 
     They are arguments for an ingress's `bind`: its constructor receives a handle for each.
     """
@@ -45,7 +45,7 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
         StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder, config.weights)),
         StageName.SAFETY: (SafetyClassifier, (config.safety, config.weights)),
         StageName.FINISHER: (Finisher, (config.finisher, config.storage)),
-        StageName.TOGETHER: (Together, (spec, config)),
+        StageName.FUSED: (Fused, (spec, config)),
     }
     return {
         name.key: _deployment(name, classes[name][0], options).bind(*classes[name][1])

@@ -11,7 +11,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from deployments.options import DenoiserOptions
+from deployments.options import GPU_MEMORY_SHARE, DenoiserOptions
 from pipelines.catalog import ModelSpec
 from pipelines.engine.cost import CostModel, Load, Observation, relative_errors
 from pipelines.engine.cost_cache import CostCache
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 _CPU_MEMORY_MIB = 2048
-_GPU_MEMORY_SHARE = 0.8
-"""Of what is free once the weights are loaded; the rest is the allocator's and the libraries'."""
-
 _ENOUGH_TICKS = 6
 """Measured in the time given, to be kept: fewer say little, and the next start may be calmer."""
 
@@ -125,7 +122,7 @@ def _memory_bytes(options: DenoiserOptions) -> int:
     import torch
 
     free, _ = torch.cuda.mem_get_info()
-    return int(free * _GPU_MEMORY_SHARE * min(1.0, options.num_gpus))
+    return int(free * GPU_MEMORY_SHARE * min(1.0, options.num_gpus))
 
 
 def _most_tokens(stage: DenoiserStage, num_bytes: int) -> int:

@@ -1,8 +1,10 @@
-"""The names of the stage deployments: constants, because configurations and dashboards use them."""
+"""The names of the deployments: constants, because configurations and dashboards use them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+INGRESS_NAME = "Ingress"
 
 
 class StageName(StrEnum):
@@ -13,7 +15,7 @@ class StageName(StrEnum):
     VAE_DECODER = "VaeDecoder"
     SAFETY = "SafetyClassifier"
     FINISHER = "Finisher"
-    TOGETHER = "Together"
+    FUSED = "Fused"
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ What all stages have in common is in `placement.py`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -27,8 +27,14 @@ from deployments.base_options import Options
 from deployments.names import StageName
 from deployments.placement import StageOptions
 from deployments.weights.source import parse_source
+from pipelines.errors import ConfigurationError
+
+GPU_MEMORY_SHARE = 0.8
+"""What a denoiser uses of the memory that its weights leave free, without `memory_mib`; the rest is
+the allocator's and the libraries'."""
 
 __all__ = [
+    "GPU_MEMORY_SHARE",
     "AutoscalingOptions",
     "BatchingStageOptions",
     "DenoiserOptions",
@@ -245,10 +251,10 @@ class WeightsOptions(Options):
 class StagesConfig(Options):
     """All stages; the defaults fit a laptop with two cores and no GPU."""
 
-    together: bool = False
-    """All stages in one replica: fewer hops, for small models and small machines. Replicas, GPUs,
-    labels and queue bounds are then the denoiser's, and CPUs those of all stages; a stage computes
-    on the GPU if its own `num_gpus` is above 0."""
+    layout: Literal["split", "fused"] = "split"
+    """With "split": a deployment per stage. With "fused": all stages in one replica, for one GPU or
+    a small machine. Replicas, GPUs, labels and queue bounds are then the denoiser's, and CPUs those
+    of all stages; a stage computes on the GPU if its own `num_gpus` is above 0."""
     text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
     """Prompts to conditionings."""
     denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)
@@ -264,16 +270,26 @@ class StagesConfig(Options):
     weights: WeightsOptions = Field(default_factory=WeightsOptions)
     """How weights come to a node."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_successor(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "together" in values:
+            raise ConfigurationError(
+                "layout: has taken the place of `together`; write layout: fused for true, and"
+                " nothing for false"
+            )
+        return values
+
     @model_validator(mode="after")
-    def _check_gpus_together(self) -> Self:
+    def _check_gpus_of_fused_stages(self) -> Self:
         others = (self.text_encoder, self.vae_decoder, self.safety)
-        if self.together and self.denoiser.num_gpus == 0:
+        if self.layout == "fused" and self.denoiser.num_gpus == 0:
             for options in others:
                 if options.num_gpus > 0:
                     raise self._reject(
                         f"{options.section}.num_gpus",
-                        f"is {options.num_gpus:g}, but together all stages are on the denoiser's"
-                        " GPU, and denoiser.num_gpus is 0; set denoiser.num_gpus: 1",
+                        f"is {options.num_gpus:g}, but fused stages are on the denoiser's GPU, and"
+                        " denoiser.num_gpus is 0; set denoiser.num_gpus: 1",
                     )
         return self
 
@@ -286,7 +302,7 @@ class StagesConfig(Options):
             StageName.SAFETY: self.safety,
             StageName.FINISHER: self.finisher,
         }
-        if not self.together:
+        if self.layout == "split":
             return stages
         num_cpus = sum(options.num_cpus for options in stages.values())
-        return {StageName.TOGETHER: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
+        return {StageName.FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}

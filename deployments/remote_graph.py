@@ -1,4 +1,4 @@
-"""The graph of stages that run together, seen from the ingress. Imports no torch."""
+"""The graph of fused stages, seen from the ingress. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.contracts import GenerationJob, GenerationResult
 
 
 class RemoteGraph:
-    """Runs jobs on the replicas of `Together`."""
+    """Runs jobs on the replicas of `Fused`."""
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         # By reference even where handles default to values: the files may exceed that limit.
@@ -30,12 +30,12 @@ class RemoteGraph:
             terms = job.terms if number == 0 else accepted(job.terms)
             with Calls(job.request_id) as calls:
                 return await calls.result(
-                    StageName.TOGETHER, self._generate, replace(job, terms=terms)
+                    StageName.FUSED, self._generate, replace(job, terms=terms)
                 )
 
         return await retried(job.request_id, attempt)
 
     async def ready(self) -> Mapping[str, bool]:
         """Whether a replica answers within `READY_TIMEOUT_S`."""
-        answer = await is_ready(StageName.TOGETHER, self._ready, timeout_s=READY_TIMEOUT_S)
-        return {str(StageName.TOGETHER): answer}
+        answer = await is_ready(StageName.FUSED, self._ready, timeout_s=READY_TIMEOUT_S)
+        return {str(StageName.FUSED): answer}

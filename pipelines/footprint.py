@@ -1,4 +1,4 @@
-"""Device memory that denoising takes, worked out from a transformer's configuration beforehand.
+"""Device memory that the stages take, worked out from a model's configuration beforehand.
 
 Symbols:  d transformer width   D latent channels   P pooled text width   E head width   e bytes of
 a value   L, S text and image tokens   N forwards   M modulation values of one forward
@@ -58,6 +58,26 @@ def tick_bytes(config: Any, *, tokens: int, itemsize: int) -> int:
     inputs = (config.in_channels + width) * itemsize + 4 * config.attention_head_dim * _FLOAT32
     modulation = -(-tokens // _MIN_SEGMENT) * modulation_width(config) * itemsize
     return tokens * (inner + inputs) + modulation
+
+
+def encode_bytes(*, width: int, heads: int, batch: int, tokens: int) -> int:
+    """What T5 takes for a batch of padded prompts at its peak, beyond its weights: an estimate.
+
+    For each pair of tokens and each head the scores and their softmax, in float32 whatever the
+    weights are in, and once for all prompts the positions' share of them; for each token the MLP's
+    gate and hidden values.
+    """
+    pairs = heads * tokens**2
+    return batch * (9 * pairs + 30 * width * tokens) + 8 * pairs
+
+
+def decode_bytes(*, channels: int, batch: int, pixels: int, itemsize: int) -> int:
+    """What the VAE's decoder takes at its peak, beyond its weights: an estimate.
+
+    Three times `channels` values for each pixel, where the last upsampling meets its convolution
+    and the normalisation after it.
+    """
+    return 3 * channels * batch * pixels * itemsize
 
 
 def _width(config: Any) -> int:

@@ -14,10 +14,13 @@ import ray.serve
 from ray.serve import Application, Deployment
 
 from deployments.application import bind_stages
+from deployments.names import INGRESS_NAME
 from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
 from serve.config import PromptRulesConfig, Settings
-from serve.ingress import INGRESS_NAME, Ingress
+from serve.ingress import Ingress
+from serve.placement import placements
+from serve.preflight import check_machines
 
 _SPARE_SLOTS = 100
 """Requests an ingress replica accepts beyond its generations: refusals, health, files, models."""
@@ -30,6 +33,8 @@ def build(args: Mapping[str, Any]) -> Application:
     """
     settings = Settings.load(args)
     spec = settings.model_spec()
+    placements(settings)  # refuses another model's weights, and too little memory
+    check_machines(settings)
     rules = load_rules(settings.prompt_rules)
     stages = bind_stages(spec, settings.stages)
     return ingress_deployment(settings).bind(settings, spec, rules, stages)

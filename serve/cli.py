@@ -21,13 +21,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from pipelines import catalog
 from pipelines.contracts import StepEvent
-from pipelines.errors import SluiceError
+from pipelines.errors import ConfigurationError, SluiceError
 from serve.api.schemas import ImageGenerationRequest, parse_request
 from serve.client import ServerError, SluiceClient
 from serve.config import Settings
 from serve.http import product_version
 from serve.outputs import OutputFiles
-from serve.tables import models_table, placement_table
+from serve.tables import machines_table, models_table, placement_table
 
 app = typer.Typer(
     help="Draw images with FLUX-family models, here or on a Sluice server.",
@@ -140,20 +140,47 @@ def models() -> None:
 
 @app.command()
 def check(
-    configuration: Annotated[Path, typer.Argument(help="A Serve YAML or a bare settings file.")],
+    configuration: Annotated[
+        Path, typer.Argument(help="A Serve YAML, a RayService, or a bare settings file.")
+    ],
+    cluster: Annotated[
+        Path | None, typer.Option(help="Machines to fit: a file for `ray up`, or a RayService.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster to fit, such as auto.")
+    ] = None,
 ) -> None:
     """Validate a configuration, and print what it would place where. Starts nothing."""
+    from serve.checking import check_fit, machines_at, rows_of
     from serve.configurations import read_configurations
-    from serve.placement import placements
+    from serve.machines import read_machines
 
-    for found in read_configurations(configuration):
-        settings = found.settings
-        source = settings.model_spec().source
-        title = f"{found.application}: {settings.model_id}, weights from {source}"
-        _out.print(placement_table(title, placements(settings)))
-        if found.overridden:
-            names = ", ".join(found.overridden)
+    if cluster is not None and address is not None:
+        raise typer.BadParameter("--cluster and --address are two clusters; choose one")
+    found = read_configurations(configuration)
+    rows = rows_of(found)
+    for each in found:
+        settings = each.settings
+        title = f"{each.application}: {settings.model_id}, weights from"
+        title += f" {settings.model_spec().source}, layout {settings.stages.layout}"
+        _out.print(placement_table(title, rows[each.application]))
+        if each.overridden:
+            names = ", ".join(each.overridden)
             _out.print(f"Not shown: entries under `deployments:` override {names}.")
+    machines = None
+    if cluster is not None:
+        machines = read_machines(cluster)
+    elif address is not None:
+        machines = machines_at(address)
+    fit = check_fit([row for each in rows.values() for row in each], machines)
+    if machines is not None and fit.least and fit.most:
+        _out.print(machines_table(machines, fit.least, fit.most))
+    for note in fit.notes:
+        _out.print(note, highlight=False)
+    if fit.faults:
+        raise ConfigurationError("it does not fit:\n" + "\n".join(fit.faults))
+    if machines is not None:
+        _out.print("It fits.")
 
 
 @app.command()

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError(readable(cls, error)) from None
         except ConfigurationError as error:  # fields that contradict each other
-            section = error.message.partition(".")[0]
+            section = re.split(r"[.:]", error.message, maxsplit=1)[0]
             where = "stages." if section in StagesConfig.model_fields else ""
             raise ConfigurationError(f"{where}{error.message}") from None
         except SettingsError as error:  # a variable of a nested field that is not JSON
@@ -166,7 +166,8 @@ class Settings(BaseSettings):
     def model_spec(self) -> ModelSpec:
         """The model to serve.
 
-        Raises ConfigurationError for an unknown model, or limits that its defaults do not fit in.
+        Raises ConfigurationError for an unknown model, limits that its defaults do not fit in, or a
+        step that does not hold what they allow.
         """
         spec = catalog.find(self.model, source=self.model_source)
         limits, pixels = self.limits, spec.height * spec.width
@@ -185,6 +186,13 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"limits.min_side: {limits.min_side} is more than the default side of {spec.name};"
                 f" use at most {min(spec.height, spec.width)}"
+            )
+        tokens, needed = self.stages.denoiser.max_tokens_per_tick, limits.largest_tokens(spec)
+        if tokens is not None and tokens < needed:
+            raise ConfigurationError(
+                f"stages.denoiser.max_tokens_per_tick: {tokens} cannot hold the largest image that"
+                f" limits allow ({limits.largest_pixels(spec)} pixels); use at least {needed}, or"
+                " lower limits.max_pixels"
             )
         return spec
 

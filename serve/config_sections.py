@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from deployments.options import Options, RequestAutoscalingOptions
-from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 """Bounds of a request's `priority`."""
@@ -72,6 +72,14 @@ class Limits(Options):
 
     max_queued_images_per_tenant: int = Field(default=512, ge=1)
     """The same for each tenant, so that no one's flood takes the places of all others."""
+
+    def largest_pixels(self, spec: ModelSpec) -> int:
+        """Pixels of the largest image of `spec` that may be asked for."""
+        return min(self.max_pixels, min(self.max_side, spec.max_side) ** 2)
+
+    def largest_tokens(self, spec: ModelSpec) -> int:
+        """Tokens of one step of that image, with its prompt."""
+        return self.largest_pixels(spec) // SIZE_MULTIPLE**2 + spec.max_sequence_length
 
 
 class Deadlines(Options):

@@ -16,12 +16,11 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.names import StageName
+from deployments.names import INGRESS_NAME, StageName
 from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.config import Settings
 from serve.config_errors import unknown_key
-from serve.ingress import INGRESS_NAME
 from serve.live import check_stage, live_settings
 
 BUILDER = "serve.app:build"
@@ -41,11 +40,14 @@ class Configuration:
 
 
 def read_configurations(path: Path) -> list[Configuration]:
-    """The applications of a Serve YAML, or the one of a bare settings file; each is built once.
+    """The applications of a Serve YAML, of the one inside a RayService, or the one of a bare
+    settings file; each is built once.
 
     Raises ConfigurationError with the reason why it would not deploy.
     """
     content = _read_mapping(path)
+    if content.get("kind") == "RayService":
+        content = _inside_ray_service(path, content)
     if "applications" not in content:
         args = {"config": str(path)}
         build(args)
@@ -60,12 +62,28 @@ def read_configurations(path: Path) -> list[Configuration]:
     return [_configuration(application) for application in content["applications"]]
 
 
+def _inside_ray_service(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The Serve YAML that a RayService carries as text."""
+    spec: dict[str, Any] = content.get("spec") or {}
+    text = spec.get("serveConfigV2")
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{path}: spec.serveConfigV2 must hold a Serve configuration")
+    return _parse_mapping(path, text)
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _parse_mapping(path, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _parse_mapping(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: must hold settings, or a Serve configuration")

@@ -26,11 +26,9 @@ from serve.api.services import Services
 from serve.config import Settings
 from serve.http import create_app
 from serve.live import live_settings
+from serve.preflight import check_machines
 
 logger = logging.getLogger("ray.serve")
-
-INGRESS_NAME = "Ingress"
-"""The deployment's name: configurations and dashboards use it."""
 
 
 # Ray's decorators are untyped.
@@ -45,6 +43,8 @@ class Ingress:
         rules: PromptRules | None,
         handles: dict[str, DeploymentHandle[Any]],
     ) -> None:
+        # Where the application was built before Ray ran, nobody has looked yet.
+        check_machines(settings)
         self._settings = settings
         self._services = Services.over(
             _graph(settings, handles),
@@ -68,8 +68,8 @@ class Ingress:
 
 
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
-    if settings.stages.together:
-        return RemoteGraph(handles[StageName.TOGETHER.key])
+    if settings.stages.layout == "fused":
+        return RemoteGraph(handles[StageName.FUSED.key])
     classifies = settings.stages.safety.classifier != "off"
     return Graph(StageHandles(**handles), classifies=classifies)
 

@@ -38,10 +38,10 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
 
 def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if the stage called `name` would not take `user_config` over."""
-    if name is not StageName.TOGETHER:
+    if name is not StageName.FUSED:
         changed(cast("Options", getattr(settings.stages, name.key)), user_config)
         return
-    known = [stage.key for stage in StageName if stage is not StageName.TOGETHER]
+    known = [stage.key for stage in StageName if stage is not StageName.FUSED]
     for key, section in user_config.items():
         if key not in known:
             raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")

@@ -12,6 +12,8 @@ from rich.table import Table
 from pipelines.catalog import ModelSpec
 
 if TYPE_CHECKING:
+    from serve.machines import Machines
+    from serve.packing import Packing
     from serve.placement import Placement
 
 
@@ -33,17 +35,23 @@ def models_table(specs: Sequence[ModelSpec]) -> Table:
 
 def placement_table(title: str, rows: Sequence[Placement]) -> Table:
     """One row per deployment, and the sums: what the cluster must hold at least and at most."""
-    table = _table("deployment", "replicas", "CPU", "GPU", "GPUs", "device", "weights", "where")
+    table = _table(
+        *("deployment", "replicas", "CPU", "GPU", "device", "weights", "activations"),
+        *("trajectory", "GPU memory", "where"),
+    )
     table.title, table.title_justify = escape(title), "left"
     for row in rows:
+        memory = row.memory
         table.add_row(
             row.deployment,
             _span(row.min_replicas, row.max_replicas),
             f"{row.num_cpus:g}",
             f"{row.num_gpus:g}",
-            _span(row.min_replicas * row.num_gpus, row.max_replicas * row.num_gpus),
             f"{row.device} {row.dtype}" if row.dtype else row.device,
-            "-" if row.weights_bytes is None else _size(row.weights_bytes),
+            _size(memory.weights if memory else 0),
+            _size(memory.activations if memory else 0),
+            _size(memory.trajectories if memory else 0),
+            _size(row.gpu_bytes),
             escape(row.where) or "any node",
         )
     cpus = _span(
@@ -54,8 +62,29 @@ def placement_table(title: str, rows: Sequence[Placement]) -> Table:
         sum(row.min_replicas * row.num_gpus for row in rows),
         sum(row.max_replicas * row.num_gpus for row in rows),
     )
-    table.caption = f"In all: {cpus} CPUs, {gpus} GPUs; CPU, GPU and weights are per replica."
+    table.caption = (
+        f"In all: {cpus} CPUs, {gpus} GPUs. CPU, GPU and memory are a replica's; memory is for the"
+        " largest image, or full batch of such, that the limits allow. GPU memory also has what the"
+        " engine keeps free and CUDA's own."
+    )
     table.caption_justify = "left"
+    return table
+
+
+def machines_table(machines: Machines, least: Packing, most: Packing) -> Table:
+    """One row per kind of machine: how many are needed, and what lands on them."""
+    table = _table("node type", "CPU", "GPU", "labels", "needed", "allowed", "holds")
+    for kind in machines.types:
+        gpu = f"{kind.num_gpus} {kind.accelerator or ''}" if kind.num_gpus else "0"
+        table.add_row(
+            kind.name,
+            f"{kind.num_cpus:g}",
+            gpu.strip(),
+            escape(" ".join(f"{name}={value}" for name, value in kind.labels.items())) or "-",
+            _span(least.nodes[kind.name], most.nodes[kind.name]),
+            _span(kind.min_nodes, kind.max_nodes),
+            ", ".join(name for name, home in most.homes.items() if home[kind.name]) or "-",
+        )
     return table
 
 
@@ -78,6 +107,8 @@ def _count(parameters: int) -> str:
 
 
 def _size(num_bytes: int) -> str:
+    if num_bytes == 0:
+        return "-"
     if num_bytes >= 2**30:
         return f"{num_bytes / 2**30:.1f} GiB"
     return f"{num_bytes / 2**20:.1f} MiB"

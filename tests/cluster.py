@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 _NUM_CPUS = 4
 """Logical ones: replicas take fractions, and tests may run two applications."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # Workers import the repository's packages, and its tests, from wherever pytest was started.
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "OMP_NUM_THREADS": "1",
@@ -66,7 +66,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 def _start() -> LocalCluster:
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     ray.init(
         address="local",
         num_cpus=_NUM_CPUS,

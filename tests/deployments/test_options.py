@@ -28,7 +28,7 @@ def test_defaults_fit_two_cores_without_a_gpu() -> None:
     stages = [
         getattr(config, name)
         for name in StagesConfig.model_fields
-        if name not in ("storage", "together", "weights")
+        if name not in ("storage", "layout", "weights")
     ]
     assert len(stages) == 5
     assert sum(stage.num_cpus for stage in stages) <= 1.5
@@ -176,7 +176,7 @@ def test_options_are_frozen() -> None:
 def test_the_readme_names_every_option() -> None:
     readme = (Path(deployments.__file__).parent / "README.md").read_text("utf-8")
     config = StagesConfig()
-    sections = [getattr(config, name) for name in StagesConfig.model_fields if name != "together"]
+    sections = [getattr(config, name) for name in StagesConfig.model_fields if name != "layout"]
     named = {name for section in sections for name in type(section).model_fields}
     named |= set(StagesConfig.model_fields) | set(AutoscalingOptions.model_fields)
     assert {name for name in named if f"`{name}`" not in readme} == set()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from serve import cli
 from serve.client import SluiceClient
+from tests.cluster import free_port
 
 CONFIGS = Path(__file__).resolve().parents[2] / "serve" / "configs"
 
@@ -181,7 +182,7 @@ def test_models(run: Run):
         assert name in outcome.out
 
 
-@pytest.mark.parametrize("name", ["embedded", "flux-dev", "flux-schnell"])
+@pytest.mark.parametrize("name", ["embedded", "flux-dev", "flux-schnell", "kuberay"])
 def test_check_prints_the_placement(run: Run, name: str):
     outcome = run("check", str(CONFIGS / f"{name}.yaml"))
     assert outcome.code == 0, outcome.err
@@ -194,6 +195,105 @@ def test_check_sums_up(run: Run):
     assert "22.2 GiB" in outcome.out
     assert "2 to 12 GPUs" in outcome.out
     assert "sluice-pool=denoise" in outcome.out
+    assert "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1 must be set" in outcome.out
+    assert "It fits" not in outcome.out, "no machines were given"
+
+
+class TestCheckWithMachines:
+    CLUSTER = CONFIGS.parents[1] / "cluster.yaml"
+
+    def test_where_everything_goes(self, run: Run):
+        outcome = run("check", str(CONFIGS / "flux-dev.yaml"), "--cluster", str(self.CLUSTER))
+        assert outcome.code == 0, outcome.err
+        lines = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
+        assert "1 to 8   0 to 8    Denoiser" in lines["denoise"]
+        assert lines["codec"].split("0 to 8")[1].strip() == "TextEncoder, VaeDecoder"
+        assert outcome.out.endswith("It fits.\n")
+        assert "PACK" not in outcome.out, "its head's command sets the variable"
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (
+                "{model: flux.1-dev, stages.denoiser.num_gpus: 2}",
+                "Denoiser: wants 2 GPUs on one node, and the largest node type that it may go to"
+                " (denoise) has 1: use stages.denoiser.num_gpus: 1, or machines with 2",
+            ),
+            (
+                "{stages.finisher.label_selector: {sluice-pool: cpus}}",
+                "no node type has sluice-pool=cpus; there are: sluice-pool=codec, sluice-pool=cpu,",
+            ),
+            (
+                "{model: flux.1-dev, stages.denoiser: {num_gpus: 1, label_selector: {sluice-pool:"
+                " codec}}}",
+                "GPU memory, and L4 has 22.0: use a larger GPU, such as A100-80G",
+            ),
+            ("{stages.denoiser.num_cpus: 0.5, ingress.num_replicas: 9000}", "have no place"),
+        ],
+    )
+    def test_what_does_not_fit(self, run: Run, tmp_path: Path, settings: str, said: str):
+        (tmp_path / "settings.yaml").write_text(settings)
+        outcome = run("check", "settings.yaml", "--cluster", str(self.CLUSTER))
+        assert outcome.code == 1
+        assert said in outcome.err
+
+    def test_a_head_that_lets_serve_spread(self, run: Run, tmp_path: Path):
+        text = self.CLUSTER.read_text().replace("RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1", "")
+        (tmp_path / "cluster.yaml").write_text(text)
+        outcome = run("check", str(CONFIGS / "flux-dev.yaml"), "--cluster", "cluster.yaml")
+        assert outcome.code == 0
+        assert "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1 is not set" in outcome.out
+
+    def test_a_gpu_that_is_named_and_too_small(self, run: Run, tmp_path: Path):
+        stage = "{num_gpus: 1, dtype: bfloat16, accelerator_type: L4}"
+        (tmp_path / "settings.yaml").write_text(f"{{model: flux.1-dev, stages.denoiser: {stage}}}")
+        outcome = run("check", "settings.yaml")
+        assert outcome.code == 1
+        assert "Denoiser: needs 34.8 GiB of GPU memory, and L4 has 22.0" in outcome.err
+        assert "a larger GPU, such as L40S" in outcome.err
+
+    def test_several_applications_share_the_machines(self, run: Run, tmp_path: Path):
+        one = {"route_prefix": "/", "import_path": "serve.app:build", "args": {}}
+        other = {**one, "name": "b", "route_prefix": "/b"}
+        content = {"applications": [{**one, "name": "a"}, other]}
+        (tmp_path / "two.yaml").write_text(json.dumps(content))
+        outcome = run("check", "two.yaml", "--cluster", str(self.CLUSTER))
+        assert outcome.code == 0, outcome.err
+        assert "a/Denoiser" in outcome.out
+        assert "b/Denoiser" in outcome.out
+
+    def test_two_clusters_are_one_too_many(self, run: Run):
+        both = ("--cluster", str(self.CLUSTER), "--address", "auto")
+        assert run("check", str(CONFIGS / "embedded.yaml"), *both).code == 2
+
+    def test_a_running_cluster(self, run: Run, monkeypatch: pytest.MonkeyPatch):
+        node = {"Alive": True, "NodeManagerAddress": "10.0.0.7", "Labels": {}}
+        monkeypatch.setattr("ray.init", lambda **_: None)
+        monkeypatch.setattr("ray.shutdown", lambda: None)
+        monkeypatch.setattr("ray.nodes", lambda: [{**node, "Resources": {"CPU": 2.0}}])
+        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", "auto")
+        assert outcome.code == 0, outcome.err
+        assert "10.0.0.7" in outcome.out
+        outcome = run("check", str(CONFIGS / "flux-dev.yaml"), "--address", "auto")
+        assert "no node type has sluice-pool=cpu; there are: no labels at all" in outcome.err
+
+    def test_no_running_cluster(self, run: Run, monkeypatch: pytest.MonkeyPatch):
+        def refuse(**_: object) -> None:
+            raise ConnectionError("nobody there")
+
+        monkeypatch.setattr("ray.init", refuse)
+        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", "auto")
+        assert outcome.code == 1
+        assert "--address: no Ray cluster at auto: nobody there" in outcome.err
+
+    def test_an_address_where_nobody_listens(self, run: Run, monkeypatch: pytest.MonkeyPatch):
+        """Not left to Ray, which would try for minutes."""
+        monkeypatch.delattr("ray.init")
+        address = f"127.0.0.1:{free_port()}"
+        outcome = run("check", str(CONFIGS / "embedded.yaml"), "--address", address)
+        assert outcome.code == 1
+        assert f"no Ray cluster at {address}: " in outcome.err
+        assert "refused" in outcome.err
 
 
 def test_check_says_why_not(run: Run, tmp_path: Path):

@@ -119,6 +119,7 @@ class TestMistakes:
     def test_contradictions_have_the_full_name(self):
         assert complaint({"stages.denoiser.device": "cuda"}).startswith("stages.denoiser.device: ")
         assert complaint({"stages.storage.kind": "s3"}).startswith("stages.storage.bucket: ")
+        assert complaint({"stages.together": "true"}).startswith("stages.layout: ")
 
     def test_the_ingress_scales_in_one_way(self):
         both = {"ingress.num_replicas": 2, "ingress.autoscaling.max_replicas": 3}
@@ -260,6 +261,15 @@ class TestModelSpec:
         settings = Settings.load({"model": "flux.1-dev", "limits.min_side": 1040})
         with pytest.raises(ConfigurationError, match=r"limits\.min_side: .* use at most 1024"):
             settings.model_spec()
+
+    def test_a_step_that_does_not_hold_the_largest_image(self):
+        args = {"model": "flux.1-dev", "stages.denoiser.max_tokens_per_tick": 4608}
+        with pytest.raises(
+            ConfigurationError, match=r"4608 cannot .* use at least 16896, or lower"
+        ):
+            Settings.load(args).model_spec()
+        Settings.load({**args, "stages.denoiser.max_tokens_per_tick": 16_896}).model_spec()
+        Settings.load({**args, "limits.max_pixels": 1024 * 1024}).model_spec()
 
 
 def test_settings_travel_to_replicas_as_they_are(monkeypatch: pytest.MonkeyPatch):

@@ -13,12 +13,18 @@ import yaml
 from ray.serve import Deployment
 from ray.serve.schema import ServeDeploySchema
 
+from serve import gpus
 from serve.app import build
 from serve.config import Settings
+from serve.configurations import read_configurations
+from serve.machines import PACKING, read_machines
+from serve.packing import faults, pack
+from serve.placement import placements
 from tests.serve.deployed import deployments, replicas, resources
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "serve" / "configs").glob("*.yaml"))
+RAY_SERVICE = ROOT / "serve" / "configs" / "kuberay.yaml"
+CONFIGS = sorted(set((ROOT / "serve" / "configs").glob("*.yaml")) - {RAY_SERVICE})
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 
@@ -31,8 +37,8 @@ def built(name: str) -> dict[str, Deployment]:
     return deployments(build(args_of(name)))
 
 
-def test_there_are_three():
-    assert [path.stem for path in CONFIGS] == ["embedded", "flux-dev", "flux-schnell"]
+def test_there_are_four():
+    assert [path.stem for path in CONFIGS] == ["embedded", "flux-dev", "flux-fused", "flux-schnell"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -40,7 +46,7 @@ def test_each_is_a_serve_configuration_that_builds(path: Path):
     schema = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
     (application,) = schema.applications
     assert application.import_path == "serve.app:build"
-    assert len(deployments(build(application.args))) == 6
+    assert len(deployments(build(application.args))) == (2 if path.stem == "flux-fused" else 6)
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
@@ -76,34 +82,25 @@ def test_flux_has_an_h100_per_denoiser_and_shares_small_gpus(name: str):
     assert stages.storage.kind == "s3"
 
 
-@pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
-def test_every_replica_fits_a_machine_of_its_pool(name: str):
-    pools = {
-        (kind.get("labels") or {}).get("sluice-pool"): kind["resources"]
-        for kind in CLUSTER["available_node_types"].values()
-    }
-    for deployment in built(name).values():
-        options = resources(deployment)
-        machine = pools[options["label_selector"]["sluice-pool"]]
-        assert options["num_cpus"] <= machine["CPU"], deployment.name
-        assert options["num_gpus"] <= machine.get("GPU", 0), deployment.name
+def test_the_fused_one_needs_one_gpu_of_48_gb():
+    (found,) = read_configurations(ROOT / "serve" / "configs" / "flux-fused.yaml")
+    fused = placements(found.settings)[1]
+    assert (fused.deployment, fused.num_gpus, fused.max_replicas) == ("Fused", 1, 1)
+    assert 39 * 2**30 > fused.gpu_bytes > 31 * 2**30
+    assert fused.gpu_bytes < (gpus.memory_bytes("L40S") or 0)
 
 
+@pytest.mark.parametrize("machines", ["cluster.yaml", "serve/configs/kuberay.yaml"])
 @pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
-def test_the_largest_scale_fits_the_largest_pools(name: str):
-    kinds = {
-        kind["labels"]["sluice-pool"]: kind
-        for kind in CLUSTER["available_node_types"].values()
-        if "labels" in kind
-    }
-    for resource, option in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        asked = dict.fromkeys(kinds, 0.0)
-        for deployment in built(name).values():
-            options = resources(deployment)
-            pool = options["label_selector"]["sluice-pool"]
-            asked[pool] += replicas(deployment)[1] * options[option]
-        for pool, kind in kinds.items():
-            assert asked[pool] <= kind["max_workers"] * kind["resources"].get(resource, 0), pool
+def test_the_largest_scale_fits_the_machines(name: str, machines: str):
+    """With GPU memory counted, and each deployment in its own pool."""
+    (found,) = read_configurations(ROOT / "serve" / "configs" / f"{name}.yaml")
+    rows, cluster = placements(found.settings), read_machines(ROOT / machines)
+    assert cluster.packs
+    assert faults(rows, cluster) == []
+    homes = pack(rows, cluster, at_most=True).homes
+    pools = {row.deployment: row.selector["sluice-pool"] for row in rows}
+    assert {name: [*home] for name, home in homes.items()} == {n: [p] for n, p in pools.items()}
 
 
 class TestCluster:
@@ -136,3 +133,72 @@ class TestCluster:
     def test_every_start_command_is_for_the_same_ray(self):
         version = ray.__version__
         assert f":{version}-" in CLUSTER["docker"]["image"]
+
+    def test_serve_packs_and_the_autoscaler_knows_labels(self):
+        (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
+        assert {"RAY_enable_autoscaler_v2=1", f"{PACKING}=1"} < set(start.split())
+
+    def test_comments_name_the_price_of_every_machine(self):
+        text = (ROOT / "cluster.yaml").read_text()
+        for name in CLUSTER["available_node_types"]:
+            comment = text.partition(f"\n  {name}:\n")[0].rpartition("\n\n")[2]
+            assert "an hour" in comment, name
+
+
+class TestKubeRay:
+    @pytest.fixture
+    def content(self) -> dict[str, Any]:
+        return yaml.safe_load(RAY_SERVICE.read_text())
+
+    @pytest.fixture
+    def schema(self) -> dict[str, Any]:
+        return json.loads((ROOT / "tests" / "data" / "rayservice.schema.json").read_text())
+
+    def test_the_schema(self, content: dict[str, Any], schema: dict[str, Any]):
+        jsonschema.Draft7Validator.check_schema(schema)
+        jsonschema.validate(content, schema)
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            (("spec", "rayClusterConfig", "workerGroupSpecs", 0, "minReplicas"), "none"),
+            (("spec", "rayClusterConfig", "enableInTreeAutoscalling"), True),
+            (("spec", "upgradeStrategy", "type"), "Rolling"),
+        ],
+    )
+    def test_the_schema_sees_mistakes(
+        self, content: dict[str, Any], schema: dict[str, Any], path: tuple[Any, ...], value: object
+    ):
+        level: Any = content
+        for key in path[:-1]:
+            level = level[key]
+        level[path[-1]] = value
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content, schema)
+
+    def test_it_carries_the_configuration_for_machines_of_ones_own(self, content: dict[str, Any]):
+        inner = yaml.safe_load(content["spec"]["serveConfigV2"])
+        assert inner == yaml.safe_load((ROOT / "serve" / "configs" / "flux-dev.yaml").read_text())
+        ServeDeploySchema.model_validate(inner)
+        (found,) = read_configurations(RAY_SERVICE)
+        assert found.settings == Settings.load(args_of("flux-dev"))
+
+    def test_upgrades_wait_for_the_longest_request(self, content: dict[str, Any]):
+        limit = Settings.load(args_of("flux-dev")).limits.request_timeout_s
+        assert content["spec"]["rayClusterDeletionDelaySeconds"] > limit
+        for group in content["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
+            if group["groupName"] != "codec":
+                assert group["template"]["spec"]["terminationGracePeriodSeconds"] > limit
+
+    def test_pods_ask_for_what_they_may_have_and_tolerate_gpu_nodes(self, content: dict[str, Any]):
+        cluster = content["spec"]["rayClusterConfig"]
+        assert cluster["rayVersion"] == ray.__version__
+        assert cluster["enableInTreeAutoscaling"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            (container,) = pod["containers"]
+            assert container["resources"]["requests"] == container["resources"]["limits"]
+            assert container["livenessProbe"]
+            has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            tolerated = [each["key"] for each in pod.get("tolerations", [])]
+            assert tolerated == (["nvidia.com/gpu"] if has_gpu else [])

@@ -52,7 +52,7 @@ def test_overrides_are_reported(tmp_path: Path):
             "a: deployments: Denoiser: user_config.dtype: does not change while",
         ),
         (
-            application(deployments=[{"name": "Together", "user_config": {"vae": {}}}]),
+            application(deployments=[{"name": "Fused", "user_config": {"vae": {}}}]),
             "user_config.vae: is no stage; known: text_encoder",
         ),
         (
@@ -73,16 +73,27 @@ def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
 
 def test_changes_in_place_are_checked_and_may_be_right(tmp_path: Path):
     path = tmp_path / "serve.yaml"
-    together = {"denoiser": {"policy": "srpt"}, "safety": {"threshold": 0.5}}
+    fused = {"denoiser": {"policy": "srpt"}, "safety": {"threshold": 0.5}}
     content = application(
         deployments=[
             {"name": "Denoiser", "user_config": {"policy": "srpt", "max_works": 16}},
-            {"name": "Together", "user_config": together},
+            {"name": "Fused", "user_config": fused},
             {"name": "Ingress", "user_config": {"limits": {"max_steps": 30}}},
         ]
     )
     path.write_text(yaml.safe_dump(content))
-    assert read_configurations(path)[0].overridden == ("Denoiser", "Together", "Ingress")
+    assert read_configurations(path)[0].overridden == ("Denoiser", "Fused", "Ingress")
+
+
+def test_a_ray_service_is_read_for_what_it_carries(tmp_path: Path):
+    path = tmp_path / "service.yaml"
+    inner = yaml.safe_dump(application(args={"model": "flux.1-dev"}))
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": inner}}))
+    (found,) = read_configurations(path)
+    assert (found.application, found.settings.model) == ("a", "flux.1-dev")
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {}}))
+    with pytest.raises(ConfigurationError, match=r"spec\.serveConfigV2 must hold"):
+        read_configurations(path)
 
 
 def test_no_file(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from deployments.application import bind_stages
+from deployments.fused import Fused
 from deployments.options import StagesConfig, TextEncoderOptions, VaeDecoderOptions, WeightsOptions
 from deployments.text_encoder import TextEncoder
-from deployments.together import Together
 from deployments.vae_decoder import VaeDecoder
 from deployments.weights.fetch import fetch
 from deployments.wire import unpack_conditioning
@@ -48,7 +48,7 @@ async def test_an_encoder_of_the_hub(hub: FakeHub, model: Path, options: Weights
     }
 
 
-async def test_together_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> None:
+async def test_fused_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> None:
     upload(bucket, model)
     config = StagesConfig.model_validate(
         {
@@ -68,7 +68,7 @@ async def test_together_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) 
         seed=4,
         max_sequence_length=12,
     )
-    together = Together(tiny_spec(S3), config)
+    together = Fused(tiny_spec(S3), config)
     try:
         finish = FinishSpec(seed=4)
         job = GenerationJob(request_id="r", params=params, finish=finish)
@@ -108,8 +108,9 @@ def test_a_classifier_is_the_files_at_the_root(
 
 
 def test_every_stage_is_told_where_to_keep_weights(options: WeightsOptions) -> None:
-    for together in (False, True):
-        config = StagesConfig(weights=options, together=together)
+    layouts: tuple[Literal["split", "fused"], ...] = ("split", "fused")
+    for layout in layouts:
+        config = StagesConfig(weights=options, layout=layout)
         stages = bind_stages(tiny_spec(S3), config)
         for name, application in stages.items():
             arguments = application._bound_deployment.init_args

@@ -16,11 +16,11 @@ import ray.exceptions
 from PIL import Image
 
 from deployments.application import bind_stages
+from deployments.fused import Fused
 from deployments.local_handle import LocalHandle
 from deployments.names import StageName
 from deployments.options import StagesConfig
 from deployments.remote_graph import RemoteGraph
-from deployments.together import Together
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
 from pipelines.errors import ConfigurationError, StageFailed
 from tests.oracle import compare, oracle_images
@@ -40,22 +40,22 @@ JOB = GenerationJob(request_id="r", params=PARAMS, finish=FinishSpec(seed=4))
 
 
 @pytest.fixture
-async def together(dev_like: Path, tmp_path: Path) -> AsyncIterator[Together]:
+async def fused(dev_like: Path, tmp_path: Path) -> AsyncIterator[Fused]:
     config = StagesConfig.model_validate(
         {
-            "together": True,
+            "layout": "fused",
             "denoiser": {"cost_cache": tmp_path / "cost", "calibration_s": 0.2},
             "safety": {"classifier": "off"},
             "storage": {"directory": tmp_path / "files"},
         }
     )
-    stages = Together(tiny_spec(dev_like), config)
+    stages = Fused(tiny_spec(dev_like), config)
     yield stages
     stages.__del__()
 
 
-async def test_it_draws_what_the_oracle_draws(together: Together, dev_like: Path) -> None:
-    result = await together.generate(JOB)
+async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> None:
+    result = await fused.generate(JOB)
     expected = oracle_images(dev_like, PARAMS)
     for image, theirs in zip(result.images, expected, strict=True):
         assert image.b64 is not None
@@ -65,12 +65,12 @@ async def test_it_draws_what_the_oracle_draws(together: Together, dev_like: Path
     assert result.usage.output_tokens == 2 * 12
     assert {"encode", "denoise", "decode", "finish", "total"} <= result.timings.keys()
     assert "safety" not in result.timings
-    assert await together.ready()
-    together.check_health()
+    assert await fused.ready()
+    fused.check_health()
 
 
-async def test_a_request_that_is_given_up_leaves_the_engine(together: Together) -> None:
-    denoiser: Any = together._stages["denoiser"]
+async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
+    denoiser: Any = fused._stages["denoiser"]
     slow = GenerationJob(
         request_id="slow",
         params=GenerationParams(
@@ -84,7 +84,7 @@ async def test_a_request_that_is_given_up_leaves_the_engine(together: Together) 
         ),
         finish=FinishSpec(seed=1),
     )
-    task = asyncio.create_task(together.generate(slow))
+    task = asyncio.create_task(fused.generate(slow))
     while not (await denoiser.stats()).steps:  # noqa: ASYNC110  the engine is another thread
         await asyncio.sleep(0.01)
     task.cancel()
@@ -95,7 +95,7 @@ async def test_a_request_that_is_given_up_leaves_the_engine(together: Together) 
 
 
 async def test_it_ends_when_its_engine_has_ended(
-    together: Together, monkeypatch: pytest.MonkeyPatch
+    fused: Fused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No image could go on here, and a replica that is gone is asked no more."""
 
@@ -106,28 +106,33 @@ async def test_it_ends_when_its_engine_has_ended(
         raise StageFailed(why, stage="Denoiser")
 
     monkeypatch.setattr("deployments.denoiser.end_process", end)
-    denoiser: Any = together._stages["denoiser"]
+    denoiser: Any = fused._stages["denoiser"]
     denoiser._engine.hand_over()
     with pytest.raises(StageFailed):
-        await asyncio.wait_for(together.generate(JOB), 10)
+        await asyncio.wait_for(fused.generate(JOB), 10)
     assert ends
 
 
 def test_a_gpu_of_another_stage_than_the_denoiser_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"vae_decoder.num_gpus.*set denoiser.num_gpus: 1"):
-        StagesConfig.model_validate({"together": True, "vae_decoder": {"num_gpus": 1}})
-    both = {"together": True, "denoiser": {"num_gpus": 1}, "vae_decoder": {"num_gpus": 1}}
-    assert StagesConfig.model_validate(both).together
+        StagesConfig.model_validate({"layout": "fused", "vae_decoder": {"num_gpus": 1}})
+    both = {"layout": "fused", "denoiser": {"num_gpus": 1}, "vae_decoder": {"num_gpus": 1}}
+    assert StagesConfig.model_validate(both).layout == "fused"
+
+
+def test_the_former_name_says_what_to_write() -> None:
+    with pytest.raises(ConfigurationError, match=r"layout: .* write layout: fused"):
+        StagesConfig.model_validate({"together": True})
 
 
 def test_it_is_placed_as_the_denoiser_with_the_cpus_of_all() -> None:
     config = StagesConfig.model_validate(
-        {"together": True, "denoiser": {"num_cpus": 1, "num_replicas": 3}}
+        {"layout": "fused", "denoiser": {"num_cpus": 1, "num_replicas": 3}}
     )
     (stage,) = bind_stages(tiny_spec("nowhere"), config).items()
     key, application = stage
     deployment: Any = application._bound_deployment
-    assert (key, deployment.name, deployment.num_replicas) == ("together", "Together", 3)
+    assert (key, deployment.name, deployment.num_replicas) == ("fused", "Fused", 3)
     assert deployment.ray_actor_options["num_cpus"] == pytest.approx(1.7)
 
 
@@ -156,10 +161,10 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
     # What a lost replica had accepted is not refused by the next.
     kept = ServiceTerms(deadline=5.0, is_promised=True)
     assert stage.terms == [promised, kept, kept]
-    assert await graph.ready() == {"Together": True}
-    with pytest.raises(StageFailed, match="Together failed 3 times") as failed:
+    assert await graph.ready() == {"Fused": True}
+    with pytest.raises(StageFailed, match="Fused failed 3 times") as failed:
         await RemoteGraph(_handle(Dying(3))).generate(JOB)
-    assert failed.value.stage == StageName.TOGETHER
+    assert failed.value.stage == StageName.FUSED
 
 
 def _handle(stage: object) -> Any:

@@ -1,6 +1,6 @@
-"""Together: all stages in one replica, for machines where a hop between processes costs too much.
+"""Fused: all stages in one replica, for one GPU, or where a hop between processes costs too much.
 
-The same stages, graph and engine as apart, called as methods instead of over handles: one call from
+The same stages, graph and engine as split, called as methods instead of over handles: one call from
 the ingress for each request. What is given up is what processes give: scaling and placing stages by
 themselves, and moving images when a replica goes. One that is told to go finishes what it has; one
 that dies loses its requests' steps, which begin anew elsewhere.
@@ -25,7 +25,7 @@ from pipelines.contracts import GenerationJob, GenerationResult
 logger = logging.getLogger("ray.serve")
 
 
-class Together:
+class Fused:
     """Ray Serve deployment over the five stages and their graph."""
 
     def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:

@@ -20,7 +20,7 @@ from tests.serve.test_served import pixels, wait_until_ready
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-APP = "together-test"
+APP = "fused-test"
 URL = "/v1/images/generations"
 BODY = {"prompt": "a red circle on a white background", "size": "96x64"}
 LONG = {**BODY, "size": "256x256", "num_inference_steps": 60}
@@ -31,13 +31,13 @@ def client(
     cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     settings = {
-        "stages.together": "true",
+        "stages.layout": "fused",
         "stages.denoiser.num_replicas": "2",
         "stages.safety.classifier": "off",
         "stages.storage.directory": str(tmp_path_factory.mktemp("files")),
     }
-    ray.serve.run(build(settings), name=APP, route_prefix="/together")
-    base_url = f"http://127.0.0.1:{cluster.http_port}/together"
+    ray.serve.run(build(settings), name=APP, route_prefix="/fused")
+    base_url = f"http://127.0.0.1:{cluster.http_port}/fused"
     try:
         with httpx.Client(base_url=base_url, timeout=120) as client:
             wait_until_ready(client)
@@ -59,7 +59,7 @@ def assert_alike(left: list[np.ndarray], right: list[np.ndarray]) -> None:
 
 
 def test_many_at_once_are_the_local_chains(client: httpx.Client) -> None:
-    assert set(client.get("/readyz").json()["stages"]) == {"Together"}
+    assert set(client.get("/readyz").json()["stages"]) == {"Fused"}
     bodies = [{**BODY, "seed": seed, "n": 1 + seed % 2} for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: client.post(URL, json=body), bodies))
@@ -76,7 +76,7 @@ def test_requests_of_a_replica_that_dies_are_drawn_by_the_other(
     expected = [drawn(client.post(URL, json=body)) for body in bodies]
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(client.post, URL, json=body) for body in bodies]
-        pool.submit(cluster.kill_replica, "Together", app=APP).result(60)
+        pool.submit(cluster.kill_replica, "Fused", app=APP).result(60)
         answers = [drawn(future.result(120)) for future in futures]
     for here, there in zip(answers, expected, strict=True):
         assert_alike(here, there)
