@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipelines.errors import CheckpointError, ConfigurationError
@@ -24,6 +24,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -42,6 +44,14 @@ class DenoiserComponents(NamedTuple):
 
     transformer: FluxTransformer2DModel
     scheduler_config: dict[str, Any]
+
+
+class TransformerFiles(NamedTuple):
+    """A transformer's configuration, its scheduler's, and the file that holds each weight."""
+
+    config: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    weights: dict[str, Path]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -80,6 +90,26 @@ def load_denoiser_components(source: str, *, device: str, dtype: str) -> Denoise
     return DenoiserComponents(transformer, dict(scheduler.config))
 
 
+def open_transformer(source: str) -> TransformerFiles:
+    """Where a transformer's weights are, to be read in part. Raises CheckpointError."""
+    _check_family(source)
+    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
+    try:
+        config = json.loads(_fetch(source, "transformer/config.json").read_text(encoding="utf-8"))
+        try:
+            index = _fetch(source, f"transformer/{_WEIGHTS}.index.json").read_text(encoding="utf-8")
+            named: dict[str, str] = json.loads(index)["weight_map"]
+        except (OSError, EntryNotFoundError):  # small enough for one file
+            with safe_open(_fetch(source, f"transformer/{_WEIGHTS}"), framework="pt") as weights:
+                named = dict.fromkeys(weights.keys(), _WEIGHTS)
+        files = {name: _fetch(source, f"transformer/{name}") for name in set(named.values())}
+    except (OSError, ValueError, KeyError, SafetensorError, HfHubHTTPError) as error:
+        raise CheckpointError(f"{source}/transformer: cannot be loaded: {error}") from error
+    return TransformerFiles(
+        config, dict(scheduler.config), {name: files[file] for name, file in named.items()}
+    )
+
+
 def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
     """The VAE, without its encoder, which only editing needs. Raises CheckpointError."""
     _check_family(source)
@@ -88,13 +118,15 @@ def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
     return vae
 
 
+def _fetch(source: str, name: str) -> Path:
+    """The file `name` of a local folder, or of a hub id's cached copy."""
+    return Path(source) / name if Path(source).is_dir() else Path(hf_hub_download(source, name))
+
+
 def _check_family(source: str) -> None:
     """Refuse anything but a FLUX.1 text-to-image folder before weights are touched."""
     try:
-        path = Path(source) / "model_index.json"
-        if not Path(source).is_dir():
-            path = Path(hf_hub_download(source, "model_index.json"))
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(_fetch(source, "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, EntryNotFoundError, HfHubHTTPError) as error:
         raise CheckpointError(
             f"{source}: no readable model_index.json; give a folder in the diffusers format or a"
