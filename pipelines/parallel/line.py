@@ -25,6 +25,7 @@ INVITATION_BYTES = 2 + KEY_BYTES
 _LENGTH = struct.Struct("!I")
 _PORT = struct.Struct("!H")
 _MAX_FRAME = 2**24
+_LOOK_EVERY_S = 0.5
 
 
 class Line:
@@ -133,10 +134,10 @@ class Switchboard:
                 raise _lost(f"rank {rank}: {said.decode(errors='replace')}")
             line.connection.settimeout(None)
 
-    def watch(self, on_loss: Callable[[str], None]) -> None:
-        """From now on, tell once when a rank goes, from a thread of its own."""
+    def watch(self, on_loss: Callable[[str], None], is_late: Callable[[], bool]) -> None:
+        """From now on, tell once when a rank goes or all `is_late`, from a thread of its own."""
         self._watch = threading.Thread(
-            target=self._listen, args=(on_loss,), name="sluice-ranks", daemon=True
+            target=self._listen, args=(on_loss, is_late), name="sluice-ranks", daemon=True
         )
         self._watch.start()
 
@@ -166,14 +167,17 @@ class Switchboard:
         for line in self._lines.values():
             line.hang_up()
 
-    def _listen(self, on_loss: Callable[[str], None]) -> None:
+    def _listen(self, on_loss: Callable[[str], None], is_late: Callable[[], bool]) -> None:
         ranks = {line.connection: rank for rank, line in self._lines.items()}
         while ranks:
-            for connection in select.select(list(ranks), [], [])[0]:
+            for connection in select.select(list(ranks), [], [], _LOOK_EVERY_S)[0]:
                 rank = ranks.pop(connection)
                 if (news := _last_words(self._lines[rank])) is None and self._is_closing:
                     continue
                 on_loss(f"rank {rank} {f'failed: {news}' if news else 'is gone'}")
+                return
+            if is_late():
+                on_loss("a rank is stuck")
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import Counter
@@ -13,7 +14,6 @@ from weakref import WeakValueDictionary
 import torch
 
 from pipelines.checkpoint import open_transformer
-from pipelines.errors import StageLost
 from pipelines.footprint import modulation_width
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode
 from pipelines.parallel.flux import ParallelFlux
@@ -44,7 +44,7 @@ def run_rank(settings: RankSettings, rank: int) -> Counter[str]:
     team = connect(settings, rank)
     assert team.line is not None
     try:
-        with team.together():
+        with team.together(math.inf):  # rank 0 watches the time
             transformer = load_transformer(files, team.mesh, settings.dtype)
             team.line.send(READY)
             flux = ParallelFlux(
@@ -74,7 +74,7 @@ class RankStage(DenoiserStage):
     def follow(self, orders: Iterator[Order]) -> None:
         """Do all that is ordered. Raises StageLost."""
         for order in orders:
-            with self._team.together():
+            with self._team.together(math.inf):
                 for number in order.dropped:
                     del self._trajectories[number]
                 self._obey(order)

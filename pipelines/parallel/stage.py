@@ -36,9 +36,17 @@ class ParallelStage(DenoiserStage):
     raises StageLost; `checkpoint` and `finish` still work.
     """
 
-    def __init__(self, flux: ParallelFlux, scheduler_config: dict[str, Any], team: Team) -> None:
+    def __init__(
+        self,
+        flux: ParallelFlux,
+        scheduler_config: dict[str, Any],
+        team: Team,
+        *,
+        timeout_s: float = 60.0,
+    ) -> None:
         super().__init__(flux, scheduler_config)
         self.team = team
+        self._timeout_s = timeout_s
         # What rank 0's memory has let go of, the others let go of at the next command.
         self._dropped: deque[int] = deque()
         self._numbers = WeakIdKeyDictionary()
@@ -59,8 +67,8 @@ class ParallelStage(DenoiserStage):
             transformer = load_transformer(files, team.mesh, settings.dtype)
             if team.board is not None:
                 team.board.wait_ready(settings.start_timeout_s)
-                team.board.watch(team.lose)
-            with team.together():
+                team.board.watch(team.lose, team.is_late)
+            with team.together(settings.start_timeout_s):
                 flux = ParallelFlux(
                     transformer,
                     team.mesh,
@@ -71,7 +79,7 @@ class ParallelStage(DenoiserStage):
         except (SluiceError, OSError):
             team.close()
             raise
-        return cls(flux, files.scheduler_config, team)
+        return cls(flux, files.scheduler_config, team, timeout_s=settings.timeout_s)
 
     def check_health(self) -> None:
         """Raises StageLost if a rank is gone. From any thread."""
@@ -109,7 +117,7 @@ class ParallelStage(DenoiserStage):
     ) -> Trajectory:
         trajectory = super().admit(job, positive, negative, start)
         number = next(self._counter)
-        with self.team.together():
+        with self.team.together(self._timeout_s):
             dropped = self._forget()
             tables = self._tables_of(trajectory, number)
             command = Admit(
@@ -134,7 +142,7 @@ class ParallelStage(DenoiserStage):
     def cut(self, trajectory: Trajectory, num_steps: int) -> None:
         super().cut(trajectory, num_steps)
         number = self._numbers[trajectory]
-        with self.team.together():
+        with self.team.together(self._timeout_s):
             dropped = self._forget()
             tables = self._tables_of(trajectory, number)
             self._tell(Recut(number=number, cut=trajectory.cuts[-1], tables=tables), dropped)
@@ -142,7 +150,7 @@ class ParallelStage(DenoiserStage):
                 self._send(segment.vec if table.is_new else None)
 
     def tick(self, trajectories: Sequence[Trajectory]) -> None:
-        with self.team.together():
+        with self.team.together(self._timeout_s):
             numbers = tuple(self._numbers[item] for item in trajectories)
             self._tell(Tick(numbers=numbers), self._forget())
             super().tick(trajectories)

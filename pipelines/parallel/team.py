@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import socket
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,10 +48,10 @@ class RankSettings:
     compile: bool = False
     compiler: str = "inductor"
     timeout_s: float = 60.0
-    """For one collective: past that, a rank that is stuck (not dead: that is noticed at once) takes
-    the replica down. Compiling makes ranks wait for each other too."""
+    """For an admission, a tick, and one collective: past that, a rank that is stuck (not dead: that
+    is noticed at once) takes the replica down."""
     start_timeout_s: float = 600.0
-    """Until all ranks have met, and again until all have their weights."""
+    """Until all ranks have met, again until all have their weights, and again to compile."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +64,7 @@ class Team:
     reason: str | None = None
     """Why the team is lost, once it is."""
     _once: threading.Lock = field(default_factory=threading.Lock)
+    _deadline: float = math.inf
 
     @property
     def leads(self) -> bool:
@@ -90,17 +94,25 @@ class Team:
             raise self._error()
 
     @contextmanager
-    def together(self) -> Generator[None]:
+    def together(self, within_s: float) -> Generator[None]:
         """What all ranks do alike. If it fails here, the others wait in vain: the team is lost.
 
-        Raises StageLost, then and from then on.
+        It is also lost where that takes longer than `within_s`. Raises StageLost, then and from
+        then on.
         """
         self.check()
+        self._deadline = time.monotonic() + within_s
         try:
             yield
         except Exception as error:
             self.lose(f"{type(error).__name__}: {error}")
             raise self._error() from error
+        finally:
+            self._deadline = math.inf
+
+    def is_late(self) -> bool:
+        """Whether what all do together takes too long."""
+        return time.monotonic() > self._deadline
 
     def close(self) -> None:
         """Leave: the lines, and torch's process group."""
@@ -129,6 +141,8 @@ def connect(settings: RankSettings, rank: int) -> Team:
     device = resolve_device(settings.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # Or its watchdog ends the process with its works; `Team.lose` ends the collective alone.
+        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
     url = f"tcp://{settings.host}:{settings.port}"
     start = timedelta(seconds=settings.start_timeout_s)
     try:

@@ -74,9 +74,11 @@ class UlyssesAttention:
             [3 * count * share for count in counts],
         )
         joint = arrived.view(-1, 3, heads // ranks, width).index_select(0, plan.to_segments)
-        attended = self._inner(*joint.unbind(1), plan.inner).index_select(0, plan.to_ranks)
+        attended = self._inner(joint[:, 0], joint[:, 1], joint[:, 2], plan.inner)
         returned = self._mesh.exchange(
-            attended.flatten(), [count * share for count in counts], [tokens * share] * ranks
+            attended.index_select(0, plan.to_ranks).flatten(),
+            [count * share for count in counts],
+            [tokens * share] * ranks,
         )
         return returned.view(ranks, tokens, -1, width).transpose(0, 1).flatten(1, 2)
 
@@ -84,9 +86,7 @@ class UlyssesAttention:
 def shard_layout(layout: Layout, mesh: RankMesh) -> ShardedLayout:
     """This rank's share of a packed batch."""
     ranks, row, shapes = mesh.degrees.ulysses, mesh.row, layout.shapes
-    text, image = (
-        spans(shares(sum(tokens), ranks)) for tokens in zip(*shapes, strict=True)
-    )
+    text, image = (spans(shares(sum(tokens), ranks)) for tokens in zip(*shapes, strict=True))
     whole = make_places(shapes, mesh.device)
     assert whole.text_rows is not None
     assert whole.image_rows is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,10 +48,15 @@ class Worker:
     def kill(self) -> None:
         """SIGKILL, as when a machine runs out of memory."""
         self._process.kill()
+        self._process.join()
+
+    def freeze(self) -> None:
+        """Alive, and of no use: its connections stay."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.join()
+        self.kill()
         self._pipe.close()
 
 
