@@ -80,9 +80,9 @@ def draw(
         seed=0,
         max_sequence_length=spec.max_sequence_length,
     )
-    place = {"device": settings.device, "dtype": settings.dtype}
-    encoder = TextEncoderStage.load(spec.source, **place)
-    decoder = VaeDecoderStage.load(spec.source, **place)
+    device, dtype = settings.device, settings.dtype
+    encoder = TextEncoderStage.load(spec.source, device=device, dtype=dtype)
+    decoder = VaeDecoderStage.load(spec.source, device=device, dtype=dtype)
     stage = ParallelStage.start(settings)
     (image,) = LocalChain(encoder, stage, decoder).generate(params)
     received = dict(stage.team.mesh.received)
@@ -93,7 +93,9 @@ def draw(
         "received_by_rank_0": received,
     }
     if compares:
-        one = DenoiserStage.load(spec.source, **place, attention=settings.attention)
+        one = DenoiserStage.load(
+            spec.source, device=device, dtype=dtype, attention=settings.attention
+        )
         (alone,) = LocalChain(encoder, one, decoder).generate(params)
         levels = np.abs(image.pixels.astype(int) - alone.pixels.astype(int))
         values["max_abs_diff"] = int(levels.max())

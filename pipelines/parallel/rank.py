@@ -25,8 +25,8 @@ from pipelines.sampling import cut_schedule
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Segment, Trajectory
 
-_GRACE_S = 1.0
-"""Once rank 0 is gone, how long a collective may take to notice; then the process ends itself."""
+_GRACE_S = 0.3
+"""Once the team is lost, for last words; then the process ends itself."""
 
 _NO_POOLED = torch.empty(0)
 """Only rank 0 makes modulation, from the pooled text."""
@@ -36,13 +36,18 @@ def run_rank(settings: RankSettings, rank: int) -> Counter[str]:
     """Be this rank of a replica, for as long as rank 0 wants it: what was received, by kind.
 
     Raises CheckpointError, ConfigurationError, and StageLost when another rank is gone or this one
-    fails. Where rank 0 is gone and a collective of this rank does not end, the process does: nobody
-    needs it any more.
+    fails. In that case the process ends `_GRACE_S` later: nobody needs it any more, and only its
+    end is sure to wake who waits for it in a collective.
     """
     files = open_transformer(settings.source)
     settings.degrees.check(files.config["num_attention_heads"])
     team = connect(settings, rank)
+    team.on_loss = _end_process_soon
     assert team.line is not None
+    arrived: SimpleQueue[Order | None] = SimpleQueue()
+    threading.Thread(
+        target=_read, args=(team, team.line, arrived), name="sluice-orders", daemon=True
+    ).start()
     try:
         with team.together(math.inf):  # rank 0 watches the time
             transformer = load_transformer(files, team.mesh, settings.dtype)
@@ -54,8 +59,8 @@ def run_rank(settings: RankSettings, rank: int) -> Counter[str]:
                 compile=settings.compile,
                 compiler=settings.compiler,
             )
-        with _Orders(team, team.line) as orders:
-            RankStage(flux, files.scheduler_config, team).follow(orders)
+        stage = RankStage(flux, files.scheduler_config, team)
+        stage.follow(_until_stop(team, arrived))
         return team.mesh.received
     finally:
         team.close()
@@ -140,41 +145,31 @@ class RankStage(DenoiserStage):
         return self._team.mesh.broadcast(empty)
 
 
-class _Orders:
-    """The orders from a line, read by a thread that also notices when rank 0 is gone."""
+def _until_stop(team: Team, arrived: SimpleQueue[Order | None]) -> Iterator[Order]:
+    """All orders, up to the last one. Raises StageLost when none can come any more."""
+    while (order := arrived.get()) is not None:
+        yield order
+        if isinstance(order.command, Stop):
+            return
+    team.check()
 
-    def __init__(self, team: Team, line: Line) -> None:
-        self._team = team
-        self._line = line
-        self._arrived: SimpleQueue[Order | None] = SimpleQueue()
-        self._has_ended = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="sluice-orders", daemon=True)
 
-    def __enter__(self) -> Iterator[Order]:
-        self._thread.start()
-        return self._until_stop()
-
-    def __exit__(self, *_: object) -> None:
-        self._has_ended.set()
-
-    def _until_stop(self) -> Iterator[Order]:
-        while (order := self._arrived.get()) is not None:
-            yield order
+def _read(team: Team, line: Line, arrived: SimpleQueue[Order | None]) -> None:
+    """Read ahead, and so notice when rank 0 is gone, whatever the other thread waits for."""
+    try:
+        while True:
+            frame = line.receive()
+            team.mesh.received["orders"] += len(frame)
+            order = decode(frame)
+            arrived.put(order)
             if isinstance(order.command, Stop):
                 return
-        self._team.check()
+    except EOFError:
+        team.lose("rank 0 is gone")
+        arrived.put(None)
 
-    def _read(self) -> None:
-        try:
-            while True:
-                frame = self._line.receive()
-                self._team.mesh.received["orders"] += len(frame)
-                order = decode(frame)
-                self._arrived.put(order)
-                if isinstance(order.command, Stop):
-                    return
-        except EOFError:
-            self._team.lose("rank 0 is gone")
-            self._arrived.put(None)
-        if not self._has_ended.wait(_GRACE_S):
-            os._exit(1)
+
+def _end_process_soon() -> None:
+    timer = threading.Timer(_GRACE_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pipelines import footprint
 from pipelines.checkpoint import open_transformer
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
-from pipelines.errors import SluiceError, StageLost
+from pipelines.errors import StageLost
 from pipelines.parallel.commands import Admit, Command, Order, Recut, Stop, Table, Tick, encode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.team import RankSettings, Team, connect
@@ -76,7 +76,7 @@ class ParallelStage(DenoiserStage):
                     compile=settings.compile,
                     compiler=settings.compiler,
                 )
-        except (SluiceError, OSError):
+        except BaseException:
             team.close()
             raise
         return cls(flux, files.scheduler_config, team, timeout_s=settings.timeout_s)

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -63,6 +63,8 @@ class Team:
     line: Line | None = None
     reason: str | None = None
     """Why the team is lost, once it is."""
+    on_loss: Callable[[], None] = lambda: None
+    """Called when it is, from the thread that noticed."""
     _once: threading.Lock = field(default_factory=threading.Lock)
     _deadline: float = math.inf
 
@@ -85,6 +87,7 @@ class Team:
             self.board.hang_up()
         if self.line is not None:
             self.line.part(reason)
+        self.on_loss()
         if self.mesh.device.type == "cuda":
             _abort_process_group()
 
@@ -156,7 +159,7 @@ def connect(settings: RankSettings, rank: int) -> Team:
         )
         mesh = RankMesh(settings.degrees, device)
         return _call_each_other(mesh, settings)
-    except (RuntimeError, dist.DistError) as error:
+    except (RuntimeError, OSError, StageLost) as error:
         if dist.is_initialized():
             dist.destroy_process_group()
         raise StageLost(f"the ranks did not meet at {url}: {error}", stage="Denoiser") from error

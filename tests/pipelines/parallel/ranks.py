@@ -45,6 +45,13 @@ class Worker:
         except (EOFError, ConnectionResetError):
             return None
 
+    def outcome_of_a_loss(self) -> str:
+        """What it said, if it had the time, before it ended itself."""
+        said = self.answer()
+        self._process.join(GUARD_S)
+        assert not self.is_alive, "a rank outlives its replica"
+        return said or ""
+
     def kill(self) -> None:
         """SIGKILL, as when a machine runs out of memory."""
         self._process.kill()
