@@ -68,10 +68,6 @@ class Team:
     _once: threading.Lock = field(default_factory=threading.Lock)
     _deadline: float = math.inf
 
-    @property
-    def leads(self) -> bool:
-        return self.mesh.rank == 0
-
     def lose(self, reason: str) -> None:
         """Hang up, so that nobody waits for this rank. The first reason counts.
 
