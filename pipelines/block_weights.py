@@ -8,7 +8,7 @@ Shapes:  d width      E head width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,14 +22,30 @@ class Linear(NamedTuple):
     bias: torch.Tensor
 
 
+Total = Callable[[torch.Tensor], torch.Tensor]
+"""Adds up a tensor over the ranks that share a product, in place."""
+
+
+class SummedLinear(NamedTuple):
+    """A linear layer whose inputs may be spread over ranks (`pipelines.parallel`).
+
+    Then the weight (out, in / t) is this rank's, and `total` adds up what the t ranks made; the
+    bias counts once.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    total: Total | None
+
+
 class StreamWeights(NamedTuple):
     """One stream of a double block. `head_norm` (2, E) scales query and key."""
 
     qkv: Linear
     head_norm: torch.Tensor
-    out: Linear
+    out: SummedLinear
     mlp_in: Linear
-    mlp_out: Linear
+    mlp_out: SummedLinear
 
 
 class DoubleWeights(NamedTuple):
@@ -44,37 +60,43 @@ class SingleWeights(NamedTuple):
 
     qkv_mlp: Linear
     head_norm: torch.Tensor
-    out: Linear
+    out: SummedLinear
 
 
-def double_weights(block: Any) -> DoubleWeights:
-    """Weights of a diffusers `FluxTransformerBlock`, those with one input fused in place."""
+def double_weights(block: Any, total: Total | None = None) -> DoubleWeights:
+    """Weights of a diffusers `FluxTransformerBlock`, those with one input fused in place.
+
+    With `total`, the block holds one rank's shares of its heads and hidden values.
+    """
     attn = block.attn
     return DoubleWeights(
         image=StreamWeights(
             _fuse(attn.to_q, attn.to_k, attn.to_v),
             _stack(attn.norm_q, attn.norm_k),
-            _fuse(attn.to_out[0]),
+            SummedLinear(*_fuse(attn.to_out[0]), total),
             _fuse(block.ff.net[0].proj),
-            _fuse(block.ff.net[2]),
+            SummedLinear(*_fuse(block.ff.net[2]), total),
         ),
         text=StreamWeights(
             _fuse(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
             _stack(attn.norm_added_q, attn.norm_added_k),
-            _fuse(attn.to_add_out),
+            SummedLinear(*_fuse(attn.to_add_out), total),
             _fuse(block.ff_context.net[0].proj),
-            _fuse(block.ff_context.net[2]),
+            SummedLinear(*_fuse(block.ff_context.net[2]), total),
         ),
     )
 
 
-def single_weights(block: Any) -> SingleWeights:
-    """Weights of a diffusers `FluxSingleTransformerBlock`, those with one input fused in place."""
+def single_weights(block: Any, total: Total | None = None) -> SingleWeights:
+    """Weights of a diffusers `FluxSingleTransformerBlock`, those with one input fused in place.
+
+    With `total`, the block holds one rank's shares of its heads and hidden values.
+    """
     attn = block.attn
     return SingleWeights(
         _fuse(attn.to_q, attn.to_k, attn.to_v, block.proj_mlp),
         _stack(attn.norm_q, attn.norm_k),
-        _fuse(block.proj_out),
+        SummedLinear(*_fuse(block.proj_out), total),
     )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from pipelines.block_weights import DoubleWeights, SingleWeights, StreamWeights
+from pipelines.block_weights import DoubleWeights, SingleWeights, StreamWeights, SummedLinear
 
 _EPSILON = 1e-6
 _FLOAT16_MAX = 65504
@@ -80,7 +80,7 @@ def double_after(
     places: Places,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and text after a double block that attended to `attended` (T, H, E)."""
-    joint = attended.reshape(image.shape[0], -1, image.shape[-1])
+    joint = attended.flatten(1).unflatten(0, (image.shape[0], -1))
     if places.text_rows is not None and places.image_rows is not None:
         image_in = joint.index_select(1, places.image_rows)
         text_in = joint.index_select(1, places.text_rows)
@@ -99,10 +99,13 @@ def single_before(
     places: Places,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a single block attends with, and its MLP's hidden layer (G, N, 4d)."""
-    width = joint.shape[-1]
+    # The products have 3a + m and a + m values, a for attention and m for the MLP: d and 4d, or a
+    # rank's share of them.
+    rows, columns = weights.qkv_mlp.weight.shape[0], weights.out.weight.shape[1]
+    qkv_rows = 3 * (rows - columns) // 2
     shift, scale = spread(modulation[:, :2], places.owner)
     projected = functional.linear(norm_modulate(joint, shift, scale), *weights.qkv_mlp)
-    qkv, mlp = projected.split([3 * width, projected.shape[-1] - 3 * width], dim=-1)
+    qkv, mlp = projected.split([qkv_rows, rows - qkv_rows], dim=-1)
     qk, value = _split_heads(qkv, weights.head_norm)
     query, key = _rotate(qk, rotation).flatten(0, 1).unbind(1)
     return query, key, value.flatten(0, 1), functional.gelu(mlp, approximate="tanh")
@@ -118,8 +121,8 @@ def single_after(
 ) -> torch.Tensor:
     """The tokens after a single block that attended to `attended` (T, H, E)."""
     (gate,) = spread(modulation[:, 2:], places.owner)
-    both = torch.cat([attended.reshape(joint.shape), hidden], dim=-1)
-    return clip_float16(_add_gated(joint, gate, functional.linear(both, *weights.out)))
+    both = torch.cat([attended.flatten(1).unflatten(0, joint.shape[:2]), hidden], dim=-1)
+    return clip_float16(_add_gated(joint, gate, _summed(both, weights.out)))
 
 
 def _stream_heads(
@@ -142,10 +145,17 @@ def _stream_after(
 ) -> torch.Tensor:
     gate, mlp_shift, mlp_scale, mlp_gate = spread(modulation[:, 2:], owner)
     # A product needs its rows in one piece; torch would add the bias separately otherwise.
-    x = _add_gated(x, gate, functional.linear(attended.contiguous(), *weights.out))
+    x = _add_gated(x, gate, _summed(attended.contiguous(), weights.out))
     hidden = functional.linear(norm_modulate(x, mlp_shift, mlp_scale), *weights.mlp_in)
     hidden = functional.gelu(hidden, approximate="tanh")
-    return _add_gated(x, mlp_gate, functional.linear(hidden, *weights.mlp_out))
+    return _add_gated(x, mlp_gate, _summed(hidden, weights.mlp_out))
+
+
+def _summed(x: torch.Tensor, layer: SummedLinear) -> torch.Tensor:
+    """The layer of `x`, or of all that ranks have of it."""
+    if layer.total is None:
+        return functional.linear(x, layer.weight, layer.bias)
+    return layer.total(functional.linear(x, layer.weight)).add_(layer.bias)
 
 
 def spread(modulation: torch.Tensor, owner: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipelines.errors import CheckpointError, ConfigurationError
@@ -30,6 +30,7 @@ TEXT_PARTS = (_INDEX, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_
 DENOISER_PARTS = (_INDEX, "scheduler", "transformer")
 VAE_PARTS = (_INDEX, "vae")
 """Files and subfolders that each stage reads, and all that must be in its folder."""
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -48,6 +49,14 @@ class DenoiserComponents(NamedTuple):
 
     transformer: FluxTransformer2DModel
     scheduler_config: dict[str, Any]
+
+
+class TransformerFiles(NamedTuple):
+    """A transformer's configuration, its scheduler's, and the file that holds each weight."""
+
+    config: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    weights: dict[str, Path]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -84,6 +93,26 @@ def load_denoiser_components(source: str, *, device: str, dtype: str) -> Denoise
         FluxTransformer2DModel, source, "transformer", device=device, dtype=dtype
     )
     return DenoiserComponents(transformer, dict(scheduler.config))
+
+
+def open_transformer(source: str) -> TransformerFiles:
+    """Where a transformer's weights are, to be read in part. Raises CheckpointError."""
+    _check_family(source)
+    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
+    folder = Path(source) / "transformer"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        index = folder / f"{_WEIGHTS}.index.json"
+        if index.exists():
+            named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        else:  # small enough for one file
+            with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+                named = dict.fromkeys(weights.keys(), _WEIGHTS)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{source}/transformer: cannot be loaded: {error}") from error
+    return TransformerFiles(
+        config, dict(scheduler.config), {name: folder / file for name, file in named.items()}
+    )
 
 
 def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:

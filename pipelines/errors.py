@@ -13,6 +13,7 @@
     ├── NotReady                  a stage is still starting
     ├── RequestTimeout            the request ran past its time limit
     ├── StageFailed               a stage or its replica failed for a reason of its own
+    │   └── StageLost             for good: what it had goes on elsewhere
     ├── CheckpointError           weights missing, damaged or of another family
     └── ConfigurationError        settings that cannot work
 
@@ -162,6 +163,13 @@ class StageFailed(SluiceError):
     def __init__(self, message: str, *, stage: str) -> None:
         super().__init__(message, stage=stage)
         self.stage = stage
+
+
+class StageLost(StageFailed):
+    """A stage can do nothing any more, such as one with a rank that died.
+
+    Its works are not at fault: they go on elsewhere, from where they stand.
+    """
 
 
 class CheckpointError(SluiceError):

@@ -10,6 +10,8 @@ from typing import Any
 
 _FLOAT32 = 4
 _WIDTHS_PER_TOKEN = 26
+_WIDTHS_PER_STREAM = 8
+_WIDTHS_EXCHANGED = 7
 _FLOAT32_WIDTHS_PER_TOKEN = 6
 _MIN_SEGMENT = 32
 """Tokens of the smallest segment that `tick_bytes` counts on: a picture of 64x64 has 16 of its own,
@@ -44,7 +46,9 @@ def trajectory_bytes(
     return itemsize * (latents + segments * segment) + _FLOAT32 * rotary
 
 
-def tick_bytes(config: Any, *, tokens: int, itemsize: int) -> int:
+def tick_bytes(
+    config: Any, *, tokens: int, itemsize: int, tensor: int = 1, ulysses: int = 1
+) -> int:
     """What a packed forward takes at its peak, beyond weights and trajectories: an upper estimate.
 
     For each token 26 d e: the stream and its normalised copy (2), the modulation spread over it
@@ -52,12 +56,18 @@ def tick_bytes(config: Any, *, tokens: int, itemsize: int) -> int:
     and after its activation (8), joined with attention (3). Rotating query and key in float32 takes
     6 d 4 more. Then the inputs, (D + d) e and 4 E 4 for the rotary factors, and one row of
     modulation for every 32 tokens, M e.
+
+    A rank of several (`pipelines.parallel`) has a `ulysses`-th of the tokens, and of those a
+    `tensor`-th of all but the first 8; exchanging tokens for heads takes 7 more of that.
     """
     width = _width(config)
-    inner = _WIDTHS_PER_TOKEN * width * itemsize + _FLOAT32_WIDTHS_PER_TOKEN * width * _FLOAT32
+    whole = _WIDTHS_PER_STREAM * width * itemsize
+    parts = _WIDTHS_PER_TOKEN - _WIDTHS_PER_STREAM + (_WIDTHS_EXCHANGED if ulysses > 1 else 0)
+    shared = parts * width * itemsize + _FLOAT32_WIDTHS_PER_TOKEN * width * _FLOAT32
+    inner = -(-tokens // ulysses) * (whole + -(-shared // tensor))
     inputs = (config.in_channels + width) * itemsize + 4 * config.attention_head_dim * _FLOAT32
     modulation = -(-tokens // _MIN_SEGMENT) * modulation_width(config) * itemsize
-    return tokens * (inner + inputs) + modulation
+    return inner + tokens * inputs + modulation
 
 
 def encode_bytes(*, width: int, heads: int, batch: int, tokens: int) -> int:

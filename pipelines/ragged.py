@@ -26,8 +26,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from pipelines import blocks
-from pipelines.attention import backend
-from pipelines.block_weights import double_weights, single_weights
+from pipelines.attention import AttentionBackend, backend
+from pipelines.block_weights import Total, double_weights, single_weights
 from pipelines.blocks import Places, Rotation
 
 
@@ -132,19 +132,21 @@ class PackedFlux:
         attention: str = "sdpa",
         compile: bool = False,
         compiler: str | Callable[..., Any] = "inductor",
+        total: Total | None = None,
     ) -> None:
         """Raises ConfigurationError when the `attention` back end cannot run here.
 
-        `compiler` names the back end of torch.compile.
+        `compiler` names the back end of torch.compile. `total` adds up over ranks where each holds
+        a share of every block.
         """
         self.transformer = transformer
         # Kept: diffusers walks all modules each time that it is asked.
         self.dtype: torch.dtype = transformer.dtype
         self.device: torch.device = transformer.device
         self.config: Any = transformer.config
-        self._attend = backend(attention, device=self.device, dtype=self.dtype)
-        self._double = [double_weights(b) for b in transformer.transformer_blocks]
-        self._single = [single_weights(b) for b in transformer.single_transformer_blocks]
+        self._attend = self._make_attention(attention)
+        self._double = [double_weights(b, total) for b in transformer.transformer_blocks]
+        self._single = [single_weights(b, total) for b in transformer.single_transformer_blocks]
         self._is_compiled = compile
         self._regions = _compiled(compiler) if compile else _EAGER
         if compile:
@@ -250,6 +252,9 @@ class PackedFlux:
                 rope=RotaryTable(ones, torch.zeros_like(ones)),
             )
         )
+
+    def _make_attention(self, name: str) -> AttentionBackend:
+        return backend(name, device=self.device, dtype=self.dtype)
 
     def _rotation(self, rope: RotaryTable, groups: int) -> Rotation:
         cos, sin = (table.unflatten(0, (groups, -1))[:, :, None, None] for table in rope)

@@ -33,7 +33,15 @@ def test_every_module_says_what_it_knows() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["", *PACKAGES, "benchmarks", "pipelines/embedded", "pipelines/moderation"]
+    "folder",
+    [
+        "",
+        *PACKAGES,
+        "benchmarks",
+        "pipelines/embedded",
+        "pipelines/moderation",
+        "pipelines/parallel",
+    ],
 )
 def test_packages_have_a_readme(folder: str) -> None:
     assert len((ROOT / folder / "README.md").read_text("utf-8")) > 300

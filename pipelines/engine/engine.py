@@ -25,7 +25,7 @@ from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import Counters, EngineStats
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Tick
-from pipelines.errors import SluiceError, StageFailed
+from pipelines.errors import SluiceError, StageFailed, StageLost
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,7 @@ class Engine:
         `on_step` and `on_checkpoint` are called from the engine's thread and must not block. The
         future raises what went wrong with this job alone. Raises DeadlineUnreachable for a job
         that refuses to be late and would be, InvalidRequest for one that can never fit, Overloaded
-        when the queue is full, HandedOver, StageFailed after `stop`, ValueError for a `work_id`
-        that is already running.
+        when the queue is full, HandedOver, StageFailed after `stop`, ValueError for a running id.
         """
         entry = Entry(
             job=job,
@@ -218,6 +217,8 @@ class Engine:
         began = time.perf_counter()
         try:
             self._stage.tick([entry.trajectory for entry in entries])
+        except StageLost:
+            raise
         except Exception:  # the loop must outlive whatever a work makes the stage raise
             logger.exception("a tick of %d works failed, stepping each alone", len(entries))
             return self._step_alone(entries)
@@ -252,13 +253,10 @@ class Engine:
             ran = replace(tick, work_ids=tuple(entry.id for entry in entries))
             finished = {work.id for work in self._scheduler.advance(ran, time.monotonic())}
         for entry in entries:
+            done = entry.id in finished
             with self._alone(entry):
-                entry.report(
-                    self._stage,
-                    checkpoint_every=self._checkpoint_every,
-                    is_finished=entry.id in finished,
-                )
-                if entry.id in finished:
+                entry.report(self._stage, checkpoint_every=self._checkpoint_every, is_finished=done)
+                if done:
                     self._finish(entry)
         return [entry for entry in entries if entry.id not in finished]
 
@@ -278,9 +276,11 @@ class Engine:
 
     @contextmanager
     def _alone(self, entry: Entry) -> Generator[None]:
-        """Whatever one work raises is its caller's news, and must not end the loop."""
+        """Whatever one work raises is its caller's news; only a lost stage may end the loop."""
         try:
             yield
+        except StageLost:
+            raise
         except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
             if not isinstance(error, SluiceError):
                 self._breaker.failed(entry.job.group)

@@ -25,7 +25,7 @@ class Segment(NamedTuple):
     vec: torch.Tensor
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, weakref_slot=True)
 class Trajectory:
     """One image being denoised, after `step` forwards.
 

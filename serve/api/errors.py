@@ -54,6 +54,7 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     # A repeated run would take as long and end in the same way.
     errors.RequestTimeout: ErrorRule(504, SERVER_ERROR, "request_timeout", should_retry=False),
     errors.StageFailed: ErrorRule(500, SERVER_ERROR, "stage_failed"),
+    errors.StageLost: ErrorRule(500, SERVER_ERROR, "stage_failed"),
     errors.CheckpointError: ErrorRule(500, SERVER_ERROR, "checkpoint_error", should_retry=False),
     errors.ConfigurationError: ErrorRule(
         500, SERVER_ERROR, "configuration_error", should_retry=False

@@ -33,6 +33,7 @@ EXAMPLES = [
     errors.NotReady("starting"),
     errors.RequestTimeout("late"),
     errors.StageFailed("broken", stage="Denoiser"),
+    errors.StageLost("gone", stage="Denoiser"),
     errors.CheckpointError("missing"),
     errors.ConfigurationError("impossible"),
 ]

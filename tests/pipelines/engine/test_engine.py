@@ -23,6 +23,7 @@ from pipelines.errors import (
     InvalidRequest,
     Overloaded,
     StageFailed,
+    StageLost,
 )
 from tests.pipelines.engine.fakes import (
     JOB,
@@ -147,6 +148,30 @@ def test_a_lost_device_ends_the_loop_and_most_go_on_elsewhere(
     assert errors == {RuntimeError: 6, HandedOver: 2}
     with pytest.raises(HandedOver):
         engine.submit(job("i"), TEXT)
+    with pytest.raises(StageFailed, match="not running"):
+        engine.check_health()
+    engine.stop()
+
+
+@pytest.mark.parametrize("where", ["tick", "admit"])
+def test_a_lost_stage_gives_everything_away_at_once(
+    stage: FakeStage, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No work is at fault, so none fails, and nothing is tried again."""
+
+    def fail(*_: object) -> None:
+        raise StageLost("a rank is gone", stage="Denoiser")
+
+    engine = make_engine(stage)
+    engine.start()
+    first = hold(stage, engine)
+    if where == "tick":
+        stage.before_tick = fail
+    else:
+        monkeypatch.setattr(stage, "admit", fail)
+    futures = [first, *(engine.submit(job(name), TEXT) for name in "bcd")]
+    stage.gate.set()
+    assert {type(future.exception(10)) for future in futures} == {HandedOver}
     with pytest.raises(StageFailed, match="not running"):
         engine.check_health()
     engine.stop()

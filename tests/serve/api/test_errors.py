@@ -30,6 +30,7 @@ EXAMPLES: list[errors.SluiceError] = [
     errors.NotReady("m"),
     errors.RequestTimeout("m"),
     errors.StageFailed("m", stage="Denoiser"),
+    errors.StageLost("m", stage="Denoiser"),
     errors.CheckpointError("m"),
     errors.ConfigurationError("m"),
 ]
