@@ -275,7 +275,7 @@ class _FinishFirst:
             order, key=lambda i: self._backlogs.finish_s(str(i), self._reports[i], shape, now)
         )
         share_s = self._reports[index].share_s(shape)
-        self._backlogs.sent(id(work), str(index), share_s, now)
+        self._backlogs.sent(work, str(index), share_s, now)
         return index
 
     def _report(self, index: int, now: float) -> Report:

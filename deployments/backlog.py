@@ -64,6 +64,8 @@ class Report(NamedTuple):
 class _Sent(NamedTuple):
     at: float
     seconds: float
+    what: object
+    """Kept, so that no other has its identity meanwhile."""
 
 
 class Backlogs:
@@ -71,7 +73,7 @@ class Backlogs:
 
     def __init__(self) -> None:
         self._sent: dict[str, dict[int, _Sent]] = {}
-        """By replica and the caller's own key, as far as no report has it yet."""
+        """By replica and identity, as far as no report has it yet."""
 
     def finish_s(self, replica: str, report: Report, shape: Shape, now: float) -> float:
         """Seconds from `now` until `replica` would have finished a work of `shape`."""
@@ -81,12 +83,13 @@ class Backlogs:
         sent_s = sum(sent.seconds for sent in since.values())
         return max(0.0, report.queued_s + sent_s - (now - report.at)) + report.alone_s(shape)
 
-    def sent(self, key: int, replica: str, seconds: float, now: float) -> None:
-        """A work goes to `replica`."""
-        self._sent.setdefault(replica, {})[key] = _Sent(now, seconds)
+    def sent(self, what: object, replica: str, seconds: float, now: float) -> None:
+        """A work, or a call about one, goes to `replica`."""
+        self._sent.setdefault(replica, {})[id(what)] = _Sent(now, seconds, what)
 
-    def moved(self, key: int, replica: str) -> None:
+    def moved(self, what: object, replica: str) -> None:
         """It went to `replica` after all."""
+        key = id(what)
         for before, works in self._sent.items():
             if before != replica and key in works:
                 sent = works.pop(key)

@@ -55,7 +55,7 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
             first, report = ranked[0]
             # Now and not once it is routed: the next image of the request is chosen for meanwhile.
             self._backlogs.sent(
-                id(pending_request), _name(first.replica_id), report.share_s(shape), now
+                pending_request, _name(first.replica_id), report.share_s(shape), now
             )
         return [[replica] for replica, _ in ranked]
 
@@ -63,7 +63,7 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
         """Called by Serve."""
-        self._backlogs.moved(id(pending_request), _name(replica_id))
+        self._backlogs.moved(pending_request, _name(replica_id))
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called by Serve when replicas or their reports have changed."""

@@ -48,12 +48,12 @@ def test_a_work_takes_what_it_takes_alone_after_what_is_queued() -> None:
 
 def test_what_was_sent_since_the_report_counts_until_it_is_in_one() -> None:
     backlogs = Backlogs()
-    backlogs.sent(1, "a", 2.0, 1000.5)
-    backlogs.sent(2, "b", 5.0, 1000.5)
+    backlogs.sent("first", "a", 2.0, 1000.5)
+    backlogs.sent("second", "b", 5.0, 1000.5)
     empty_s = report().alone_s(SHAPE)
     assert backlogs.finish_s("a", report(), SHAPE, 1001.0) == pytest.approx(1.0 + empty_s)
-    backlogs.moved(2, "a")
-    backlogs.moved(3, "a")
+    backlogs.moved("second", "a")
+    backlogs.moved("unknown", "a")
     assert backlogs.finish_s("a", report(), SHAPE, 1001.0) == pytest.approx(6.0 + empty_s)
     assert backlogs.finish_s("b", report(), SHAPE, 1001.0) == pytest.approx(empty_s)
     later = report(1.5, at=1001.0)  # the work is in its queued seconds
@@ -102,8 +102,8 @@ def now(**values: Any) -> Report:
 
 def test_a_replica_that_is_gone_is_forgotten() -> None:
     backlogs = Backlogs()
-    for key, name in enumerate("ab"):
-        backlogs.sent(key, name, 2.0, 1000.5)
+    for name in "ab":
+        backlogs.sent(f"to {name}", name, 2.0, 1000.5)
     backlogs.keep({"b"}, 1001.0)
     empty_s = report().alone_s(SHAPE)
     assert backlogs.finish_s("a", report(), SHAPE, 1000.0) == pytest.approx(empty_s)

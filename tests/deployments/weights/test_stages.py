@@ -52,7 +52,7 @@ async def test_fused_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> 
     upload(bucket, model)
     config = StagesConfig.model_validate(
         {
-            "together": True,
+            "layout": "fused",
             "denoiser": {"cost_cache": tmp_path / "cost", "calibration_s": 0.2},
             "safety": {"classifier": "off"},
             "storage": {"directory": tmp_path / "files"},
@@ -68,13 +68,13 @@ async def test_fused_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> 
         seed=4,
         max_sequence_length=12,
     )
-    together = Fused(tiny_spec(S3), config)
+    fused = Fused(tiny_spec(S3), config)
     try:
         finish = FinishSpec(seed=4)
         job = GenerationJob(request_id="r", params=params, finish=finish)
-        (image,) = (await together.generate(job)).images
+        (image,) = (await fused.generate(job)).images
     finally:
-        together.__del__()
+        fused.__del__()
     (theirs,) = oracle_images(model, params)
     assert image.b64 is not None
     ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(image.b64))))
