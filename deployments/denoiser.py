@@ -54,17 +54,14 @@ class Denoiser:
             import torch
 
             from pipelines.checkpoint import DENOISER_PARTS
-            from pipelines.stages.denoiser import DenoiserStage
 
             torch.set_num_threads(options.resolved_threads)
-            stage = DenoiserStage.load(
-                str(fetch(spec.source, DENOISER_PARTS, weights)),
-                device=options.resolved_device,
-                dtype=options.dtype,
-                attention=options.attention,
-                compile=options.compile,
-            )
-            self._engine = build_engine(stage, spec, options)
+            self._stage = _load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
+            self._engine = build_engine(self._stage, spec, options)
+            if options.ranks > 1:
+                from deployments.ranks import end_when_lost
+
+                end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = spec.max_sequence_length
             self._engine.start()
         self._options = options
@@ -135,8 +132,10 @@ class Denoiser:
         return self._engine.stats().demand._asdict()
 
     def check_health(self) -> None:
-        """Raises StageFailed when the engine has died or denoising has stopped working."""
+        """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
         self._engine.check_health()
+        if self._options.ranks > 1:
+            self._stage.check_health()
         self._boundary.check_health()
 
     def __del__(self) -> None:
@@ -144,6 +143,28 @@ class Denoiser:
             self._drain_watch.stop()
         if hasattr(self, "_engine"):
             self._engine.stop()
+            if self._options.ranks > 1:
+                self._stage.close()
+
+    def _works(self) -> int:
+        return self._engine.stats().works
+
+
+def _load(source: str, options: DenoiserOptions) -> Any:
+    """The stage, with its further ranks if it has any."""
+    if options.ranks > 1:
+        from deployments.ranks import start_ranks
+
+        return start_ranks(source, options)
+    from pipelines.stages.denoiser import DenoiserStage
+
+    return DenoiserStage.load(
+        source,
+        device=options.resolved_device,
+        dtype=options.dtype,
+        attention=options.attention,
+        compile=options.compile,
+    )
 
 
 class _Reports:

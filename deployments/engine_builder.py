@@ -78,6 +78,7 @@ def _calibration(
             "dtype": options.dtype,
             "attention": options.attention,
             "compile": str(options.compile),
+            "parallel": f"{options.parallel.tensor} x {options.parallel.ulysses}",
             "torch": torch.__version__,
         },
     )

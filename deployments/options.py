@@ -6,14 +6,12 @@ What all stages have in common is in `placement.py`.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -24,15 +22,12 @@ from deployments.autoscaling import (
     RequestAutoscalingOptions,
 )
 from deployments.base_options import Options
+from deployments.denoiser_options import GPU_MEMORY_SHARE, DenoiserOptions, ParallelOptions
 from deployments.file_options import StorageOptions, WeightsOptions
 from deployments.names import StageName
 from deployments.placement import StageOptions
 from deployments.weights.source import parse_source
 from pipelines.errors import ConfigurationError
-
-GPU_MEMORY_SHARE = 0.8
-"""What a denoiser uses of the memory that its weights leave free, without `memory_mib`; the rest is
-the allocator's and the libraries'."""
 
 __all__ = [
     "GPU_MEMORY_SHARE",
@@ -41,6 +36,7 @@ __all__ = [
     "DenoiserOptions",
     "FinisherOptions",
     "Options",
+    "ParallelOptions",
     "ReplicaBounds",
     "RequestAutoscalingOptions",
     "SafetyOptions",
@@ -79,49 +75,6 @@ class TextEncoderOptions(BatchingStageOptions):
 
     cache_entries: NonNegativeInt = 64
     """Conditionings kept per replica, 4 MiB each for FLUX.1-dev in bfloat16; 0 keeps none."""
-
-
-class DenoiserOptions(StageOptions):
-    """The denoiser."""
-
-    section: ClassVar[str] = "denoiser"
-    live: ClassVar[tuple[str, ...]] = ("policy", "max_works", "checkpoint_every")
-
-    num_cpus: NonNegativeFloat = 0.3
-    """CPUs that Ray reserves for each replica; fractions share a core."""
-    policy: Literal["edf", "srpt", "fifo"] = "edf"
-    """Which images step next: "edf" keeps deadlines, "srpt" the mean latency low, "fifo" none."""
-    max_works: PositiveInt = 32
-    """Images in one packed step at most; the engine's own knee usually comes first."""
-    max_tokens_per_tick: PositiveInt | None = None
-    """Text and image tokens in one packed step, and so of one image, at most; left out, what fits
-    into half of `memory_mib`."""
-    memory_mib: PositiveInt | None = None
-    """Memory beside the weights, half for a step's activations and half for images under way; left
-    out, 80 % of a GPU's free memory, or 2048 MiB without one."""
-    checkpoint_every: PositiveInt = 5
-    """Steps after which an image could go on elsewhere, should its replica be lost."""
-    calibration_s: PositiveFloat = 5.0
-    """Seconds that measuring the cost of a step may take at the first start."""
-    cost_cache: Path | None = None
-    """Folder that keeps these measurements; left out, ~/.cache/sluice/cost."""
-    attention: Literal["sdpa", "varlen", "flash", "xformers"] = "sdpa"
-    """The variable-length attention, by its name in `pipelines.attention`; all but "sdpa" need a
-    GPU, "varlen" and "flash" half precision too, "flash" and "xformers" a package."""
-    compile: bool = False
-    """Whether blocks are compiled at the start, which takes a minute: faster on a GPU, and close to
-    eager results instead of equal."""
-
-    @model_validator(mode="after")
-    def _check_works_fit(self) -> Self:
-        if self.max_works > self.max_ongoing_requests:
-            raise self._reject(
-                "max_works",
-                f"{self.max_works} can never be reached with max_ongoing_requests"
-                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
-                f" max_ongoing_requests to {self.max_works}",
-            )
-        return self
 
 
 class VaeDecoderOptions(BatchingStageOptions):
@@ -223,6 +176,12 @@ class StagesConfig(Options):
 
     @model_validator(mode="after")
     def _check_gpus_of_fused_stages(self) -> Self:
+        if self.layout == "fused" and self.denoiser.ranks > 1:
+            raise self._reject(
+                "layout",
+                f"fused is one process on one GPU, and denoiser.parallel asks for"
+                f" {self.denoiser.ranks}; leave out the one or the other",
+            )
         others = (self.text_encoder, self.vae_decoder, self.safety)
         if self.layout == "fused" and self.denoiser.num_gpus == 0:
             for options in others:

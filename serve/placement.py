@@ -125,16 +125,15 @@ def _stage(
     name: StageName, options: StageOptions, stages: StagesConfig, needs: _Needs
 ) -> Placement:
     low, high = _bounds(options.num_replicas, options.autoscaling)
+    bundle = Bundle(
+        num_cpus=options.num_cpus, num_gpus=options.num_gpus, resources=options.resources
+    )
     return Placement(
         deployment=str(name),
         setting="stages.denoiser" if name is StageName.FUSED else f"stages.{name.key}",
         min_replicas=low,
         max_replicas=high,
-        bundles=(
-            Bundle(
-                num_cpus=options.num_cpus, num_gpus=options.num_gpus, resources=options.resources
-            ),
-        ),
+        bundles=(bundle,) * (options.ranks if isinstance(options, DenoiserOptions) else 1),
         device=options.resolved_device,
         dtype=None if name is StageName.FINISHER else options.dtype,
         accelerator_type=options.accelerator_type,
@@ -195,10 +194,20 @@ class _Needs:
 
     def _denoiser(self, options: DenoiserOptions) -> Memory:
         """The largest image alone: the engine gives half of what is free to the activations of a
-        step, and half to images under way."""
+        step, and half to images under way. Of several ranks it is the first, which needs most."""
         itemsize, shape = _BYTES[options.dtype], self.components.transformer
-        tokens = self.limits.largest_tokens(self.spec)
-        activations = footprint.tick_bytes(shape, tokens=tokens, itemsize=itemsize)
+        tokens, degrees = self.limits.largest_tokens(self.spec), options.parallel.degrees
+        try:
+            degrees.check(shape.num_attention_heads)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"stages.denoiser.{error.message}") from error
+        activations = footprint.tick_bytes(
+            shape,
+            tokens=tokens,
+            itemsize=itemsize,
+            tensor=degrees.tensor,
+            ulysses=degrees.ulysses,
+        )
         trajectory = footprint.trajectory_bytes(
             shape,
             text=self.spec.max_sequence_length,
@@ -220,8 +229,18 @@ class _Needs:
         elif options.resolved_device == "cuda":
             shared = int(shared / GPU_MEMORY_SHARE)
         return Memory(
-            weights=self.components.transformer_weights * itemsize,
+            weights=self._first_rank_weights(degrees.tensor) * itemsize,
             activations=activations,
             trajectories=trajectory,
             free=shared - activations - trajectory,
         )
+
+    def _first_rank_weights(self, tensor: int) -> int:
+        """Weights of the rank that has the modulation: all but what it shares of the blocks.
+
+        A double block has 24 d^2 in two streams, a single one 12 d^2; biases and norms are little.
+        """
+        shape = self.components.transformer
+        width = shape.num_attention_heads * shape.attention_head_dim
+        blocks = (24 * shape.num_layers + 12 * shape.num_single_layers) * width**2
+        return self.components.transformer_weights - blocks + blocks // tensor

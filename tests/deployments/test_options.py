@@ -12,6 +12,7 @@ from deployments.options import (
     AutoscalingOptions,
     DenoiserOptions,
     FinisherOptions,
+    ParallelOptions,
     SafetyOptions,
     StageOptions,
     StagesConfig,
@@ -180,3 +181,30 @@ def test_the_readme_names_every_option() -> None:
     named = {name for section in sections for name in type(section).model_fields}
     named |= set(StagesConfig.model_fields) | set(AutoscalingOptions.model_fields)
     assert {name for name in named if f"`{name}`" not in readme} == set()
+
+
+def test_each_rank_gets_a_bundle_and_all_are_on_one_node() -> None:
+    options = DenoiserOptions(
+        num_cpus=2,
+        num_gpus=1,
+        accelerator_type="H100",
+        label_selector={"pool": "denoise"},
+        parallel=ParallelOptions(tensor=2, ulysses=2),
+    )
+    deployment = ray.serve.deployment(name="X", **options.deployment_kwargs())(object)
+    config = deployment._replica_config
+    assert (
+        config.placement_group_bundles == [{"CPU": 2, "GPU": 1, "accelerator_type:H100": 0.001}] * 4
+    )
+    assert config.placement_group_strategy == "STRICT_PACK"
+    assert config.placement_group_bundle_label_selector == [{"pool": "denoise"}] * 4
+    assert deployment.ray_actor_options is not None
+    assert deployment.ray_actor_options["num_gpus"] == 1
+    assert "placement_group_bundles" not in DenoiserOptions().deployment_kwargs()
+
+
+def test_a_rank_has_one_gpu_and_a_fused_replica_one_process() -> None:
+    with pytest.raises(ConfigurationError, match=r"denoiser\.num_gpus: 4 is for each of 2 ranks"):
+        DenoiserOptions(num_gpus=4, parallel=ParallelOptions(tensor=2))
+    with pytest.raises(ConfigurationError, match="layout: fused is one process"):
+        StagesConfig(layout="fused", denoiser=DenoiserOptions(parallel=ParallelOptions(ulysses=2)))
