@@ -78,7 +78,7 @@ def _too_large(rows: Sequence[Placement]) -> list[str]:
         for row in rows
         if row.accelerator_type is not None
         and (memory := gpus.memory_bytes(row.accelerator_type)) is not None
-        and row.gpu_bytes > memory * row.num_gpus
+        and row.gpu_bytes > memory * row.gpus_each
     ]
 
 

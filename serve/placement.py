@@ -88,8 +88,13 @@ class Placement:
         return sum(bundle.num_gpus for bundle in self.bundles)
 
     @property
+    def gpus_each(self) -> float:
+        """GPUs of one process of a replica."""
+        return self.bundles[0].num_gpus
+
+    @property
     def gpu_bytes(self) -> int:
-        """GPU memory of a replica, the libraries' included; 0 without one."""
+        """GPU memory of one process of a replica, the libraries' included; 0 without a GPU."""
         if self.num_gpus == 0 or self.memory is None:
             return 0
         return self.memory.total + _CUDA_CONTEXT

@@ -125,7 +125,7 @@ def _resources(row: Placement) -> dict[str, float]:
 
 def _has_memory(row: Placement, kind: NodeType) -> bool:
     memory = gpus.memory_bytes(kind.accelerator)
-    return memory is None or row.gpu_bytes <= memory * row.num_gpus
+    return memory is None or row.gpu_bytes <= memory * row.gpus_each
 
 
 def _too_little_memory(row: Placement, kinds: Sequence[NodeType]) -> str:
@@ -139,15 +139,15 @@ def too_little_memory(row: Placement, accelerator: str) -> str:
     remedies: list[str] = []
     if row.gpu_bytes <= memory:
         remedies.append(f"{row.setting}.num_gpus: {math.ceil(20 * row.gpu_bytes / memory) / 20:g}")
-    if row.dtype == "float32" and row.gpu_bytes / 2 <= memory * row.num_gpus:
+    if row.dtype == "float32" and row.gpu_bytes / 2 <= memory * row.gpus_each:
         remedies.append(f"{row.setting}.dtype: bfloat16")
     large = [name for name, gib in gpus.MEMORY_GIB.items() if row.gpu_bytes <= gib * 2**30]
     if not remedies:
         remedies.append(f"a larger GPU, such as {large[0]}" if large else "smaller limits")
-    share = f"{row.num_gpus:g} of " if row.num_gpus < 1 else ""
+    share = f"{row.gpus_each:g} of " if row.gpus_each < 1 else ""
     return (
         f"needs {row.gpu_bytes / 2**30:.1f} GiB of GPU memory, and {share}{accelerator} has"
-        f" {memory * row.num_gpus / 2**30:.1f}: use {' or '.join(remedies)}"
+        f" {memory * row.gpus_each / 2**30:.1f}: use {' or '.join(remedies)}"
     )
 
 

@@ -55,6 +55,38 @@ def test_flux_dev():
     assert denoiser.gpu_bytes == denoiser.memory.total + 2**29
 
 
+def test_ranks_have_a_bundle_each_and_share_the_blocks():
+    gpu: dict[str, Any] = {
+        "model": "flux.1-dev",
+        "stages__denoiser__num_gpus": 1,
+        "stages__denoiser__dtype": "bfloat16",
+    }
+    one, four = (
+        placed(**gpu, stages__denoiser__parallel__tensor=tensor)["Denoiser"] for tensor in (1, 4)
+    )
+    assert (four.num_gpus, four.gpus_each, len(four.bundles)) == (4, 1, 4)
+    assert one.memory
+    assert four.memory
+    # Of 22.2 GiB, a quarter of the blocks' 16 and the modulation's 6 are on the first rank.
+    assert four.memory.weights / 2**30 == pytest.approx(10.15, abs=0.1)
+    assert four.memory.activations < one.memory.activations
+    spread = placed(**gpu, stages__denoiser__parallel__ulysses=4)["Denoiser"]
+    assert spread.memory
+    assert spread.memory.weights == one.memory.weights
+    assert spread.memory.activations < 0.5 * one.memory.activations
+
+
+def test_degrees_that_do_not_divide_the_heads_are_refused_with_one_that_does():
+    with pytest.raises(
+        ConfigurationError, match=r"stages\.denoiser\.parallel: tensor 5 .* share 24 .* such as 4"
+    ):
+        placed(
+            model="flux.1-dev",
+            stages__denoiser__num_gpus=1,
+            stages__denoiser__parallel__tensor=5,
+        )
+
+
 def test_fixed_replicas_have_equal_bounds():
     rows = placed(stages__denoiser__num_replicas=3, ingress__num_replicas=2)
     bounds = {name: (row.min_replicas, row.max_replicas) for name, row in rows.items()}
