@@ -57,6 +57,9 @@ class StageOptions(Options):
     graceful_shutdown_timeout_s: NonNegativeFloat = 60.0
     """Seconds that a replica may use to finish its work when it is taken away; the longest
     generation should fit in."""
+    max_surge_percent: int = Field(default=0, ge=0, le=100)
+    """Share of the replicas, at least one, that an update may start before it takes old ones away:
+    without, a stage of one replica has none meanwhile; with, a spare place is needed."""
     device: Device = "auto"
     """Where the stage computes; "auto" is "cuda" if `num_gpus` is above 0, else "cpu"."""
     dtype: DType = "float32"
@@ -121,6 +124,7 @@ class StageOptions(Options):
             "health_check_timeout_s": self.health_check_timeout_s,
             "graceful_shutdown_timeout_s": self.graceful_shutdown_timeout_s,
             "graceful_shutdown_wait_loop_s": _DRAIN_POLL_S,
+            "max_surge_percent": self.max_surge_percent,
         }
 
     def _actor_options(self) -> dict[str, Any]:

@@ -67,5 +67,6 @@ def ingress_deployment(settings: Settings) -> Deployment:
         # Requests over the limit must reach the ingress, or it could not refuse them.
         max_ongoing_requests=settings.limits.max_queued_images + _SPARE_SLOTS,
         graceful_shutdown_timeout_s=ingress.graceful_shutdown_timeout_s,
+        max_surge_percent=ingress.max_surge_percent,
         **scaling,
     )

@@ -162,6 +162,9 @@ class IngressConfig(Options):
     graceful_shutdown_timeout_s: float = Field(default=60.0, ge=0)
     """Seconds that a replica may use to answer what it has when it is taken away."""
 
+    max_surge_percent: int = Field(default=0, ge=0, le=100)
+    """As for stages: replicas that an update may start before it takes old ones away."""
+
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:
         if self.num_replicas is not None and self.autoscaling is not None:

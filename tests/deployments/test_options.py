@@ -59,11 +59,14 @@ def test_serve_accepts_every_combination_of_kwargs() -> None:
 
 
 def test_fixed_replicas_and_health_reach_serve() -> None:
-    options = VaeDecoderOptions(num_replicas=3, health_check_period_s=1, health_check_timeout_s=5)
+    options = VaeDecoderOptions(
+        num_replicas=3, health_check_period_s=1, health_check_timeout_s=5, max_surge_percent=50
+    )
     deployment = ray.serve.deployment(name="X", **options.deployment_kwargs())(object)
     assert deployment.num_replicas == 3
     assert deployment._deployment_config.health_check_period_s == 1
     assert deployment._deployment_config.health_check_timeout_s == 5
+    assert deployment._deployment_config.max_surge_percent == 50
 
 
 @pytest.mark.parametrize(
