@@ -43,10 +43,11 @@ class Report(NamedTuple):
 
     @classmethod
     def read(cls, stats: Mapping[str, Any]) -> Report | None:
-        """What `stats` gave; None for a replica that has not reported yet."""
-        if not stats:
+        """What `stats` gave; None for a replica that has not reported, or is of another version."""
+        try:
+            return cls(**{**stats, "surface": CostSurface(**stats["surface"])})
+        except (KeyError, TypeError):
             return None
-        return cls(**{**stats, "surface": CostSurface(**stats["surface"])})
 
     def alone_s(self, shape: Shape) -> float:
         """Seconds of a work that shares its ticks with none."""

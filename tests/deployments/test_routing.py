@@ -36,6 +36,7 @@ def report(queued_s: float = 0.0, at: float = 1000.0, surface: CostSurface = SUR
 def test_a_report_survives_json() -> None:
     assert Report.read(json.loads(json.dumps(report(2.5).stats()))) == report(2.5)
     assert Report.read({}) is None
+    assert Report.read({**report().stats(), "of_a_later_version": 1}) is None
 
 
 def test_a_work_takes_what_it_takes_alone_after_what_is_queued() -> None:
