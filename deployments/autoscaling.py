@@ -20,10 +20,11 @@ from deployments.base_options import Options
 
 _LOOK_BACK_S = (15.0, 60.0)
 """Bounds of the seconds over which it is counted what comes: as long as a replica takes to start,
-since so far ahead is looked. Serve samples five times in it."""
+since so far ahead is looked."""
 
-REPORT_EVERY_S = 1.0
-"""Seconds after which replicas tell the controller; Serve's own 10 s miss a burst."""
+_REPORT_EVERY_S = 1.0
+"""Seconds after which replicas look at their load, and tell the controller. Serve's own are a fifth
+of what is looked back, and 10 s: they miss a burst."""
 
 _POLICY = "deployments.policies:WorkPolicy"
 
@@ -121,6 +122,15 @@ class AutoscalingOptions(ReplicaBounds):
         """Seconds over which it is counted what comes."""
         least, most = _LOOK_BACK_S
         return min(max(self.start_up_s, least), most)
+
+    def environment(self) -> dict[str, str]:
+        """What a replica's process must find in its environment, as Serve takes it from there."""
+        return {
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": str(_REPORT_EVERY_S),
+            "RAY_SERVE_AUTOSCALING_METRIC_RECORD_INTERVAL_FACTOR": str(
+                _REPORT_EVERY_S / self.look_back_s
+            ),
+        }
 
     def serve_config(self) -> dict[str, Any]:
         """For `ray.serve.config.AutoscalingConfig`: bounds are Serve's, delays the policy's own."""

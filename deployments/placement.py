@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.autoscaling import REPORT_EVERY_S, AutoscalingOptions
+from deployments.autoscaling import AutoscalingOptions
 from deployments.base_options import Options
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -25,7 +25,6 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 _DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether it is idle; Serve's 2 s slows every shutdown."""
-_REPORT_EVERY = "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"
 
 
 class StageOptions(Options):
@@ -136,5 +135,5 @@ class StageOptions(Options):
         if self.label_selector:
             options["label_selector"] = dict(self.label_selector)
         if self.autoscaling is not None:
-            options["runtime_env"] = {"env_vars": {_REPORT_EVERY: str(REPORT_EVERY_S)}}
+            options["runtime_env"] = {"env_vars": self.autoscaling.environment()}
         return options
