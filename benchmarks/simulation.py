@@ -16,13 +16,13 @@ Pure: no torch, no clock; everything follows from the arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from deployments.backlog import REPORT_EVERY_S, Backlogs, Report, Shape
+from benchmarks.routers import ROUTERS, RouterName
 from pipelines.engine.cost import CostSurface, Load
 from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
@@ -181,7 +181,7 @@ def replay(
     pool = [Replica(model, model.scheduler(policy)) for _ in range(replicas)]
     ends: list[tuple[float, int]] = []
     finishes = [request.at_s for request in requests]
-    choose = _ROUTERS[router](pool, Random(seed))
+    choose = ROUTERS[router](pool, Random(seed))
 
     def run_until(time: float) -> None:
         while ends and ends[0][0] <= time:
@@ -230,64 +230,6 @@ def _works(number: int, request: Request) -> list[Work]:
         )
         for image in range(request.num_images)
     ]
-
-
-class _TwoChoices:
-    """Serve's own router."""
-
-    def __init__(self, pool: Sequence[Replica], rng: Random) -> None:
-        self._pool = pool
-        self._rng = rng
-
-    def __call__(self, work: Work) -> int:
-        """Two different replicas at random, and of these the one with less under way."""
-        pool = self._pool
-        if len(pool) == 1:
-            return 0
-        first, second = self._rng.sample(range(len(pool)), 2)
-        return second if pool[second].ongoing < pool[first].ongoing else first
-
-
-class _FinishFirst:
-    """Ours, with reports that replicas give at times of their own, as in truth."""
-
-    def __init__(self, pool: Sequence[Replica], rng: Random) -> None:
-        self._pool = pool
-        self._rng = rng
-        self._backlogs = Backlogs()
-        self._due = [rng.random() * REPORT_EVERY_S for _ in pool]
-        self._reports = [self._report(index, 0.0) for index in range(len(pool))]
-
-    def __call__(self, work: Work) -> int:
-        """The replica that would finish the work first."""
-        if len(self._pool) == 1:
-            return 0
-        now, shape = (
-            work.arrival,
-            Shape(work.segments[0], work.num_steps, len(work.segments), False),
-        )
-        for index, due in enumerate(self._due):
-            if due <= now:
-                self._reports[index] = self._report(index, now)
-                self._due[index] = now + REPORT_EVERY_S
-        order = self._rng.sample(range(len(self._pool)), len(self._pool))
-        index = min(
-            order, key=lambda i: self._backlogs.finish_s(str(i), self._reports[i], shape, now)
-        )
-        share_s = self._reports[index].share_s(shape)
-        self._backlogs.sent(work, str(index), share_s, now)
-        return index
-
-    def _report(self, index: int, now: float) -> Report:
-        scheduler = self._pool[index].scheduler
-        return Report(now, scheduler.queued_s, 0, scheduler.cost)
-
-
-RouterName = Literal["finish_first", "two_choices"]
-_ROUTERS: Mapping[RouterName, Callable[[Sequence[Replica], Random], Callable[[Work], int]]] = {
-    "finish_first": _FinishFirst,
-    "two_choices": _TwoChoices,
-}
 
 
 def _utilisation(pool: Sequence[Replica], requests: Sequence[Request]) -> float:

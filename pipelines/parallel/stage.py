@@ -76,7 +76,7 @@ class ParallelStage(DenoiserStage):
                     compile=settings.compile,
                     compiler=settings.compiler,
                 )
-        except BaseException:
+        except BaseException:  # re-raised: whoever stops here must not keep the others waiting
             team.close()
             raise
         return cls(flux, files.scheduler_config, team, timeout_s=settings.timeout_s)
