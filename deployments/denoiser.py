@@ -50,6 +50,7 @@ class Denoiser:
         """Without `hands_over`, the callers are in this process: no image can go on elsewhere, and
         a replica whose engine has ended takes the process with it.
         """
+        self._options = options
         with starting("Denoiser", options):
             import torch
 
@@ -64,7 +65,6 @@ class Denoiser:
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = spec.max_sequence_length
             self._engine.start()
-        self._options = options
         self._boundary = Boundary("Denoiser")
         self._hands_over = hands_over
         if hands_over:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ class LocalCluster:
         names = [actor["name"] for actor in actors if actor["name"].startswith(prefix)]
         assert names, f"no replica of {deployment} runs in {app}"
         ray.kill(ray.get_actor(names[0], namespace="serve"))
+
+
+def wait_until(is_true: Callable[[], bool], *, within_s: float = 120.0) -> None:
+    """Look again and again; fails when it has not become true in time."""
+    deadline = time.monotonic() + within_s
+    while not is_true():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.02)
 
 
 _users = 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from deployments.options import DenoiserOptions, StagesConfig, VaeDecoderOptions
 from pipelines.contracts import GenerationResult
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import DegenerateImage, SluiceError
-from tests.cluster import LocalCluster
+from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_driver, make_job
 from tests.deployments.images import assert_same_image, pixels_of
 from tests.specs import tiny_spec
@@ -56,13 +55,6 @@ def _hashes(result: GenerationResult) -> list[str]:
     return [image.sha256 for image in result.images]
 
 
-def _wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
-
-
 def _engine(driver: Driver) -> EngineStats:
     return driver.engine.remote().result(timeout_s=DEADLINE_S)
 
@@ -70,7 +62,7 @@ def _engine(driver: Driver) -> EngineStats:
 def _wait_for_works(driver: Driver, works: int) -> None:
     """Until the engine holds that many works and, if any, has begun to step them."""
     before = _engine(driver).ticks
-    _wait_until(lambda: (s := _engine(driver)).works == works and (not works or s.ticks > before))
+    wait_until(lambda: (s := _engine(driver)).works == works and (not works or s.ticks > before))
 
 
 def test_equal_requests_give_equal_files(driver: Driver) -> None:
@@ -173,7 +165,7 @@ def test_a_stage_that_is_too_busy_to_answer_is_ready(driver: Driver, dev_like: P
 
     try:
         work = _start(busy, steps=ENDLESS)
-        _wait_until(is_full)
+        wait_until(is_full)
         assert busy.ready.remote().result(timeout_s=DEADLINE_S)["Denoiser"] is True
         assert is_full(), "the work must have lasted until here"
         work.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from ray.serve.schema import ApplicationStatus
 
 from deployments.options import DenoiserOptions, StagesConfig
 from pipelines.contracts import GenerationResult
-from tests.cluster import LocalCluster
+from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import Attempt, bind_denoisers, bind_driver, make_job
 from tests.specs import tiny_spec
 
@@ -85,13 +84,6 @@ def _attempts(driver: Driver, request_id: str) -> list[Attempt]:
     return driver.attempts.remote(request_id).result(timeout_s=DEADLINE_S)
 
 
-def _wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
-
-
 def _wait_until_both_run() -> None:
     """A test before this one may have taken a replica away, or one may not be gone yet."""
 
@@ -99,7 +91,7 @@ def _wait_until_both_run() -> None:
         status = ray.serve.status().applications[DENOISERS].status
         return status == ApplicationStatus.RUNNING and len(_denoiser_process_ids()) == 2
 
-    _wait_until(both_run)
+    wait_until(both_run)
 
 
 def _wait_until_both_have_made_checkpoints(driver: Driver, jobs: Jobs) -> None:
@@ -109,7 +101,7 @@ def _wait_until_both_have_made_checkpoints(driver: Driver, jobs: Jobs) -> None:
         attempts = [_attempts(driver, request_id)[-1:] for request_id in jobs]
         return sum(bool(last and 0 < last[0].reached < STEPS - 50) for last in attempts)
 
-    _wait_until(lambda: under_way() >= 2)
+    wait_until(lambda: under_way() >= 2)
 
 
 def _assert_disturbed_jobs_lost_no_checkpoint(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.options import DenoiserOptions, ParallelOptions, StagesConfig
 from pipelines.contracts import GenerationResult
 from pipelines.errors import ConfigurationError
-from tests.cluster import LocalCluster
+from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.images import pixels_of
 from tests.oracle import compare, oracle_images
@@ -57,13 +56,6 @@ def title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
 
 
 def attempts(driver: Driver, request_id: str) -> list[Attempt]:

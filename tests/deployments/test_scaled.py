@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from deployments.options import AutoscalingOptions, DenoiserOptions, StagesConfig
-from tests.cluster import LocalCluster
+from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_driver, make_job
 from tests.specs import tiny_spec
 
@@ -54,13 +53,6 @@ def running() -> int:
 
 def asked_for() -> int:
     return replicas(ReplicaState.STARTING, ReplicaState.RUNNING)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.1)
 
 
 def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
