@@ -140,18 +140,23 @@ async def open_loop(
     client: HttpClient,
     send_at_s: Sequence[float],
     body: Callable[[int, float], Mapping[str, object]],
+    *,
+    on_answer: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
     """Send request i at `send_at_s[i]` after the start, whatever became of those before it.
 
-    `body` makes it, given i and the seconds that the client is late. Latencies count from when a
-    request was due, not from when this client managed to send it.
+    `body` makes it, given i and the seconds that the client is late; `on_answer` is called as each
+    is answered. Latencies count from when a request was due, not from when this client managed to
+    send it.
     """
     began = time.perf_counter()
 
     async def one(index: int, due_s: float) -> Outcome:
         await asyncio.sleep(due_s - (time.perf_counter() - began))
         late_s = time.perf_counter() - began - due_s
-        return await _send(client, body(index, late_s), index, began=began, sent_s=due_s)
+        outcome = await _send(client, body(index, late_s), index, began=began, sent_s=due_s)
+        on_answer(outcome)
+        return outcome
 
     return list(await asyncio.gather(*(one(*item) for item in enumerate(send_at_s))))
 

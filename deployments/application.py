@@ -33,15 +33,18 @@ _ROUTERS: dict[StageName, dict[str, Any]] = {
 }
 
 
-def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]:
+def bind_stages(
+    spec: ModelSpec, config: StagesConfig, *, denoiser: type[Denoiser] = Denoiser
+) -> dict[str, Application]:
     """The five stages of `spec`, by the field names of `StageHandles`, or `Fused` by its key.
 
-    They are arguments for an ingress's `bind`: its constructor receives a handle for each.
+    They are arguments for an ingress's `bind`: its constructor receives a handle for each. The
+    `denoiser` may be a subclass.
     """
     source = spec.source
     classes = {
         StageName.TEXT_ENCODER: (TextEncoder, (source, config.text_encoder, config.weights)),
-        StageName.DENOISER: (Denoiser, (spec, config.denoiser, config.weights)),
+        StageName.DENOISER: (denoiser, (spec, config.denoiser, config.weights)),
         StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder, config.weights)),
         StageName.SAFETY: (SafetyClassifier, (config.safety, config.weights)),
         StageName.FINISHER: (Finisher, (config.finisher, config.storage)),

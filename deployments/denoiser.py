@@ -57,7 +57,7 @@ class Denoiser:
             from pipelines.checkpoint import DENOISER_PARTS
 
             torch.set_num_threads(options.resolved_threads)
-            self._stage = _load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
+            self._stage = self._load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
             self._engine = build_engine(self._stage, spec, options)
             if options.ranks > 1:
                 from deployments.ranks import end_when_lost
@@ -146,25 +146,24 @@ class Denoiser:
             if self._options.ranks > 1:
                 self._stage.close()
 
+    def _load(self, source: str, options: DenoiserOptions) -> Any:
+        """The stage, with its further ranks if it has any."""
+        if options.ranks > 1:
+            from deployments.ranks import start_ranks
+
+            return start_ranks(source, options)
+        from pipelines.stages.denoiser import DenoiserStage
+
+        return DenoiserStage.load(
+            source,
+            device=options.resolved_device,
+            dtype=options.dtype,
+            attention=options.attention,
+            compile=options.compile,
+        )
+
     def _works(self) -> int:
         return self._engine.stats().works
-
-
-def _load(source: str, options: DenoiserOptions) -> Any:
-    """The stage, with its further ranks if it has any."""
-    if options.ranks > 1:
-        from deployments.ranks import start_ranks
-
-        return start_ranks(source, options)
-    from pipelines.stages.denoiser import DenoiserStage
-
-    return DenoiserStage.load(
-        source,
-        device=options.resolved_device,
-        dtype=options.dtype,
-        attention=options.attention,
-        compile=options.compile,
-    )
 
 
 class _Reports:

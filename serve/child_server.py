@@ -1,9 +1,4 @@
-"""One `serve run` as a child process, and everything that it starts in turn.
-
-Ray starts many processes of its own (raylet, GCS, workers, dashboard), some of which outlive their
-parents. All inherit a mark in their environment, so that each is gone after `stop`, and none of
-another Ray on the machine is touched.
-"""
+"""One `serve run` as a child process, and everything that it starts in turn."""
 
 from __future__ import annotations
 
@@ -15,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,13 +17,11 @@ import psutil
 import yaml
 
 from serve.configurations import BUILDER
+from serve.process_family import ProcessFamily
 
 HOST = "127.0.0.1"
 SERVE_RUN_PORT = 8000
 """Where `serve run module:builder` listens; only a configuration file can choose another port."""
-
-_MARK = "DEMO_SERVER_ID"
-"""The environment variable that marks a server's processes; its value is the server's own."""
 
 RAY_SERVE_VARIABLES = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -41,7 +33,6 @@ less processor time when fewer threads hand them on."""
 _ROOT = Path(__file__).resolve().parent.parent
 _LAST_PORT = 65_535
 _GRACE_S = 30.0
-_LEAVE_S = 5.0
 # What Serve's controller and client write once they have given up, and what no retry can mend.
 _FAILED_DEPLOYMENT = re.compile(
     r"Failed to update the deployments \[[^]]*\]|Deploying app(?:lication)? '?\w+'? failed"
@@ -91,7 +82,7 @@ class ChildServer:
         self._builder = builder
         self._args = dict(args or {})
         self._child: subprocess.Popen[bytes] | None = None
-        self._id = uuid.uuid4().hex
+        self._family = ProcessFamily()
         self._config: Path | None = None
         self._log_offset = 0
 
@@ -115,7 +106,7 @@ class ChildServer:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
                 cwd=_ROOT,
-                env=_environment() | {_MARK: self._id},
+                env=_environment() | self._family.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -145,26 +136,14 @@ class ChildServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_GRACE_S)
         # Most leave by themselves, once they miss their raylet.
-        psutil.wait_procs(self.processes(), timeout=_LEAVE_S)
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            family = self.processes()
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    end(process)
-            psutil.wait_procs(family, timeout=_LEAVE_S)
+        self._family.end()
         self._child.wait()
         if self._config is not None:
             self._config.unlink(missing_ok=True)
 
     def processes(self) -> list[psutil.Process]:
         """Every process that this server started and that still runs, at whatever remove."""
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            # Those of other users cannot be read, and are none of ours.
-            with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-                if process.environ().get(_MARK) == self._id:
-                    found.append(process)
-        return found
+        return self._family.processes()
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the log, and after them the first of our own errors in all of it."""

@@ -1,0 +1,1 @@
+"""What `benchmarks.autoscale` runs on: machines that come and go, denoisers that need them."""
