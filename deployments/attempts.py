@@ -60,13 +60,14 @@ class Relay:
     """One image's denoising, passed on from replica to replica until it is done.
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
-    start from noise, after `attempts` in all.
+    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on.
     """
 
     def __init__(self, request_id: str) -> None:
         self.checkpoint: PackedCheckpoint | None = None
         self.resumed_at: list[int] = []
         self.attempts = 0
+        self.was_accepted = False
         self._request_id = request_id
         self._losses = 0
 
@@ -83,6 +84,7 @@ class Relay:
                 result = await attempt()
                 if isinstance(result, PackedLatents):
                     return result
+                self.was_accepted = self.was_accepted or result.was_accepted
                 if self.step > began_at:
                     self._go_on("its denoiser goes away")
                     continue
@@ -100,6 +102,7 @@ class Relay:
 
     def _go_on(self, reason: str) -> None:
         self.resumed_at.append(self.step)
+        self.was_accepted = True
         logger.warning(
             "request %s: %s, an image goes on from step %d", self._request_id, reason, self.step
         )

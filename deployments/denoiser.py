@@ -87,7 +87,7 @@ class Denoiser:
         Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
         """
         with self._boundary.call():
-            reports = _Reports()
+            reports, future = _Reports(), None
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
                 future = self._engine.submit(
@@ -107,7 +107,7 @@ class Denoiser:
             except HandedOver:
                 if not self._hands_over:  # the engine's loop ended by itself
                     end_process("the denoiser's engine has ended")
-                yield Moved()
+                yield Moved(was_accepted=future is not None)
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What callers choose a replica by: a `Report`."""
@@ -122,6 +122,14 @@ class Denoiser:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
             self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
+
+    async def shed(self, keep_s: float) -> int:
+        """Hand back works that have not begun, as long as `keep_s` seconds are left to do here.
+
+        Their calls yield `Moved`, and come again wherever they will be finished first. Returns how
+        many.
+        """
+        return self._engine.shed(keep_s)
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded and the engine runs."""

@@ -151,7 +151,7 @@ class Graph:
             stream = calls.start(
                 StageName.DENOISER,
                 self._denoise,
-                self._latent_job(image, was_accepted=bool(relay.resumed_at)),
+                self._latent_job(image, was_accepted=relay.was_accepted),
                 *prompts,
                 start=relay.checkpoint,
             )

@@ -57,7 +57,10 @@ class PackedCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """The replica goes away and has stopped this image; what it did is in the last checkpoint."""
+    """The replica goes away, or another has more time: it has stopped this image, and what it did is
+    in the last checkpoint. `was_accepted` unless it was asked for too late to take it on."""
+
+    was_accepted: bool = True
 
 
 Denoising = PackedCheckpoint | PackedLatents | Moved

@@ -24,6 +24,7 @@ from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import Counters, EngineStats
 from pipelines.engine.stepper import Stepper
+from pipelines.engine.stepping import step
 from pipelines.engine.work import Tick
 from pipelines.errors import SluiceError, StageFailed, StageLost
 
@@ -87,6 +88,17 @@ class Engine:
         with self._changed:
             self._is_handing_over = True
             self._changed.notify()
+
+    def shed(self, keep_s: float) -> int:
+        """Give works away that have not begun, those first that would be the last, as long as what
+        is left takes `keep_s` seconds; their futures raise HandedOver. Returns how many."""
+        with self._changed:
+            surplus = self._scheduler.surplus(keep_s, time.monotonic())
+            entries = [self._entries[work.id] for work in surplus if work.id in self._entries]
+            given = [entry for entry in entries if entry.began is None]
+            for entry in given:
+                self._fail(entry, HandedOver())
+        return len(given)
 
     def submit(
         self,
@@ -207,36 +219,15 @@ class Engine:
         return [entry for entry in entries if not entry.future.done()]
 
     def _step(self, entries: Sequence[Entry], tick: Tick) -> list[Entry]:
-        """Step the entries together; if that fails, one by one, so that the culprit fails alone.
-
-        Returns those that did a step. Where all fail, the rest is left as it is.
-        """
+        """Step the entries; returns those that did."""
         if not entries:
             return []
         self._counters.count_tick(len(entries))
         began = time.perf_counter()
-        try:
-            self._stage.tick([entry.trajectory for entry in entries])
-        except StageLost:
-            raise
-        except Exception:  # the loop must outlive whatever a work makes the stage raise
-            logger.exception("a tick of %d works failed, stepping each alone", len(entries))
-            return self._step_alone(entries)
-        self._breaker.succeeded()
-        if len(entries) == len(tick.work_ids):
+        stepped = step(self._stage, entries, breaker=self._breaker, alone=self._alone)
+        if stepped.together and len(entries) == len(tick.work_ids):
             self._observe(tick, time.perf_counter() - began)
-        return list(entries)
-
-    def _step_alone(self, entries: Sequence[Entry]) -> list[Entry]:
-        stepped: list[Entry] = []
-        for entry in entries:
-            if self._breaker.open:
-                break
-            with self._alone(entry):
-                self._stage.tick([entry.trajectory])
-                stepped.append(entry)
-                self._breaker.succeeded()
-        return stepped
+        return stepped.entries
 
     def _observe(self, tick: Tick, seconds: float) -> None:
         if self._cost is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pipelines.engine.pricing import Pricing
@@ -142,6 +142,18 @@ class Group:
             cost += left * self.step_s[work_id]
             depth = max(depth, left)
         return cost, depth
+
+
+def unbegun(groups: Iterable[Group], seconds: float) -> list[Work]:
+    """Works that have done no step, in the order of `groups`, as many as take up to `seconds`."""
+    found: list[Work] = []
+    for group in groups:
+        for work in reversed(list(group)):
+            cost = group.step_s[work.id] * work.num_steps
+            if work.steps_done == 0 and cost <= seconds:
+                found.append(work)
+                seconds -= cost
+    return found
 
 
 def fewest(work: Work, total_steps: int) -> int:

@@ -222,6 +222,11 @@ class Scheduler:
         work = self._works.get(work_id)
         return None if work is None else self._eta(self._groups[work.group], now)
 
+    def surplus(self, keep_s: float, now: float) -> list[Work]:
+        """Works that have done no step, and without which `keep_s` seconds of work would still be
+        here, the last first."""
+        return unbegun(reversed(self._order(now).groups), self.queued_s - keep_s)
+
     def _eta(self, wanted: Group, now: float) -> float:
         total = 0.0
         for group in self._order(now).groups:
