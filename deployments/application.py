@@ -27,6 +27,7 @@ _FINISH_FIRST = {
     "request_router_class": "deployments.routing:FinishFirstRouter",
     "request_routing_stats_period_s": REPORT_EVERY_S,
 }
+_LESS_BUSY = {"request_router_class": "deployments.routing:LessBusyRouter"}
 _ROUTERS: dict[StageName, dict[str, Any]] = {
     StageName.DENOISER: _FINISH_FIRST,
     StageName.FUSED: _FINISH_FIRST,
@@ -59,7 +60,7 @@ def bind_stages(
 def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
     decorate = ray.serve.deployment(
         name=str(name),
-        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, {})),
+        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, _LESS_BUSY)),
         # The ingress logs each generation, once and with its outcome.
         logging_config=LoggingConfig(enable_access_log=False),
         **options.deployment_kwargs(),

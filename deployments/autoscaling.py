@@ -23,8 +23,9 @@ _LOOK_BACK_S = (15.0, 60.0)
 since so far ahead is looked."""
 
 _REPORT_EVERY_S = 1.0
-"""Seconds after which replicas look at their load, and tell the controller. Serve's own are a fifth
-of what is looked back, and 10 s: they miss a burst."""
+"""Seconds after which replicas look at their load, and tell the controller; and callers, how many
+calls wait for a replica, which is what wakes a stage that sleeps. Serve's own are a fifth of what is
+looked back, and 10 s: they miss a burst, and are slow to wake."""
 
 _POLICY = "deployments.policies:WorkPolicy"
 
@@ -137,6 +138,7 @@ class AutoscalingOptions(ReplicaBounds):
         return {
             **self._bounds(),
             "look_back_period_s": self.look_back_s,
+            "metrics_interval_s": _REPORT_EVERY_S,
             "upscale_delay_s": 0.0,
             "downscale_delay_s": 0.0,
             "policy": {"policy_function": _POLICY, "policy_kwargs": self.rule()},

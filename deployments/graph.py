@@ -23,10 +23,13 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from deployments.advice import PromptFacts, warnings_for
 from deployments.attempts import Relay, accepted, retried
 from deployments.calls import Calls, all_or_none, is_ready
+from deployments.forecast import BEFORE_LATENTS, COLD_START, Forecast, Forecasts
 from deployments.names import StageName
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
 from deployments.parameters import with_seed
+from deployments.pools import pool_of
 from deployments.tail import TailEstimate
+from deployments.waking import Sleepers
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import (
     FinishedImage,
@@ -43,6 +46,8 @@ from pipelines.contracts import (
 from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
 
 READY_TIMEOUT_S = 3.0
+
+_AFTER_LATENTS = (StageName.VAE_DECODER, StageName.SAFETY, StageName.FINISHER)
 
 Prompts = tuple[DeploymentResponse[Any], ...]
 """The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
@@ -62,10 +67,17 @@ class StageHandles:
 class Graph:
     """Runs jobs. Holds no state of any job between calls, so one instance serves all requests.
 
-    Without `classifies`, the image classifier, which is then off, is not asked.
+    Without `classifies`, the image classifier, which is then off, is not asked. `may_sleep` has the
+    stages that may be without a replica, with the seconds that their start is configured to take.
     """
 
-    def __init__(self, handles: StageHandles, *, classifies: bool = True) -> None:
+    def __init__(
+        self,
+        handles: StageHandles,
+        *,
+        classifies: bool = True,
+        may_sleep: Mapping[StageName, float] | None = None,
+    ) -> None:
         self._classifies = classifies
         # By reference even where handles default to values: a prompt's tensor exceeds that limit.
         stages = {
@@ -79,15 +91,27 @@ class Graph:
         self._classify = stages[StageName.SAFETY].options(method_name="classify")
         self._finish = stages[StageName.FINISHER].options(method_name="finish")
         self._tail = TailEstimate()
+        needed = {
+            stage: seconds
+            for stage, seconds in (may_sleep or {}).items()
+            if classifies or stage is not StageName.SAFETY
+        }
+        self._sleepers = Sleepers(self._ready, needed)
+        denoiser = handles.denoiser
+        backlogs = pool_of(denoiser.app_name, denoiser.deployment_name).backlogs
+        self._forecasts = Forecasts(self._sleepers, backlogs, spreads=True)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
 
         Raises ContentPolicyViolation (with `image_index`), DegenerateImage, InvalidRequest,
         NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
-        goes away costs time, not the request: see `deployments.attempts`.
+        goes away costs time, not the request: see `deployments.attempts`. Stages that sleep are all
+        woken at once, be the request refused for it or not.
         """
         began = time.perf_counter()
+        self._sleepers.wake(began)
+        self._forecasts.refuse_late(job)
         # Not the request's id, which a client may choose, and twice.
         group = uuid.uuid4().hex
         images = [Image(job, index, group) for index in range(job.params.num_images)]
@@ -96,13 +120,20 @@ class Graph:
             drawn = await all_or_none(*(self._draw(image, prompts) for image in images))
         facts = drawn[0].prompts
         slowest = max(drawn, key=lambda image: image.seconds)
+        timings = {**slowest.file.timings, "total": time.perf_counter() - began}
+        self._forecasts.observe(job.params, timings)
         return GenerationResult(
             images=tuple(image.file for image in drawn),
             usage=_usage(job.params, facts),
             warnings=warnings_for(job.params, *facts),
-            timings={**slowest.file.timings, "total": time.perf_counter() - began},
+            timings=timings,
             resumed_at=tuple(step for image in drawn for step in image.resumed_at),
+            slept=slowest.slept,
         )
+
+    def forecast(self, params: GenerationParams) -> Forecast:
+        """When such a request would be answered. Nothing is run, and nobody woken."""
+        return self._forecasts.forecast(params)
 
     async def ready(self) -> Mapping[str, bool]:
         """By deployment name: whether the stage answers within `READY_TIMEOUT_S`."""
@@ -137,8 +168,15 @@ class Graph:
         denoised = time.perf_counter()
         file = await retried(request_id, lambda _: self._finish_image(image, latents))
         finished = time.perf_counter()
-        self._tail.observe(_pixels(image.job.params), finished - denoised, now=finished)
-        return Drawn(file, latents.prompts, finished - began, tuple(relay.resumed_at))
+        early = self._sleepers.waited_s(BEFORE_LATENTS, began)
+        late = self._sleepers.waited_s(_AFTER_LATENTS, denoised)
+        late_s = max(late.values(), default=0.0)
+        self._tail.observe(_pixels(image.job.params), finished - denoised - late_s, now=finished)
+        if early or late:
+            cold_s = max(early.values(), default=0.0) + late_s
+            file = replace(file, timings={**file.timings, COLD_START: cold_s})
+        resumed_at, slept = tuple(relay.resumed_at), tuple(map(str, (*early, *late)))
+        return Drawn(file, latents.prompts, finished - began, resumed_at, slept)
 
     async def _denoise_on(
         self, image: Image, shared: Prompts, relay: Relay
@@ -210,12 +248,14 @@ class Image(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A finished image, its prompts, the seconds from its start, and the steps it went on from."""
+    """A finished image, its prompts, the seconds from its start, the steps it went on from, and the
+    stages whose start it waited for."""
 
     file: FinishedImage
     prompts: tuple[PromptFacts, ...]
     seconds: float
     resumed_at: tuple[int, ...]
+    slept: tuple[str, ...]
 
 
 def _finish_spec(job: GenerationJob, index: int) -> FinishSpec:

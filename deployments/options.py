@@ -206,3 +206,11 @@ class StagesConfig(Options):
             return stages
         num_cpus = sum(options.num_cpus for options in stages.values())
         return {StageName.FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
+
+    def may_sleep(self) -> dict[StageName, float]:
+        """The deployments that go down to no replica, and the seconds that their start may take."""
+        return {
+            name: options.autoscaling.start_up_s
+            for name, options in self.deployed().items()
+            if options.autoscaling is not None and options.autoscaling.min_replicas == 0
+        }

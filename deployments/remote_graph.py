@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,21 +11,32 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.attempts import accepted, retried
 from deployments.calls import Calls, is_ready
+from deployments.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph import READY_TIMEOUT_S
 from deployments.names import StageName
-from pipelines.contracts import GenerationJob, GenerationResult
+from deployments.pools import pool_of
+from deployments.waking import Sleepers
+from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 
 
 class RemoteGraph:
-    """Runs jobs on the replicas of `Fused`."""
+    """Runs jobs on the replicas of `Fused`. `may_sleep` is as in `Graph`."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, handle: DeploymentHandle[Any], *, may_sleep: Mapping[StageName, float] | None = None
+    ) -> None:
         # By reference even where handles default to values: the files may exceed that limit.
         self._generate = handle.options(method_name="generate", _by_reference=True)
         self._ready = handle.options(method_name="ready")
+        self._sleepers = Sleepers({StageName.FUSED: self._ready}, may_sleep or {})
+        backlogs = pool_of(handle.app_name, handle.deployment_name).backlogs
+        self._forecasts = Forecasts(self._sleepers, backlogs, spreads=False)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """As `Graph.generate`; when a replica dies, its requests begin anew on another."""
+        began = time.perf_counter()
+        self._sleepers.wake(began)
+        self._forecasts.refuse_late(job)
 
         async def attempt(number: int) -> GenerationResult:
             terms = job.terms if number == 0 else accepted(job.terms)
@@ -33,7 +45,17 @@ class RemoteGraph:
                     StageName.FUSED, self._generate, replace(job, terms=terms)
                 )
 
-        return await retried(job.request_id, attempt)
+        result = await retried(job.request_id, attempt)
+        if waited := self._sleepers.waited_s((StageName.FUSED,), began):
+            timings = {**result.timings, COLD_START: max(waited.values())}
+            timings["total"] = time.perf_counter() - began
+            result = replace(result, timings=timings, slept=tuple(map(str, waited)))
+        self._forecasts.observe(job.params, result.timings)
+        return result
+
+    def forecast(self, params: GenerationParams) -> Forecast:
+        """As `Graph.forecast`."""
+        return self._forecasts.forecast(params)
 
     async def ready(self) -> Mapping[str, bool]:
         """Whether a replica answers within `READY_TIMEOUT_S`."""

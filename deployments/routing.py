@@ -1,9 +1,14 @@
-"""Works go to the denoiser replica that will finish them first.
+"""How calls find their replica, and how this process learns which replicas there are.
+
+Works go to the denoiser replica that will finish them first.
 
 Serve's own router takes the less busy of two replicas, by requests in flight: a large image counts
 like a small one, and the n images of a request often meet. This one goes by seconds of work, from
 what replicas report through `record_routing_stats`; see `backlog.py`. Where a report is missing or
-stale, it does as Serve's own.
+stale, it does as Serve's own, which all other stages have.
+
+Routers are also who is told, in each process, of replicas that come and go: they pass it on to
+`pools.py`. They travel by value, so that module is named, and nothing in it.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import (
     FIFOMixin,
     PendingRequest,
@@ -21,19 +27,35 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
+from deployments import pools
+from deployments.backlog import STALE_S, Report, Shape, shape_of
 
 
-class FinishFirstRouter(FIFOMixin, RequestRouter):
+class PoolMixin(RequestRouter):
+    """Tells `pools.py` how many replicas run."""
+
+    def initialize_state(self, **_: Any) -> None:
+        """Called by Serve, once."""
+        name = self._deployment_id
+        self._pool = pools.pool_of(name.app_name, name.name)
+        self._pool.sleep.opened(time.perf_counter())
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Called by Serve when replicas or their reports have changed."""
+        super().update_replicas(replicas)
+        self._pool.sleep.runs(len(replicas), time.perf_counter())
+
+
+class LessBusyRouter(PoolMixin, PowerOfTwoChoicesRequestRouter):
+    """Serve's own choice."""
+
+
+class FinishFirstRouter(PoolMixin, FIFOMixin, RequestRouter):
     """A `RequestRouter` of Ray Serve, in every process that calls the deployment.
 
     First in, first out, as the calls that one request makes share the id by which Serve would tell
     them apart. So a choice may go to the next in line, which is told in `on_request_routed`.
     """
-
-    def initialize_state(self, **_: Any) -> None:
-        """Called by Serve, once."""
-        self._backlogs = Backlogs()
 
     async def choose_replicas(
         self,
@@ -54,7 +76,7 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
         if ranked:
             first, report = ranked[0]
             # Now and not once it is routed: the next image of the request is chosen for meanwhile.
-            self._backlogs.sent(
+            self._pool.backlogs.sent(
                 pending_request, _name(first.replica_id), report.share_s(shape), now
             )
         return [[replica] for replica, _ in ranked]
@@ -63,12 +85,13 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
         """Called by Serve."""
-        self._backlogs.moved(pending_request, _name(replica_id))
+        self._pool.backlogs.moved(pending_request, _name(replica_id))
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called by Serve when replicas or their reports have changed."""
         super().update_replicas(replicas)
-        self._backlogs.keep({_name(replica.replica_id) for replica in replicas}, time.time())
+        reports = {_name(each.replica_id): Report.read(each.routing_stats) for each in replicas}
+        self._pool.backlogs.heard(reports, time.time())
 
     def _ranked(
         self,
@@ -85,7 +108,7 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
         random.shuffle(pairs)  # so that several callers do not all prefer the same of equal ones
         return sorted(
             pairs,
-            key=lambda pair: self._backlogs.finish_s(
+            key=lambda pair: self._pool.backlogs.finish_s(
                 _name(pair[0].replica_id), pair[1], shape, now
             ),
         )

@@ -13,7 +13,8 @@ that the running replicas are done with before others could start asks for none.
 measured: from asking for replicas to having them, new machines included.
 
 Up, the least that was wanted all through the delay decides, and down the most: a load that flaps
-keeps its replicas. Down goes by a lower utilisation than up.
+keeps its replicas. Down goes by a lower utilisation than up. A stage that sleeps wakes without
+delay: somebody waits for all of it.
 
 The numbers are Serve's to give, in `policies.py`; here is no Ray and no clock.
 """
@@ -113,6 +114,8 @@ def decide(
         used_at=load.now if load.is_used else state.used_at,
     )
     target = _bounded(load.target, rule)
+    if target == 0:
+        target = min(up, 1)
     if (least := state.ups[0].replicas) > target:
         target = least
     elif (most := _most(load, rule, state)) < target:

@@ -34,6 +34,16 @@ class TailEstimate:
             return 0.0
         return known.seconds * 0.5 ** (max(0.0, now - known.at) / HALF_LIFE_S)
 
+    def lately_s(self, pixels: int) -> float:
+        """What the last images took, however long ago; 0 before the first of any size.
+
+        Of a size that has not been seen, in proportion to the nearest that has.
+        """
+        if not self._known:
+            return 0.0
+        nearest = min(self._known, key=lambda known: abs(known - pixels))
+        return self._known[nearest].seconds * pixels / nearest
+
 
 class _Average(NamedTuple):
     """A moving average, and when it was last added to."""

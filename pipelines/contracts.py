@@ -188,10 +188,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latents:
-    """Denoised latents, packed (S, D), for an image of `height` x `width` pixels.
-
-    `steps_run` counts the forwards that the image is made of.
-    """
+    """Packed (S, D), of `height` x `width` pixels; `steps_run` forwards have made them."""
 
     packed: torch.Tensor
     height: int
@@ -290,11 +287,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """All images of a request, in order, with usage, warnings and the slowest image's timings.
-    `resumed_at` are the steps at which images went on elsewhere, their replica being gone."""
+    """All images of a request, in order, and the slowest one's timings. `resumed_at` are the steps
+    at which images went on elsewhere, `slept` the stages whose start the request waited for."""
 
     images: tuple[FinishedImage, ...]
     usage: Usage
     warnings: tuple[str, ...] = ()
     timings: Timings = field(default_factory=no_timings)
     resumed_at: tuple[int, ...] = ()
+    slept: tuple[str, ...] = ()

@@ -68,10 +68,11 @@ class Ingress:
 
 
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
+    may_sleep = settings.stages.may_sleep()
     if settings.stages.layout == "fused":
-        return RemoteGraph(handles[StageName.FUSED.key])
+        return RemoteGraph(handles[StageName.FUSED.key], may_sleep=may_sleep)
     classifies = settings.stages.safety.classifier != "off"
-    return Graph(StageHandles(**handles), classifies=classifies)
+    return Graph(StageHandles(**handles), classifies=classifies, may_sleep=may_sleep)
 
 
 def own_context(request_id: str) -> Context:

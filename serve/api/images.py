@@ -171,7 +171,12 @@ def _images_response(
         quality=plan.quality,
         size=size,
         usage=_usage(result.usage),
-        warnings=[*plan.warnings, *result.warnings, *_cut_short(plan.params, result.images)],
+        warnings=[
+            *plan.warnings,
+            *result.warnings,
+            *_cut_short(plan.params, result.images),
+            *_cold_start(result),
+        ],
     )
 
 
@@ -195,6 +200,18 @@ def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> lis
         " to keep the deadline"
         for index, image in enumerate(images)
         if image.steps_run is not None and image.steps_run < wanted
+    ]
+
+
+def _cold_start(result: GenerationResult) -> list[str]:
+    """A warning that names the stages whose start the request waited for."""
+    if not result.slept:
+        return []
+    *others, last = result.slept
+    stages = f"{', '.join(others)} and {last}" if others else last
+    return [
+        f"cold start: {stages} slept; {result.timings['cold_start']:.1f} s of this request were"
+        " their start"
     ]
 
 

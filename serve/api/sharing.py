@@ -91,7 +91,7 @@ class Sharing:
             return Answer(result=await self._draw(job))
         key = ExactRequest.of(job)
         if (kept := await self._kept(key)) is not None:
-            return Answer(result=replace(kept, timings={}), source="hit")
+            return Answer(result=replace(kept, timings={}, slept=()), source="hit")
         while (leader := self._leader_for(key, job.terms)) is not None:
             try:
                 return Answer(result=await self._fly(key, leader, job), source="shared")

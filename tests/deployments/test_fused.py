@@ -21,7 +21,14 @@ from deployments.local_handle import LocalHandle
 from deployments.names import StageName
 from deployments.options import StagesConfig
 from deployments.remote_graph import RemoteGraph
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    ServiceTerms,
+    Usage,
+)
 from pipelines.errors import ConfigurationError, StageFailed
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
@@ -37,6 +44,9 @@ PARAMS = GenerationParams(
     max_sequence_length=12,
 )
 JOB = GenerationJob(request_id="r", params=PARAMS, finish=FinishSpec(seed=4))
+RESULT = GenerationResult(
+    images=(), usage=Usage(input_tokens=1, output_tokens=2), timings={"total": 1.0}
+)
 
 
 @pytest.fixture
@@ -144,12 +154,12 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
             self.calls, self.deaths = 0, deaths
             self.terms: list[ServiceTerms] = []
 
-        async def generate(self, job: GenerationJob) -> str:
+        async def generate(self, job: GenerationJob) -> GenerationResult:
             self.calls += 1
             self.terms.append(job.terms)
             if self.calls <= self.deaths:
                 raise ray.exceptions.ActorDiedError
-            return job.request_id
+            return RESULT
 
         async def ready(self) -> bool:
             return True
@@ -157,7 +167,7 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
     stage = Dying(2)
     graph = RemoteGraph(_handle(stage))
     promised = ServiceTerms(deadline=5.0, refuses_late=True)
-    assert await graph.generate(replace(JOB, terms=promised)) == "r"
+    assert await graph.generate(replace(JOB, terms=promised)) == RESULT
     # What a lost replica had accepted is not refused by the next.
     kept = ServiceTerms(deadline=5.0, is_promised=True)
     assert stage.terms == [promised, kept, kept]

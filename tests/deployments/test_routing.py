@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -76,10 +77,15 @@ def test_a_work_is_as_large_as_its_tokens_steps_and_images() -> None:
     assert report().share_s(SHAPE._replace(images=3)) > 2 * report().share_s(SHAPE)
 
 
+_numbers = itertools.count()
+
+
 class Router(FinishFirstRouter):
     """Without Serve's own state, which a choice does not read."""
 
     def __init__(self) -> None:
+        name = f"pool-{next(_numbers)}"  # of its own, as what is known of one is the process's
+        self._deployment_id = cast(Any, SimpleNamespace(app_name="routing", name=name))
         self.initialize_state()
         self.requests: list[Any] = []  # kept, as each is known by its id
 
@@ -105,11 +111,11 @@ def test_a_replica_that_is_gone_is_forgotten() -> None:
     backlogs = Backlogs()
     for name in "ab":
         backlogs.sent(f"to {name}", name, 2.0, 1000.5)
-    backlogs.keep({"b"}, 1001.0)
+    backlogs.heard({"b": None}, 1001.0)
     empty_s = report().alone_s(SHAPE)
     assert backlogs.finish_s("a", report(), SHAPE, 1000.0) == pytest.approx(empty_s)
     assert backlogs.finish_s("b", report(), SHAPE, 1000.0) == pytest.approx(2.0 + empty_s)
-    backlogs.keep({"b"}, 1001.0 + STALE_S)
+    backlogs.heard({"b": None}, 1001.0 + STALE_S)
     assert backlogs.finish_s("b", report(), SHAPE, 1000.0) == pytest.approx(empty_s)
 
 
