@@ -23,9 +23,9 @@ _LOOK_BACK_S = (15.0, 60.0)
 since so far ahead is looked."""
 
 _REPORT_EVERY_S = 1.0
-"""Seconds after which replicas look at their load, and tell the controller; and callers, how many
-calls wait for a replica, which is what wakes a stage that sleeps. Serve's own are a fifth of what is
-looked back, and 10 s: they miss a burst, and are slow to wake."""
+"""Seconds after which replicas look at their load, and tell the controller; and after which callers
+tell it of calls that wait for a replica, which is what wakes a stage. Serve's own are a fifth of
+what is looked back, and 10 s: they miss a burst, and a cold start takes 10 s more."""
 
 _POLICY = "deployments.policies:WorkPolicy"
 
@@ -138,6 +138,7 @@ class AutoscalingOptions(ReplicaBounds):
         return {
             **self._bounds(),
             "look_back_period_s": self.look_back_s,
+            # Serve calls it deprecated, in favour of a variable that its callers do not read yet.
             "metrics_interval_s": _REPORT_EVERY_S,
             "upscale_delay_s": 0.0,
             "downscale_delay_s": 0.0,

@@ -1,6 +1,6 @@
 """When a request would be answered, as far as this process knows, without asking any replica.
 
-    answered = max(start of encoder and denoiser + queue + denoising, start of the others) + the rest
+    max(start of encoder and denoiser + queue + denoising, start of the others) + the rest
 
 Starts are those of stages that sleep. The queue is as reported within the last second, the cost of
 denoising as the denoisers measured it, and their last report counts while they sleep. The rest is
@@ -50,8 +50,8 @@ class Forecast:
 class Forecasts:
     """Forecasts for one application's graph.
 
-    `backlogs` are those of its denoisers. With `spreads`, each image is a work of its own, on any of
-    them; else a request is one.
+    `backlogs` are those of its denoisers. With `spreads`, each image is a work of its own, on any
+    of them; else a request is one.
     """
 
     def __init__(self, sleepers: Sleepers, backlogs: Backlogs, *, spreads: bool) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from serve.api import files, health, images, models
+from serve.api import files, health, images, models, preflight
 from serve.api.errors import install_error_handlers
 from serve.api.services import Services
 from serve.middleware import middleware
@@ -26,7 +26,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     )
     app.state.services = services
     install_error_handlers(app)
-    for module in (images, models, files, health):
+    for module in (images, preflight, models, files, health):
         app.include_router(module.router)
     return app
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,8 +25,10 @@ from serve.api.disconnect import while_connected
 from serve.api.errors import ApiResponse, in_milliseconds
 from serve.api.generation_log import generation_log
 from serve.api.json_body import read_json_object
-from serve.api.normalise import Plan, normalise
+from serve.api.normalise import Plan
+from serve.api.planning import plan_of, tenant_in
 from serve.api.schemas import (
+    GENERATION_BODY,
     ImageData,
     ImageGenerationRequest,
     ImagesResponse,
@@ -39,10 +39,7 @@ from serve.api.schemas import (
 )
 from serve.api.services import Services, services_of
 from serve.api.sharing import Answer
-from serve.api.terms import Wish, tenant_of
-
-_RANDOM_SEED_BITS = 32
-"""Drawn seeds stay exact in clients whose numbers are doubles."""
+from serve.api.terms import Wish
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -76,13 +73,7 @@ router = APIRouter(tags=["images"])
     "/v1/images/generations",
     response_model=ImagesResponse,
     responses=_RESPONSES,
-    # The body is read by hand, strictly; this documents it.
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": ImageGenerationRequest.model_json_schema()}},
-        }
-    },
+    openapi_extra=GENERATION_BODY,
 )
 async def generate_images(request: Request) -> Response:
     """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed."""
@@ -90,8 +81,8 @@ async def generate_images(request: Request) -> Response:
     arrived = services.now()
     fields = parse_request(await read_json_object(request))
     with generation_log(request, fields) as entry:
-        entry.tenant = _tenant(request, services, fields)
-        entry.plan = plan = await _plan(services, fields)
+        entry.tenant = tenant_in(request, services, fields)
+        entry.plan = plan = await plan_of(services, fields)
         entry.terms = terms = plan.wish.terms(tenant=entry.tenant, arrived=arrived)
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
@@ -99,29 +90,6 @@ async def generate_images(request: Request) -> Response:
             raise _in_milliseconds(error, plan.wish, services.now() - arrived) from error
     body = _images_response(request, services, fields, plan, answer.result)
     return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
-
-
-def _tenant(request: Request, services: Services, fields: ImageGenerationRequest) -> str:
-    tenants = services.settings.tenants
-    sent = request.headers.getlist(tenants.header) if tenants.header is not None else []
-    return tenant_of(fields, sent, tenants)
-
-
-async def _plan(services: Services, fields: ImageGenerationRequest) -> Plan:
-    """What to draw. Raises InvalidRequest, ModelNotFound or ContentPolicyViolation."""
-    plan = normalise(
-        fields,
-        spec=services.spec,
-        limits=services.settings.limits,
-        deadlines=services.settings.deadlines,
-        served_names=services.served_names,
-        random_seed=secrets.randbits(_RANDOM_SEED_BITS),
-    )
-    if services.rules is not None:
-        # The negative prompt names what to leave out: refusing it would make images less safe.
-        # In a thread: the longest prompts take a quarter of a second.
-        await run_in_threadpool(services.rules.check, plan.params.prompt, param="prompt")
-    return plan
 
 
 async def _generate(

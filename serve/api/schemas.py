@@ -89,6 +89,15 @@ class ImageGenerationRequest(BaseModel):
     )
 
 
+GENERATION_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ImageGenerationRequest.model_json_schema()}},
+    }
+}
+"""Documents the body of a route that reads it by hand, strictly."""
+
+
 class ImageData(BaseModel):
     """One image of a response."""
 

@@ -13,9 +13,10 @@ from typing import Any, Protocol, Self
 
 from starlette.requests import Request
 
+from deployments.forecast import Forecast
 from deployments.storage import StoredFile
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
 from serve.api.admission import Admission
 from serve.api.result_cache import ResultCache
@@ -28,6 +29,10 @@ class ImageGraph(Protocol):
 
     def generate(self, job: GenerationJob) -> Coroutine[Any, Any, GenerationResult]:
         """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled."""
+        ...
+
+    def forecast(self, params: GenerationParams) -> Forecast:
+        """When such a request would be answered, as far as is known; asks nobody."""
         ...
 
     async def ready(self) -> Mapping[str, bool]:

@@ -9,9 +9,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from deployments.forecast import Forecast
 from deployments.storage import StoredFile
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import FinishedImage, GenerationJob, GenerationResult, Usage
+from pipelines.contracts import (
+    FinishedImage,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    Timings,
+    Usage,
+)
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
 from serve.api.services import Services
@@ -60,7 +68,8 @@ class FakeGraph:
 
     `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung;
     `entered` is released by each job. `steps_run` is what each image is said to have taken, by
-    default what was asked for, `resumed_at` is every result's; hanging jobs go on when `go` is set.
+    default what was asked for, `resumed_at`, `slept` and `cold_start_s` are every result's, and
+    `forecast_of` is every request's forecast; hanging jobs go on when `go` is set.
     """
 
     store: FakeStore = field(default_factory=FakeStore)
@@ -69,6 +78,10 @@ class FakeGraph:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     steps_run: int | None = None
     resumed_at: tuple[int, ...] = ()
+    slept: tuple[str, ...] = ()
+    cold_start_s: float = 0.0
+    forecast_of: Forecast = field(default_factory=lambda: Forecast(asleep=(), cold_start_s=0.0))
+    forecast_for: list[GenerationParams] = field(default_factory=list)
     stages: Mapping[str, bool] = field(default_factory=lambda: {"TextEncoder": True})
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -89,14 +102,23 @@ class FakeGraph:
             images=tuple(self._image(job, i) for i in range(job.params.num_images)),
             usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),
             warnings=("from the graph",) if "warn me" in job.params.prompt else (),
-            timings={"encode": 0.004, "denoise.wait": 0.0015},
+            timings=self._timings(),
             resumed_at=self.resumed_at,
+            slept=self.slept,
         )
+
+    def forecast(self, params: GenerationParams) -> Forecast:
+        self.forecast_for.append(params)
+        return self.forecast_of
 
     async def ready(self) -> Mapping[str, bool]:
         if isinstance(self.error, SluiceError):
             raise self.error
         return self.stages
+
+    def _timings(self) -> Timings:
+        cold = {"cold_start": self.cold_start_s} if self.slept else {}
+        return {"encode": 0.004, "denoise.wait": 0.0015, **cold}
 
     def _image(self, job: GenerationJob, index: int) -> FinishedImage:
         finish, content_type = job.finish, f"image/{job.finish.output_format}"

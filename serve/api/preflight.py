@@ -1,0 +1,111 @@
+"""`POST /v1/images/preflight`: what a generation would become, and when. Nothing is run or woken.
+
+What is said of time is known to this process already: nobody is asked, and no place is taken.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from serve.api.json_body import read_json_object
+from serve.api.normalise import Plan
+from serve.api.planning import plan_of, tenant_in
+from serve.api.schemas import (
+    GENERATION_BODY,
+    ImageGenerationRequest,
+    OutputFormat,
+    parse_request,
+)
+from serve.api.services import services_of
+
+router = APIRouter(tags=["images"])
+
+
+class SettledParameters(BaseModel):
+    """The fields of a generation, each with its final value."""
+
+    model: str
+    prompt: str = Field(description="Without its syntax, as it would be drawn.")
+    negative_prompt: str | None
+    n: int
+    size: str
+    quality: str | None = Field(description="null where the request names its steps.")
+    num_inference_steps: int
+    min_steps: int | None
+    guidance_scale: float
+    true_cfg_scale: float
+    seed: int | None = Field(description="null where it would be drawn at random.")
+    output_format: OutputFormat
+    output_compression: int
+    deadline_ms: int | None
+    priority: int
+
+
+class PreflightResponse(BaseModel):
+    """What would be drawn, and when, as far as that is known; milliseconds from now."""
+
+    parameters: SettledParameters
+    warnings: list[str]
+    eta_ms: int | None = Field(
+        description="When the request would be answered; null until a denoiser has reported."
+    )
+    cold_start_ms: int = Field(description="The part of it in which stages start that sleep.")
+    asleep: list[str] = Field(description="The stages that sleep.")
+    queue_ms: int | None = Field(description="The part of it in which others go first, about.")
+    earliest_deadline_ms: int | None = Field(
+        description="About the shortest deadline that could be promised, behind all that waits."
+    )
+    deadline_can_be_met: bool | None = Field(
+        description="Whether `deadline_ms` could; null without one, or where it is not known."
+    )
+
+
+@router.post("/v1/images/preflight", openapi_extra=GENERATION_BODY)
+async def preflight_images(request: Request) -> PreflightResponse:
+    """Check the body of a generation and say when it would be answered, without running it."""
+    services = services_of(request)
+    fields = parse_request(await read_json_object(request))
+    tenant_in(request, services, fields)
+    plan = await plan_of(services, fields)
+    forecast = services.graph.forecast(plan.params)
+    earliest_ms, wanted_ms = _milliseconds(forecast.earliest_s), fields.deadline_ms
+    is_unknown = earliest_ms is None or wanted_ms is None
+    return PreflightResponse(
+        parameters=_settled(fields, plan, services.settings.model_id),
+        warnings=list(plan.warnings),
+        eta_ms=_milliseconds(forecast.eta_s),
+        cold_start_ms=math.ceil(forecast.cold_start_s * 1000),
+        asleep=list(forecast.asleep),
+        queue_ms=_milliseconds(forecast.queued_s),
+        earliest_deadline_ms=earliest_ms,
+        deadline_can_be_met=None if is_unknown else wanted_ms >= earliest_ms,
+    )
+
+
+def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledParameters:
+    params = plan.params
+    return SettledParameters(
+        model=model,
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
+        n=params.num_images,
+        size=f"{params.width}x{params.height}",
+        quality=plan.quality,
+        num_inference_steps=params.num_inference_steps,
+        min_steps=params.min_inference_steps,
+        guidance_scale=params.guidance_scale,
+        true_cfg_scale=params.true_cfg_scale,
+        seed=None if fields.seed is None else params.seed,
+        output_format=fields.output_format,
+        output_compression=plan.finish.output_compression,
+        deadline_ms=plan.wish.deadline_ms,
+        priority=plan.wish.priority,
+    )
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds * 1000)
