@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.advice import PromptFacts, warnings_for
 from deployments.attempts import Relay, accepted, retried
+from deployments.balance import Balance
 from deployments.calls import Calls, all_or_none, is_ready
 from deployments.forecast import BEFORE_LATENTS, COLD_START, Forecast, Forecasts
 from deployments.names import StageName
@@ -100,6 +101,7 @@ class Graph:
         denoiser = handles.denoiser
         backlogs = pool_of(denoiser.app_name, denoiser.deployment_name).backlogs
         self._forecasts = Forecasts(self._sleepers, backlogs, spreads=True)
+        self._balance = Balance(backlogs, denoiser)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
@@ -115,7 +117,7 @@ class Graph:
         # Not the request's id, which a client may choose, and twice.
         group = uuid.uuid4().hex
         images = [Image(job, index, group) for index in range(job.params.num_images)]
-        with Calls(job.request_id) as calls:
+        with Calls(job.request_id) as calls, self._balance.kept():
             prompts = self._start_encoding(calls, job)
             drawn = await all_or_none(*(self._draw(image, prompts) for image in images))
         facts = drawn[0].prompts

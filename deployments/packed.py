@@ -57,8 +57,8 @@ class PackedCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """The replica goes away, or another has more time: it has stopped this image, and what it did is
-    in the last checkpoint. `was_accepted` unless it was asked for too late to take it on."""
+    """The replica goes away, or another has more time: it has stopped this image, and what it did
+    is in the last checkpoint. `was_accepted` unless it was asked too late to take it on."""
 
     was_accepted: bool = True
 

@@ -23,7 +23,7 @@ QUEUED_S, BUSY_S, DONE = "queued_s", "busy_s", "done"
 DENOISER = "Denoiser"
 BEHIND_DENOISER = ("VaeDecoder", "SafetyClassifier", "Finisher")
 
-_STATE = "scaling"
+_STATE, _ITEM = "scaling", "item_s"
 
 State = dict[str, Any]
 
@@ -75,7 +75,8 @@ class WorkPolicy:
 
     def __call__(self, context: Context) -> tuple[int, State]:
         """As Serve asks of a policy: the replicas wanted, and the state to be called with next."""
-        return _decided(context, read_pace(context).load, self._rule)
+        pace = read_pace(context)
+        return _decided(context, pace, self._rule)
 
 
 class PoolsPolicy:
@@ -99,11 +100,11 @@ class PoolsPolicy:
             behind = {name: paces[name] for name in BEHIND_DENOISER if name in paces}
             rules[DENOISER] = capped(rules[DENOISER], denoiser, behind, rules)
         for name in sorted(rules, key=lambda name: name != DENOISER):  # it decides what comes next
-            load = paces[name].load
+            pace = paces[name]
             if name in BEHIND_DENOISER and (key := keys.get(DENOISER)) in replicas:
-                load = fed(paces[name], paces[DENOISER], denoisers=replicas[key])
+                pace = pace._replace(load=fed(pace, paces[DENOISER], denoisers=replicas[key]))
             replicas[keys[name]], states[keys[name]] = _decided(
-                contexts[keys[name]], load, rules[name]
+                contexts[keys[name]], pace, rules[name]
             )
         for key, context in contexts.items():
             if key not in replicas:
@@ -140,13 +141,17 @@ def capped(
 
 
 def read_pace(context: Context) -> Pace:
-    """What the replicas of a deployment reported, as one load."""
+    """What the replicas of a deployment reported, as one load.
+
+    An item takes what it took the last ones, be it replicas that are gone.
+    """
     metrics = context.raw_metrics or {}
     queued, busy = metrics.get(QUEUED_S, {}), metrics.get(BUSY_S, {})
     done = _latest(metrics.get(DONE, {}))
-    item_s = _latest(busy) / done if done else 0.0
+    item_s = _latest(busy) / done if done else float(context.policy_state.get(_ITEM, 0.0))
     queued_s = _latest(queued) + context.total_queued_requests * item_s
-    offered = sum(_growth(queued[replica], busy.get(replica, ())) for replica in queued)
+    # Less than nothing came where works were cancelled. What went elsewhere came there.
+    offered = max(0.0, sum(_growth(queued[each], busy.get(each, ())) for each in queued))
     assert context.current_time is not None
     load = StageLoad(
         now=context.current_time,
@@ -159,10 +164,10 @@ def read_pace(context: Context) -> Pace:
     return Pace(load, item_s)
 
 
-def _decided(context: Context, load: StageLoad, rule: ScalingRule) -> tuple[int, State]:
+def _decided(context: Context, pace: Pace, rule: ScalingRule) -> tuple[int, State]:
     before: ScalingState | None = context.policy_state.get(_STATE)
-    target, state = decide(load, rule, before)
-    return target, {_STATE: state}
+    target, state = decide(pace.load, rule, before)
+    return target, {_STATE: state, _ITEM: pace.item_s}
 
 
 def _by_requests(context: Context) -> int:
@@ -174,16 +179,13 @@ def _latest(series: Series) -> float:
 
 
 def _growth(queued: Sequence[Sample], busy: Sequence[Sample]) -> float:
-    """Seconds of work that came per second to one replica, while both were reported.
-
-    Less than nothing came where works were cancelled or went elsewhere.
-    """
+    """Seconds of work that came per second to one replica, while both were reported."""
     pairs = list(zip(queued, busy, strict=False))
     if len(pairs) < 2:
         return 0.0
     elapsed = pairs[-1][0].timestamp - pairs[0][0].timestamp
     totals = [first.value + second.value for first, second in (pairs[0], pairs[-1])]
-    return max(0.0, totals[1] - totals[0]) / elapsed if elapsed > 0 else 0.0
+    return (totals[1] - totals[0]) / elapsed if elapsed > 0 else 0.0
 
 
 def _rule(kwargs: Mapping[str, Any]) -> ScalingRule:

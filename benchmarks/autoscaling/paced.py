@@ -87,8 +87,13 @@ def application(
     if by_requests is None:
         options["autoscaling"] = AutoscalingOptions(**bounds, **delays, start_up_s=START_UP_S)
     else:
-        # Serve counts over 30 s by default, twice as long as such a replica takes to start.
-        rule = {"target_ongoing_requests": by_requests, "look_back_period_s": 15.0}
+        # Serve counts over 30 s by default, twice as long as such a replica takes to start, and
+        # hears of it every 10 s.
+        rule = {
+            "target_ongoing_requests": by_requests,
+            "look_back_period_s": 15.0,
+            "metrics_interval_s": 1.0,
+        }
         options["scaling"] = {**bounds, **delays, **rule}
     settings = Settings.load({**_SETTINGS, "stages.storage.directory": str(folder / "files")})
     denoiser = PacedOptions(**options, calibration_s=2.0, cost_cache=folder / "cost")

@@ -18,7 +18,7 @@ from pipelines.engine.ageing import Ageing
 from pipelines.engine.cost import EMPTY, CostSurface
 from pipelines.engine.fairness import Tenants
 from pipelines.engine.filling import fill
-from pipelines.engine.group import MARGIN, Group, fewest
+from pipelines.engine.group import MARGIN, Group, fewest, unbegun
 from pipelines.engine.policies import POLICIES, Order, Policy
 from pipelines.engine.pricing import Pricing
 from pipelines.engine.promise import Promise, least_s, promise_feasible

@@ -133,7 +133,8 @@ async def test_a_handover_ends_in_a_checkpoint_and_no_more_is_taken_on(denoiser:
     assert isinstance(checkpoint, PackedCheckpoint)
     assert checkpoint.step == (await denoiser.stats()).ticks
     assert isinstance(last, Moved)
-    assert await _stream(denoiser, _job("b")) == [Moved()]
+    assert last.was_accepted
+    assert await _stream(denoiser, _job("b")) == [Moved(was_accepted=False)]
     denoiser.check_health()
 
 

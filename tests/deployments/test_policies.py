@@ -113,6 +113,32 @@ def test_works_that_went_elsewhere_are_no_load() -> None:
     assert not load.is_used
 
 
+def test_works_that_move_between_replicas_do_not_come_twice() -> None:
+    giver, taker = (90.0, 40.0), (0.0, 50.0)
+    deployment = stage("Denoiser", running=2, busy_s=(0.0, 1.0))
+    metrics = deployment.raw_metrics
+    metrics["queued_s"] = {
+        f"r{number}": [Sample(90.0, before), Sample(100.0, after)]
+        for number, (before, after) in enumerate((giver, taker))
+    }
+
+    class Moved(Deployment):
+        raw_metrics = metrics
+
+    moved = Moved("Denoiser", AutoscalingOptions(**EAGER), running=2)
+    assert read_pace(moved).load.offered == pytest.approx(2 * 1.0 / 10)
+
+
+def test_a_pool_that_sleeps_remembers_what_an_item_took() -> None:
+    policy = WorkPolicy(**AutoscalingOptions(**EAGER, min_replicas=0, max_replicas=8).rule())
+    awake = stage("Denoiser", busy_s=(0.0, 30.0), done=10)
+    _, state = policy(awake)
+    asleep = stage("Denoiser", running=0, total_num_requests=10, total_queued_requests=10)
+    assert policy(asleep)[0] == 1
+    asleep.policy_state = json.loads(json.dumps({"item_s": state["item_s"]}))
+    assert policy(asleep)[0] == 6
+
+
 def test_requests_that_no_replica_took_count_as_the_mean_of_those_before() -> None:
     load, _ = read_pace(
         stage("Denoiser", busy_s=(0.0, 30.0), done=10, total_queued_requests=4, target=3)

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 APP = "scaled"
 DEADLINE_S = 120.0
-STEPS = 400
+STEPS = 800
 """Enough that a few images are seconds of work."""
 
 Driver = DeploymentHandle[Any]
@@ -36,7 +36,8 @@ def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
         upscale_delay_s=0,
         downscale_delay_s=3,
     )
-    denoiser = DenoiserOptions(num_cpus=0.2, autoscaling=scaling, calibration_s=0.1)
+    # Few at once, so that others wait when the second replica comes.
+    denoiser = DenoiserOptions(num_cpus=0.2, autoscaling=scaling, calibration_s=0.1, max_works=4)
     application = bind_driver(tiny_spec(dev_like), StagesConfig(denoiser=denoiser))
     yield ray.serve.run(application, name=APP, route_prefix=None)
     ray.serve.delete(APP)
@@ -66,4 +67,9 @@ def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
     wait_until(lambda: asked_for() == 2)
     results = [job.result(timeout_s=DEADLINE_S) for job in jobs]
     assert len({image.sha256 for result in results for image in result.images}) == 24
+    # What had been sent to the first replica, and had not begun, went to the second.
+    attempts = [
+        driver.attempts.remote(f"job-{i}").result(timeout_s=DEADLINE_S) for i in range(len(jobs))
+    ]
+    assert any(first.was_handed_over and not first.reached for first, *_ in attempts)
     wait_until(lambda: asked_for() == 0)

@@ -234,3 +234,20 @@ def test_the_same_inputs_give_the_same_plans(policy: Policy) -> None:
         return run.until_idle().ticks
 
     assert ticks() == ticks()
+
+
+@pytest.mark.parametrize("policy", ["fifo", "srpt", "edf"])
+def test_a_surplus_is_of_works_that_would_be_the_last_and_leaves_what_is_kept(
+    policy: Policy,
+) -> None:
+    works = [work(f"w{number}", steps=3, arrival=number) for number in range(5)]
+    plan = scheduler(policy, cost=ONE_AT_A_TIME, works=works)
+    first = plan.plan(5.0)
+    assert first is not None
+    plan.advance(first, 6.0)
+    each_s = 3.0
+    surplus = plan.surplus(2 * each_s, 6.0)
+    assert [item.id for item in surplus] == ["w4", "w3"]
+    assert plan.queued_s - each_s * len(surplus) >= 2 * each_s
+    assert plan.surplus(100.0, 6.0) == []
+    assert "w0" not in [item.id for item in plan.surplus(0.0, 6.0)]
