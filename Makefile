@@ -54,6 +54,7 @@ bench: env
 	$(BIN)/python -m benchmarks.overhead --runs 10
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.throughput --quick
+	$(BIN)/python -m benchmarks.autoscale --quick
 
 train-embedded: env
 	$(BIN)/python -m pipelines.embedded.train
