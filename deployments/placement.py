@@ -14,11 +14,14 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
 
 from deployments.autoscaling import AutoscalingOptions
 from deployments.base_options import Options
+from pipelines.errors import ConfigurationError
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -65,6 +68,14 @@ class StageOptions(Options):
     """Precision of the weights and of the computation."""
     num_threads: PositiveInt | None = None
     """CPU threads of the computation; left out, `num_cpus` rounded down, at least 1."""
+
+    @field_validator("autoscaling", mode="wrap")
+    @classmethod
+    def _name_the_stage(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{cls.section}.{error.message}") from None
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:

@@ -85,10 +85,14 @@ def _too_few_gpus(row: Placement, kinds: Sequence[NodeType]) -> str:
             f"wants a GPU, and no node that it may go to has one: set {row.setting}.num_gpus: 0 (it"
             " then computes on the CPU), or add machines with GPUs"
         )
+    fits = (
+        f"{row.setting}.num_gpus: {largest.num_gpus}"
+        if len(row.bundles) == 1
+        else f"{row.setting}.parallel with tensor x ulysses of at most {largest.num_gpus}"
+    )
     return (
         f"wants {wanted} GPUs on one node, and the largest node type that it may go to"
-        f" ({largest.name}) has {largest.num_gpus}: use {row.setting}.num_gpus: {largest.num_gpus},"
-        f" or machines with {wanted}"
+        f" ({largest.name}) has {largest.num_gpus}: use {fits}, or machines with {wanted}"
     )
 
 

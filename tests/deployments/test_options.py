@@ -81,6 +81,12 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
             "vae_decoder.num_replicas",
             "initial_replicas: 2",
         ),
+        (
+            VaeDecoderOptions,
+            {"autoscaling": {"min_replicas": 4, "max_replicas": 2}},
+            "vae_decoder.autoscaling.min_replicas",
+            "2",
+        ),
         (AutoscalingOptions, {"min_replicas": 4, "max_replicas": 2}, "autoscaling.min", "2"),
         (AutoscalingOptions, {"max_replicas": 2, "initial_replicas": 3}, "autoscaling.ini", "1..2"),
         (

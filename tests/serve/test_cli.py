@@ -220,6 +220,11 @@ class TestCheckWithMachines:
                 " (denoise) has 1: use stages.denoiser.num_gpus: 1, or machines with 2",
             ),
             (
+                "{model: flux.1-dev, stages.denoiser: {num_gpus: 1, parallel: {tensor: 4}}}",
+                "(denoise) has 1: use stages.denoiser.parallel with tensor x ulysses of at most 1,"
+                " or machines with 4",
+            ),
+            (
                 "{stages.finisher.label_selector: {sluice-pool: cpus}}",
                 "no node type has sluice-pool=cpus; there are: sluice-pool=codec, sluice-pool=cpu,",
             ),
