@@ -118,7 +118,7 @@ def bind_driver(
     spec: ModelSpec, config: StagesConfig, *, denoiser: DeploymentHandle | None = None
 ) -> Application:
     """An application of the stages of `spec`, and a driver; `denoiser` may be another one's."""
-    stages = bind_stages(spec, config)
+    stages: dict[str, Any] = {**bind_stages(spec, config)}
     decorate = ray.serve.deployment(
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )

@@ -70,7 +70,7 @@ def test_one_request_wakes_all_stages_and_is_told_of_it_and_the_next_is_not(
     refused = client.post("/generations", json={**BODY, "deadline_ms": 1000})
     assert refused.status_code == 429, refused.text
     assert refused.json()["error"]["code"] == "deadline_unreachable"
-    assert 1000 < refused.json()["error"]["earliest_deadline_ms"] <= CONFIGURED_S * 1000 + 1000
+    assert refused.json()["error"]["earliest_deadline_ms"] > CONFIGURED_S * 1000 - 1000
     assert int(refused.headers["retry-after-ms"]) > 1000
     wait_until(lambda: asked_for() == STAGES)
 
