@@ -47,7 +47,7 @@ class PoolMixin(RequestRouter):
 
 
 class LessBusyRouter(PoolMixin, PowerOfTwoChoicesRequestRouter):
-    """Serve's own choice."""
+    """Serve's own choice, of a class that Serve does not export."""
 
 
 class FinishFirstRouter(PoolMixin, FIFOMixin, RequestRouter):

@@ -206,4 +206,5 @@ def test_the_rule_is_what_the_options_say() -> None:
     assert rule.downscale_to_zero_delay_s == 120
     config = options.serve_config()
     assert (config["initial_replicas"], config["upscale_delay_s"]) == (2, 0.0)
+    assert config["metrics_interval_s"] == 1.0  # or callers are heard after 10 s, and wake nobody
     assert ScalingState.first(IDLE).used_at == IDLE.now
