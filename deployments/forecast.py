@@ -76,12 +76,12 @@ class Forecasts:
             return Forecast(asleep=asleep, cold_start_s=starts.all_s)
         rest_s = self._rest.lately_s(params.height * params.width)
         until_latents_s = denoising.queued_s + denoising.alone_s
-        eta_s = starts.until(until_latents_s) + rest_s
+        decodable_s = starts.until(until_latents_s)
         return Forecast(
             asleep=asleep,
-            cold_start_s=eta_s - until_latents_s - rest_s,
+            cold_start_s=decodable_s - until_latents_s,
             queued_s=denoising.queued_s,
-            eta_s=eta_s,
+            eta_s=decodable_s + rest_s,
             earliest_s=starts.until(denoising.queued_s + denoising.promised_s) + rest_s,
         )
 

@@ -8,7 +8,7 @@ what replicas report through `record_routing_stats`; see `backlog.py`. Where a r
 stale, it does as Serve's own, which all other stages have.
 
 Routers are also who is told, in each process, of replicas that come and go: they pass it on to
-`pools.py`. They travel by value, so that module is named, and nothing in it.
+`pools.py`. This module travels by value, that one by its name, or the graph would know another.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from deployments import pools
 from deployments.backlog import STALE_S, Report, Shape, shape_of
+from deployments.pools import pool_of
 
 
 class PoolMixin(RequestRouter):
@@ -37,7 +37,7 @@ class PoolMixin(RequestRouter):
     def initialize_state(self, **_: Any) -> None:
         """Called by Serve, once."""
         name = self._deployment_id
-        self._pool = pools.pool_of(name.app_name, name.name)
+        self._pool = pool_of(name.app_name, name.name)
         self._pool.sleep.opened(time.perf_counter())
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -47,7 +47,7 @@ class PoolMixin(RequestRouter):
 
 
 class LessBusyRouter(PoolMixin, PowerOfTwoChoicesRequestRouter):
-    """Serve's own choice."""
+    """Serve's own choice, of a class that Serve does not export."""
 
 
 class FinishFirstRouter(PoolMixin, FIFOMixin, RequestRouter):

@@ -35,14 +35,11 @@ class TailEstimate:
         return known.seconds * 0.5 ** (max(0.0, now - known.at) / HALF_LIFE_S)
 
     def lately_s(self, pixels: int) -> float:
-        """What the last images took, however long ago; 0 before the first of any size.
-
-        Of a size that has not been seen, in proportion to the nearest that has.
-        """
+        """What the last images of the nearest size took, however long ago; 0 before the first."""
         if not self._known:
             return 0.0
-        nearest = min(self._known, key=lambda known: abs(known - pixels))
-        return self._known[nearest].seconds * pixels / nearest
+        nearest = min(self._known, key=lambda known: max(known, pixels) / min(known, pixels))
+        return self._known[nearest].seconds
 
 
 class _Average(NamedTuple):

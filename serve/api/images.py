@@ -176,10 +176,10 @@ def _cold_start(result: GenerationResult) -> list[str]:
     if not result.slept:
         return []
     *others, last = result.slept
-    stages = f"{', '.join(others)} and {last}" if others else last
+    stages, whose = (f"{', '.join(others)} and {last}", "their") if others else (last, "its")
     return [
         f"cold start: {stages} slept; {result.timings['cold_start']:.1f} s of this request were"
-        " their start"
+        f" {whose} start"
     ]
 
 

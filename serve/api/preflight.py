@@ -72,8 +72,9 @@ async def preflight_images(request: Request) -> PreflightResponse:
     tenant_in(request, services, fields)
     plan = await plan_of(services, fields)
     forecast = services.graph.forecast(plan.params)
-    earliest_ms, wanted_ms = _milliseconds(forecast.earliest_s), fields.deadline_ms
-    is_unknown = earliest_ms is None or wanted_ms is None
+    earliest_ms, can_be_met = _milliseconds(forecast.earliest_s), None
+    if earliest_ms is not None and fields.deadline_ms is not None:
+        can_be_met = fields.deadline_ms >= earliest_ms
     return PreflightResponse(
         parameters=_settled(fields, plan, services.settings.model_id),
         warnings=list(plan.warnings),
@@ -82,7 +83,7 @@ async def preflight_images(request: Request) -> PreflightResponse:
         asleep=list(forecast.asleep),
         queue_ms=_milliseconds(forecast.queued_s),
         earliest_deadline_ms=earliest_ms,
-        deadline_can_be_met=None if is_unknown else wanted_ms >= earliest_ms,
+        deadline_can_be_met=can_be_met,
     )
 
 

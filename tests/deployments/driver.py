@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
 from deployments.denoiser import Denoiser
+from deployments.forecast import Forecast
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
 from deployments.options import DenoiserOptions, StagesConfig
@@ -84,14 +85,18 @@ class _WatchedStream:
 class GraphDriver:
     """Runs jobs through the graph, as the ingress does."""
 
-    def __init__(self, **stages: DeploymentHandle) -> None:
+    def __init__(self, may_sleep: Mapping[StageName, float], **stages: DeploymentHandle) -> None:
         self._denoiser = stages["denoiser"]
         self._attempts: list[Attempt] = []
         watched = cast(Any, WatchedHandle(self._denoiser, self._attempts))
-        self._graph = Graph(StageHandles(**{**stages, "denoiser": watched}))
+        handles = StageHandles(**{**stages, "denoiser": watched})
+        self._graph = Graph(handles, may_sleep=may_sleep)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         return await self._graph.generate(job)
+
+    async def forecast(self, job: GenerationJob) -> Forecast:
+        return self._graph.forecast(job.params)
 
     async def ready(self) -> Mapping[str, bool]:
         return await self._graph.ready()
@@ -113,11 +118,13 @@ def bind_driver(
     spec: ModelSpec, config: StagesConfig, *, denoiser: DeploymentHandle | None = None
 ) -> Application:
     """An application of the stages of `spec`, and a driver; `denoiser` may be another one's."""
-    stages = bind_stages(spec, config)
+    stages: dict[str, Any] = {**bind_stages(spec, config)}
     decorate = ray.serve.deployment(
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )
-    return decorate(GraphDriver).bind(**{**stages, **({"denoiser": denoiser} if denoiser else {})})
+    if denoiser is not None:
+        stages["denoiser"] = denoiser
+    return decorate(GraphDriver).bind(config.may_sleep(), **stages)
 
 
 def bind_denoisers(spec: ModelSpec, options: DenoiserOptions) -> Application:

@@ -217,3 +217,12 @@ def test_a_rank_has_one_gpu_and_a_fused_replica_one_process() -> None:
         DenoiserOptions(num_gpus=4, parallel=ParallelOptions(tensor=2))
     with pytest.raises(ConfigurationError, match="layout: fused is one process"):
         StagesConfig(layout="fused", denoiser=DenoiserOptions(parallel=ParallelOptions(ulysses=2)))
+
+
+def test_the_stages_that_may_sleep_are_those_without_a_least_replica() -> None:
+    asleep = {"autoscaling": {"min_replicas": 0, "start_up_s": 12}}
+    awake = {"autoscaling": {"max_replicas": 3}}
+    split = StagesConfig.model_validate({"denoiser": asleep, "finisher": awake})
+    assert split.may_sleep() == {"Denoiser": 12.0}
+    fused = StagesConfig.model_validate({"layout": "fused", "denoiser": asleep})
+    assert fused.may_sleep() == {"Fused": 12.0}

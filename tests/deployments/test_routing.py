@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray.serve.request_router import RequestRouter
 
 from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
-from deployments.routing import FinishFirstRouter
+from deployments.pools import pool_of
+from deployments.routing import FinishFirstRouter, LessBusyRouter, PoolMixin
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, LatentJob
 from pipelines.engine.cost import CostSurface
 
@@ -161,3 +163,33 @@ async def test_without_fresh_reports_serve_chooses_between_two(stale: Report | N
     assert len(set(rank)) == 2
     assert await Router().choose(replicas[:1], "no work") == [["a"]]
     assert await Router().choose_replicas([]) == []
+
+
+@pytest.mark.parametrize("kind", [LessBusyRouter, FinishFirstRouter])
+def test_routers_tell_their_process_which_replicas_run(
+    kind: type[PoolMixin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestRouter, "update_replicas", lambda *_: None)
+    name = f"pool-{next(_numbers)}"
+    router: Any = kind.__new__(kind)
+    router._deployment_id = SimpleNamespace(app_name="routing", name=name)
+    router.initialize_state()
+    pool = pool_of("routing", name)
+    assert not pool.sleep.is_asleep(time.perf_counter())
+    router.update_replicas([])
+    assert pool.sleep.is_asleep(time.perf_counter())
+    router.update_replicas([replica("a", now(queued_s=2.0))])
+    assert not pool.sleep.is_asleep(time.perf_counter())
+    knows = [queue.queued_s for queue in pool.backlogs.queues(time.time())]
+    assert knows == ([pytest.approx(2.0, abs=0.5)] if kind is FinishFirstRouter else [])
+
+
+def test_the_last_report_outlives_its_replica() -> None:
+    backlogs = Backlogs()
+    assert backlogs.last is None
+    backlogs.heard({"a": report(1.0, at=1000.0), "b": report(2.0, at=1001.0)}, 1001.0)
+    assert len(backlogs.queues(1001.0)) == 2
+    assert [queue.report.at for queue in backlogs.queues(1000.5 + STALE_S)] == [1001.0]
+    backlogs.heard({}, 1002.0)
+    assert backlogs.queues(1002.0) == []
+    assert backlogs.last == report(2.0, at=1001.0)

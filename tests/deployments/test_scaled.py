@@ -11,6 +11,7 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
+from deployments.forecast import Forecast
 from deployments.options import AutoscalingOptions, DenoiserOptions, StagesConfig
 from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_driver, make_job
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 APP = "scaled"
 DEADLINE_S = 120.0
+START_UP_S = 1.0
 STEPS = 800
 """Enough that a few images are seconds of work."""
 
@@ -32,7 +34,7 @@ def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
         min_replicas=0,
         max_replicas=2,
         target_wait_s=0.5,
-        start_up_s=1,
+        start_up_s=START_UP_S,
         upscale_delay_s=0,
         downscale_delay_s=3,
     )
@@ -56,12 +58,20 @@ def asked_for() -> int:
     return replicas(ReplicaState.STARTING, ReplicaState.RUNNING)
 
 
+def forecast(driver: Driver) -> Forecast:
+    return driver.forecast.remote(make_job("none", steps=STEPS)).result(timeout_s=DEADLINE_S)
+
+
 def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
     driver: Driver,
 ) -> None:
     assert running() == 0
+    wait_until(lambda: forecast(driver).asleep == ("Denoiser",))
+    assert forecast(driver) == Forecast(asleep=("Denoiser",), cold_start_s=START_UP_S)
     first = driver.generate.remote(make_job("first")).result(timeout_s=DEADLINE_S)
     assert len(first.images) == 1
+    assert first.slept == ("Denoiser",)
+    assert 0 < first.timings["cold_start"] < first.timings["total"]
     wait_until(lambda: running() == 1)
     jobs = [driver.generate.remote(make_job(f"job-{i}", seed=i, steps=STEPS)) for i in range(24)]
     wait_until(lambda: asked_for() == 2)
@@ -72,4 +82,11 @@ def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
         driver.attempts.remote(f"job-{i}").result(timeout_s=DEADLINE_S) for i in range(len(jobs))
     ]
     assert any(first.was_handed_over and not first.reached for first, *_ in attempts)
+    assert {result.slept for result in results} == {()}
     wait_until(lambda: asked_for() == 0)
+    wait_until(lambda: forecast(driver).asleep == ("Denoiser",))
+    known = forecast(driver)  # what a start takes, and what the last denoiser could do
+    assert known.cold_start_s not in (0, START_UP_S)
+    assert known.queued_s == 0
+    assert known.eta_s is not None
+    assert known.eta_s > known.cold_start_s

@@ -164,6 +164,19 @@ def test_a_day_of_the_trace_costs_less_than_its_peak_and_waits_little() -> None:
     assert at(points, 11 * hour_s).target == 1
 
 
+def test_a_stage_that_sleeps_wakes_without_delay_and_grows_with_it() -> None:
+    rule = replace(RULE, min_replicas=0, upscale_delay_s=10.0)
+    asleep = IDLE._replace(running=0, target=0)
+    target, state = decide(asleep, rule)
+    assert target == 0
+    burst = asleep._replace(now=1.0, queued_s=400.0, is_used=True)
+    target, state = decide(burst, rule, state)
+    assert target == 1
+    target, state = decide(burst._replace(now=2.0, target=1), rule, state)
+    assert target == 1
+    assert decide(burst._replace(now=12.0, target=1), rule, state)[0] > 1
+
+
 def test_a_stage_may_sleep_and_is_woken_by_the_first_request() -> None:
     rule = replace(RULE, min_replicas=0, downscale_to_zero_delay_s=30.0)
     points = run(lambda t: 2.0 if 100 <= t < 102 else 0.0, rule, start_s=20.0, until=300)
@@ -193,4 +206,5 @@ def test_the_rule_is_what_the_options_say() -> None:
     assert rule.downscale_to_zero_delay_s == 120
     config = options.serve_config()
     assert (config["initial_replicas"], config["upscale_delay_s"]) == (2, 0.0)
+    assert config["metrics_interval_s"] == 1.0  # or callers are heard after 10 s, and wake nobody
     assert ScalingState.first(IDLE).used_at == IDLE.now

@@ -30,3 +30,12 @@ def test_one_slow_image_is_forgotten_even_if_no_other_comes() -> None:
     assert tail.seconds(SMALL, now=100.0 + HALF_LIFE_S) == pytest.approx(4.0)
     assert tail.seconds(SMALL, now=100.0 + 20 * HALF_LIFE_S) < 0.001
     assert tail.seconds(SMALL, now=99.0) == 8.0
+
+
+def test_what_the_nearest_size_took_last_is_remembered() -> None:
+    tail = TailEstimate()
+    assert tail.lately_s(SMALL) == 0.0
+    tail.observe(LARGE, 4.0, now=0.0)
+    tail.observe(SMALL, 1.0, now=0.0)
+    assert tail.lately_s(LARGE) == tail.lately_s(LARGE // 4) == 4.0
+    assert tail.lately_s(SMALL) == tail.lately_s(SMALL * 4) == 1.0

@@ -27,12 +27,7 @@ def client(
     cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """A client of the application with the carried model, whose stages all sleep."""
-    scaling = {
-        "min_replicas": 0,
-        "start_up_s": CONFIGURED_S,
-        "downscale_delay_s": 60,
-        "downscale_to_zero_delay_s": 2,
-    }
+    scaling = {"min_replicas": 0, "start_up_s": CONFIGURED_S}
     keys = ("text_encoder", "denoiser", "vae_decoder", "safety", "finisher")
     stages: dict[str, Any] = {key: {"autoscaling": scaling} for key in keys}
     stages["denoiser"]["calibration_s"] = 0.1
@@ -75,7 +70,7 @@ def test_one_request_wakes_all_stages_and_is_told_of_it_and_the_next_is_not(
     refused = client.post("/generations", json={**BODY, "deadline_ms": 1000})
     assert refused.status_code == 429, refused.text
     assert refused.json()["error"]["code"] == "deadline_unreachable"
-    assert 1000 < refused.json()["error"]["earliest_deadline_ms"] <= CONFIGURED_S * 1000 + 1000
+    assert refused.json()["error"]["earliest_deadline_ms"] > CONFIGURED_S * 1000 - 1000
     assert int(refused.headers["retry-after-ms"]) > 1000
     wait_until(lambda: asked_for() == STAGES)
 
@@ -92,11 +87,3 @@ def test_one_request_wakes_all_stages_and_is_told_of_it_and_the_next_is_not(
     awake = preflight(client, deadline_ms=60_000)
     assert (awake["asleep"], awake["cold_start_ms"]) == ([], 0)
     assert awake["deadline_can_be_met"]
-
-    # Asleep again, they are remembered: what a start takes, and what the denoiser can do.
-    wait_until(lambda: set(preflight(client)["asleep"]) == STAGES)
-    after = preflight(client, deadline_ms=100)
-    assert after["cold_start_ms"] not in (0, CONFIGURED_S * 1000)
-    assert after["eta_ms"] > after["cold_start_ms"]
-    assert after["earliest_deadline_ms"] > after["cold_start_ms"]
-    assert after["deadline_can_be_met"] is False

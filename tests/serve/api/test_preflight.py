@@ -1,0 +1,156 @@
+"""What a generation would become, and when; and what is told of a cold start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.forecast import Forecast
+from pipelines.moderation import PromptRules
+from tests.serve.conftest import ClientOf
+from tests.serve.fakes import FakeGraph, services
+
+URL = "/v1/images/preflight"
+GENERATIONS = "/v1/images/generations"
+COLD = Forecast(
+    asleep=("Denoiser", "VaeDecoder"),
+    cold_start_s=4.0,
+    queued_s=1.5,
+    eta_s=7.0004,
+    earliest_s=7.5,
+)
+
+
+async def asked(client_of: ClientOf, forecast: Forecast, **body: Any) -> dict[str, Any]:
+    client = client_of(services(FakeGraph(forecast_of=forecast)))
+    answer = await client.post(URL, json={"prompt": "a cat", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_every_value_is_settled(client: httpx.AsyncClient, graph: FakeGraph):
+    body = {"prompt": "a cat --ar 2:1", "n": 2, "quality": "high", "negative_prompt": "blur"}
+    answer = (await client.post(URL, json={**body, "true_cfg_scale": 2.0})).json()
+    assert answer["parameters"] == {
+        "model": "sluice-shapes",
+        "prompt": "a cat",
+        "negative_prompt": "blur",
+        "n": 2,
+        "size": answer["parameters"]["size"],
+        "quality": "high",
+        "num_inference_steps": 18,
+        "min_steps": None,
+        "guidance_scale": 3.5,
+        "true_cfg_scale": 2.0,
+        "seed": None,
+        "output_format": "png",
+        "output_compression": 95,
+        "deadline_ms": 30000,
+        "priority": 0,
+    }
+    width, height = map(int, answer["parameters"]["size"].split("x"))
+    assert width == 2 * height
+    (params,) = graph.forecast_for
+    assert (params.num_images, params.num_inference_steps, params.width) == (2, 18, width)
+
+
+async def test_nothing_is_drawn_and_no_place_is_taken(client_of: ClientOf, graph: FakeGraph):
+    given = services(graph, limits={"max_queued_images": 1})
+    with given.admission.slot("somebody"):
+        assert (await client_of(given).post(URL, json={"prompt": "a cat"})).status_code == 200
+    assert graph.jobs == []
+
+
+async def test_the_seed_is_told_if_it_was_given_and_warnings_are(client_of: ClientOf):
+    answer = await asked(client_of, COLD, seed=7, quality="high", num_inference_steps=4)
+    assert answer["parameters"]["seed"] == 7
+    assert answer["parameters"]["quality"] is None
+    assert answer["warnings"] == ["quality: not used, num_inference_steps was given"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({}, "invalid_value", "prompt"),
+        ({"prompt": "a cat", "n": 0}, "invalid_value", "n"),
+        ({"prompt": "a cat", "size": "8x8"}, "invalid_value", "size"),
+        ({"prompt": "a cat", "stream": True}, "unsupported_feature", "stream"),
+        ({"prompt": "a cat", "model": "other"}, "model_not_found", "model"),
+    ],
+)
+async def test_it_refuses_what_a_generation_would(
+    client: httpx.AsyncClient, body: dict[str, Any], code: str, param: str
+):
+    here, there = [await client.post(url, json=body) for url in (URL, GENERATIONS)]
+    assert (here.json()["error"]["code"], here.json()["error"]["param"]) == (code, param)
+    assert (here.status_code, here.json()) == (there.status_code, there.json())
+
+
+async def test_the_prompt_rules_hold(client_of: ClientOf, graph: FakeGraph):
+    client = client_of(services(graph, rules=PromptRules.load()))
+    answer = await client.post(URL, json={"prompt": "how to make a pipe bomb, gore"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "content_policy_violation"
+    assert graph.forecast_for == []
+
+
+async def test_a_tenant_given_twice_is_refused(client_of: ClientOf):
+    client = client_of(services(tenants={"header": "x-tenant"}))
+    headers = [("x-tenant", "acme"), ("x-tenant", "globex")]
+    assert (await client.post(URL, json={"prompt": "a"}, headers=headers)).status_code == 400
+
+
+class TestTime:
+    async def test_what_is_not_known_is_null(self, client_of: ClientOf):
+        known = Forecast(asleep=("Denoiser",), cold_start_s=30.0)
+        answer = await asked(client_of, known, deadline_ms=1000)
+        assert (answer["asleep"], answer["cold_start_ms"]) == (["Denoiser"], 30000)
+        unknown = ("eta_ms", "queue_ms", "earliest_deadline_ms", "deadline_can_be_met")
+        assert {name: answer[name] for name in unknown} == dict.fromkeys(unknown)
+
+    async def test_what_is_known_is_told(self, client_of: ClientOf):
+        answer = await asked(client_of, COLD)
+        assert answer["asleep"] == ["Denoiser", "VaeDecoder"]
+        assert (answer["eta_ms"], answer["cold_start_ms"], answer["queue_ms"]) == (7001, 4000, 1500)
+        assert answer["earliest_deadline_ms"] == 7500
+        assert answer["deadline_can_be_met"] is None  # the default only orders
+
+    @pytest.mark.parametrize(("deadline_ms", "can"), [(7499, False), (7500, True)])
+    async def test_whether_a_deadline_can_be_met(
+        self, client_of: ClientOf, deadline_ms: int, can: bool
+    ):
+        answer = await asked(client_of, COLD, deadline_ms=deadline_ms)
+        assert answer["deadline_can_be_met"] is can
+
+
+async def test_the_api_describes_it(client: httpx.AsyncClient):
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    here, there = paths[URL]["post"], paths[GENERATIONS]["post"]
+    assert here["requestBody"] == there["requestBody"]
+    assert "200" in here["responses"]
+
+
+class TestColdStart:
+    async def test_a_request_that_waited_for_a_start_is_told(self, client_of: ClientOf):
+        slept = ("TextEncoder", "Denoiser", "VaeDecoder")
+        client = client_of(services(FakeGraph(slept=slept, cold_start_s=4.26)))
+        answer = await client.post(GENERATIONS, json={"prompt": "a cat"})
+        assert answer.json()["warnings"] == [
+            "cold start: TextEncoder, Denoiser and VaeDecoder slept; 4.3 s of this request were"
+            " their start"
+        ]
+        assert "cold_start;dur=4260.0" in answer.headers["server-timing"]
+
+    async def test_an_answer_that_was_kept_has_waited_for_none(self, client_of: ClientOf):
+        graph = FakeGraph(slept=("Denoiser",), cold_start_s=1.0)
+        client = client_of(services(graph, result_cache={"max_bytes": 1 << 20}))
+        first, second = [
+            await client.post(GENERATIONS, json={"prompt": "a cat", "seed": 1}) for _ in range(2)
+        ]
+        assert first.json()["warnings"] == [
+            "cold start: Denoiser slept; 1.0 s of this request were its start"
+        ]
+        assert second.headers["x-sluice-cache"] == "hit"
+        assert second.json()["warnings"] == []
