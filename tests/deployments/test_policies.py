@@ -114,19 +114,20 @@ def test_works_that_went_elsewhere_are_no_load() -> None:
 
 
 def test_works_that_move_between_replicas_do_not_come_twice() -> None:
-    giver, taker = (90.0, 40.0), (0.0, 50.0)
-    deployment = stage("Denoiser", running=2, busy_s=(0.0, 1.0))
-    metrics = deployment.raw_metrics
-    metrics["queued_s"] = {
-        f"r{number}": [Sample(90.0, before), Sample(100.0, after)]
-        for number, (before, after) in enumerate((giver, taker))
-    }
+    class Moving(Deployment):
+        """Fifty seconds of work went from one replica to the other."""
 
-    class Moved(Deployment):
-        raw_metrics = metrics
+        @property
+        def raw_metrics(self) -> dict[str, dict[Any, list[Sample]]]:
+            queued = {
+                "giver": [Sample(90.0, 90.0), Sample(100.0, 40.0)],
+                "taker": [Sample(90.0, 0.0), Sample(100.0, 50.0)],
+            }
+            busy = dict.fromkeys(queued, [Sample(90.0, 0.0), Sample(100.0, 1.0)])
+            return {"queued_s": queued, "busy_s": busy}
 
-    moved = Moved("Denoiser", AutoscalingOptions(**EAGER), running=2)
-    assert read_pace(moved).load.offered == pytest.approx(2 * 1.0 / 10)
+    moving = Moving("Denoiser", AutoscalingOptions(**EAGER), running=2)
+    assert read_pace(moving).load.offered == pytest.approx(2 * 1.0 / 10)
 
 
 def test_a_pool_that_sleeps_remembers_what_an_item_took() -> None:
