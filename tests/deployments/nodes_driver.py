@@ -31,7 +31,7 @@ from tests.specs import tiny_spec
 
 APP = "nodes"
 JOBS = 8
-STEPS = 800
+STEPS = 600
 """Enough that jobs are in the middle when their node goes."""
 DEADLINE_S = 240.0
 

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.deployments.driver import make_job
-from tests.oracle import compare, oracle_images
+from tests.deployments.nodes_driver import STEPS
+from tests.oracle import compare, oracle_batch
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -50,16 +50,15 @@ def losses(dev_like: Path) -> list[Line]:
     return lines_of("losses", dev_like)
 
 
-@cache
-def oracle_image(folder: Path, prompt: str, seed: int, steps: int) -> np.ndarray:
-    job = make_job(prompt=prompt, seed=seed, steps=steps)
-    return oracle_images(folder, job.params)[0]
-
-
-def assert_exact(line: Line, folder: Path) -> None:
-    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(line["image"]))))
-    theirs = oracle_image(folder, line["prompt"], line["seed"], line["steps_run"])
-    assert compare(image, theirs).is_exact, line["seed"]
+def assert_exact(lines: list[Line], folder: Path) -> None:
+    """For lines of jobs with as many steps."""
+    params = [
+        make_job(prompt=line["prompt"], seed=line["seed"], steps=line["steps_run"]).params
+        for line in lines
+    ]
+    for line, theirs in zip(lines, oracle_batch(folder, params), strict=True):
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(line["image"]))))
+        assert compare(image, theirs).is_exact, line["seed"]
 
 
 class TestPlacement:
@@ -97,7 +96,7 @@ class TestPlacement:
         }
 
     def test_the_image_is_the_oracles(self, lines: list[Line], dev_like: Path) -> None:
-        assert_exact(lines[1], dev_like)
+        assert_exact([lines[1]], dev_like)
 
 
 class TestLosses:
@@ -110,10 +109,8 @@ class TestLosses:
     @pytest.mark.parametrize("why", ["noticed", "vanished"])
     def test_eight_images_are_exact(self, lines: list[Line], why: str, dev_like: Path) -> None:
         images = jobs(lines, why)
-        assert len(images) == 8
-        for line in images:
-            assert line["steps_run"] == 800
-            assert_exact(line, dev_like)
+        assert [line["steps_run"] for line in images] == [STEPS] * 8
+        assert_exact(images, dev_like)
 
     @pytest.mark.parametrize(("why", "handed_over"), [("noticed", True), ("vanished", False)])
     def test_disturbed_ones_go_on_from_where_they_were(
