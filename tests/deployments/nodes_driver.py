@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import ray
 import ray.serve
 from ray.cluster_utils import Cluster
+from ray.serve.schema import ReplicaState
 from ray.util.placement_group import placement_group_table
 
 from deployments.options import ParallelOptions, StagesConfig, TextEncoderOptions, VaeDecoderOptions
@@ -114,7 +116,7 @@ def _losses(cluster: Cluster, folder: str) -> None:
             metadata.items[GCP + "preempted"] = "TRUE"
         _, log = watch.communicate(timeout=DEADLINE_S)
         _print(node="noticed", watch=watch.returncode, log=log, actors=_actors_on(node))
-    wait_until(lambda: len(seats(APP)) == replicas, within_s=DEADLINE_S)
+    wait_until(lambda: _replica_states() == {ReplicaState.RUNNING: replicas}, within_s=DEADLINE_S)
     with _jobs_under_way(cluster, driver, "vanished") as node:
         _print(node="vanished", actors=_actors_on(node))
         cluster.remove_node(node, allow_graceful=False)
@@ -197,6 +199,13 @@ def _run(folder: str, config: StagesConfig) -> Any:
 
 def _denoisers() -> list[Seat]:
     return [seat for seat in seats(APP) if seat.name == "Denoiser"]
+
+
+def _replica_states() -> Counter[str]:
+    states: Counter[str] = Counter()
+    for deployment in ray.serve.status().applications[APP].deployments.values():
+        states.update(deployment.replica_states)
+    return states
 
 
 def _actors_on(node: Any) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +30,6 @@ def lines_of(scenario: str, folder: Path) -> list[Line]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.deployments.nodes_driver", scenario, str(folder)],
         cwd=ROOT,
-        env={**os.environ, "RAY_raylet_start_wait_time_s": "120"},  # on a busy machine
         capture_output=True,
         text=True,
         check=False,
