@@ -31,7 +31,8 @@ def seats(app: str) -> list[Seat]:
 def queued_s(seat: Seat) -> float:
     """Seconds of work that a denoiser has, as it tells the router."""
     replica = ray.get_actor(seat.actor_name, namespace="serve")
-    return ray.get(replica.record_routing_stats.remote())["queued_s"]
+    stats: Any = ray.get(replica.record_routing_stats.remote())
+    return stats["queued_s"]
 
 
 def _seat(row: Any, app: str) -> Seat | None:
