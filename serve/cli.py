@@ -1,4 +1,4 @@
-"""The command `sluice`: draw an image, list models, check a configuration.
+"""The command `sluice`: draw an image, list models, check a configuration, watch a spot machine.
 
 Every failure is one clear line on stderr and a non-zero exit code. torch is imported only by
 `generate` without `--url`.
@@ -6,6 +6,7 @@ Every failure is one clear line on stderr and a non-zero exit code. torch is imp
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from serve.client import ServerError, SluiceClient
 from serve.config import Settings
 from serve.http import product_version
 from serve.outputs import OutputFiles
+from serve.spot import Cloud
 from serve.tables import machines_table, models_table, placement_table
 
 app = typer.Typer(
@@ -191,6 +193,27 @@ def manifest(
     from deployments.weights.manifest import write_manifest
 
     _out.print(str(write_manifest(folder)), soft_wrap=True)
+
+
+@app.command()
+def drain_on_notice(
+    cloud: Annotated[Cloud, typer.Option(help="Whose machine this is.")],
+    rebalance: Annotated[
+        bool, typer.Option(help="On AWS, leave a machine as soon as it is at elevated risk.")
+    ] = False,
+    node_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+    metadata_url: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Drain this machine's Ray node when the cloud gives notice. Runs as long as the node does."""
+    from serve.ray_node import RayNode
+    from serve.spot_watch import SpotWatch
+
+    if rebalance and cloud is not Cloud.AWS:
+        raise typer.BadParameter("--rebalance is for --cloud aws: others recommend nothing")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
+    metadata = cloud.metadata(metadata_url, rebalance=rebalance)
+    SpotWatch(metadata, RayNode.find(node_id)).run()
 
 
 @app.command()

@@ -327,3 +327,15 @@ def test_version(run: Run):
 def test_a_wrong_command(run: Run):
     assert run("nope").code == 2
     assert run("generate").code == 2
+
+
+class TestDrainOnNotice:
+    def test_a_machine_without_a_ray_node(self, run: Run):
+        outcome = run("drain-on-notice", "--cloud", "aws", "--node-id", "none")
+        assert outcome.code == 1
+        assert "no such Ray node runs on this machine" in outcome.err
+
+    def test_only_aws_recommends(self, run: Run):
+        outcome = run("drain-on-notice", "--cloud", "gcp", "--rebalance")
+        assert outcome.code == 2
+        assert "--rebalance" in outcome.err

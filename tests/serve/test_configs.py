@@ -103,6 +103,15 @@ def test_the_largest_scale_fits_the_machines(name: str, machines: str):
     assert {name: [*home] for name, home in homes.items()} == {n: [p] for n, p in pools.items()}
 
 
+def noticed_after_s(environment: dict[str, str]) -> float:
+    """How long Ray's control service waits for a node that no longer answers."""
+    period, timeout, failures = (
+        float(environment[f"RAY_health_check_{name}"])
+        for name in ("period_ms", "timeout_ms", "failure_threshold")
+    )
+    return (period + timeout) / 1000 * failures
+
+
 class TestCluster:
     def test_rays_own_schema(self):
         schema_file = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
@@ -138,11 +147,29 @@ class TestCluster:
         (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
         assert {"RAY_enable_autoscaler_v2=1", f"{PACKING}=1"} < set(start.split())
 
+    def test_a_machine_that_vanishes_is_noticed_in_less_than_half_a_minute(self):
+        (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
+        settings = dict(word.rstrip(";").split("=") for word in start.split() if "RAY_" in word)
+        assert noticed_after_s(settings) < 30
+
+    def test_workers_watch_for_a_spot_notice_once_ray_runs(self):
+        """In the background and in a session of its own, or its shell would take it along."""
+        *_, start, watch = CLUSTER["worker_start_ray_commands"]
+        assert "ray start" in start
+        assert watch.startswith("setsid nohup sluice drain-on-notice --cloud aws >")
+        assert watch.endswith("2>&1 < /dev/null &")
+
     def test_comments_name_the_price_of_every_machine(self):
         text = (ROOT / "cluster.yaml").read_text()
         for name in CLUSTER["available_node_types"]:
             comment = text.partition(f"\n  {name}:\n")[0].rpartition("\n\n")[2]
             assert "an hour" in comment, name
+
+
+def environment(pod: dict[str, Any]) -> dict[str, str]:
+    """Of a pod's only container, what is written there and no secret."""
+    (container,) = pod["containers"]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 class TestKubeRay:
@@ -189,6 +216,19 @@ class TestKubeRay:
         for group in content["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
             if group["groupName"] != "codec":
                 assert group["template"]["spec"]["terminationGracePeriodSeconds"] > limit
+
+    def test_a_pod_that_goes_drains_its_node_for_most_of_its_grace(self, content: dict[str, Any]):
+        for group in content["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
+            pod = group["template"]["spec"]
+            drain_s = float(environment(pod)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+            assert 0.8 * pod["terminationGracePeriodSeconds"] < drain_s
+            assert drain_s <= pod["terminationGracePeriodSeconds"] - 10
+
+    def test_a_pod_that_vanishes_is_noticed_in_less_than_half_a_minute(
+        self, content: dict[str, Any]
+    ):
+        head = content["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+        assert noticed_after_s(environment(head)) < 30
 
     def test_pods_ask_for_what_they_may_have_and_tolerate_gpu_nodes(self, content: dict[str, Any]):
         cluster = content["spec"]["rayClusterConfig"]
