@@ -31,6 +31,7 @@ _ROUTERS: dict[StageName, dict[str, Any]] = {
     StageName.DENOISER: _FINISH_FIRST,
     StageName.FUSED: _FINISH_FIRST,
 }
+_ROUTER = {"request_router_class": "deployments.lasting:LastingRouter"}
 
 
 def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]:
@@ -56,7 +57,7 @@ def bind_stages(spec: ModelSpec, config: StagesConfig) -> dict[str, Application]
 def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
     decorate = ray.serve.deployment(
         name=str(name),
-        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, {})),
+        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, _ROUTER)),
         # The ingress logs each generation, once and with its outcome.
         logging_config=LoggingConfig(enable_access_log=False),
         **options.deployment_kwargs(),

@@ -7,6 +7,7 @@ which adds deployment, replica and request id.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -52,6 +53,14 @@ def end_process(why: str) -> NoReturn:
     logger.critical("%s; this replica ends", why)
     logging.shutdown()
     os._exit(1)
+
+
+class Held:
+    """A stage that callers can keep from ending while it goes away."""
+
+    async def hold(self) -> None:
+        """Does not return: Serve ends no replica before its calls. Cancel it."""
+        await asyncio.Event().wait()
 
 
 class Boundary:

@@ -12,7 +12,7 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from deployments.boundary import Boundary, starting
+from deployments.boundary import Boundary, Held, starting
 from deployments.files import CONTENT_TYPES, encode_image
 from deployments.options import FinisherOptions, StorageOptions
 from deployments.storage import open_store
@@ -20,7 +20,7 @@ from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.engine.demand import Meter
 
 
-class Finisher:
+class Finisher(Held):
     """Ray Serve deployment over `encode_image` and a file store."""
 
     def __init__(self, options: FinisherOptions, storage: StorageOptions) -> None:

@@ -22,9 +22,10 @@ from ray.serve.request_router import (
 )
 
 from deployments.backlog import STALE_S, Backlogs, Report, Shape, shape_of
+from deployments.lasting import LastingReplicas
 
 
-class FinishFirstRouter(FIFOMixin, RequestRouter):
+class FinishFirstRouter(LastingReplicas, FIFOMixin, RequestRouter):
     """A `RequestRouter` of Ray Serve, in every process that calls the deployment.
 
     First in, first out, as the calls that one request makes share the id by which Serve would tell
@@ -68,7 +69,7 @@ class FinishFirstRouter(FIFOMixin, RequestRouter):
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called by Serve when replicas or their reports have changed."""
         super().update_replicas(replicas)
-        self._backlogs.keep({_name(replica.replica_id) for replica in replicas}, time.time())
+        self._backlogs.keep({_name(replica_id) for replica_id in self.curr_replicas}, time.time())
 
     def _ranked(
         self,

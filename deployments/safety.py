@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import SafetyOptions, WeightsOptions
 from deployments.weights.fetch import fetch
@@ -14,7 +14,7 @@ from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
-class SafetyClassifier:
+class SafetyClassifier(Held):
     """Ray Serve deployment over an image classifier."""
 
     def __init__(self, options: SafetyOptions, weights: WeightsOptions = WeightsOptions()) -> None:
@@ -56,7 +56,7 @@ class SafetyClassifier:
             verdict, waited, ran, _ = await self._batcher.submit(image, terms)
             return replace(verdict, timings={"safety_wait": waited, "safety": ran})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
             self._batcher.max_batch_size = options.max_batch_size

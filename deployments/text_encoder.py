@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import TextEncoderOptions, WeightsOptions
 from deployments.packed import PackedConditioning
@@ -22,7 +22,7 @@ from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
 
 
-class TextEncoder:
+class TextEncoder(Held):
     """Ray Serve deployment over `TextEncoderStage`."""
 
     def __init__(
@@ -70,7 +70,7 @@ class TextEncoder:
             busy = min(ran, elapsed)
             return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
             self._batcher.max_batch_size = options.max_batch_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import VaeDecoderOptions, WeightsOptions
 from deployments.packed import PackedLatents
@@ -16,7 +16,7 @@ from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
-class VaeDecoder:
+class VaeDecoder(Held):
     """Ray Serve deployment over `VaeDecoderStage`."""
 
     def __init__(
@@ -55,7 +55,7 @@ class VaeDecoder:
             image, waited, ran, _ = await self._batcher.submit(latents, terms)
             return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
             self._batcher.max_batch_size = options.max_batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from deployments.live import changed
+from deployments.live import changed, check_sections
 from deployments.names import StageName
 from deployments.options import Options
 from pipelines.errors import ConfigurationError
@@ -22,9 +22,9 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
             f"user_config.{name}: does not change while a replica runs; set it among the"
             " application's args, which starts new ones. Here go limits, deadlines"
         )
-    limits = changed(settings.limits, user_config.get("limits", {}), where="user_config.limits")
+    limits = changed(settings.limits, user_config.get("limits"), where="user_config.limits")
     deadlines = changed(
-        settings.deadlines, user_config.get("deadlines", {}), where="user_config.deadlines"
+        settings.deadlines, user_config.get("deadlines"), where="user_config.deadlines"
     )
     most = settings.limits.max_queued_images
     if limits.max_queued_images > most:
@@ -38,12 +38,7 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
 
 def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if the stage called `name` would not take `user_config` over."""
-    if name is not StageName.FUSED:
+    if name is StageName.FUSED:
+        check_sections(settings.stages, user_config)
+    else:
         changed(cast("Options", getattr(settings.stages, name.key)), user_config)
-        return
-    known = [stage.key for stage in StageName if stage is not StageName.FUSED]
-    for key, section in user_config.items():
-        if key not in known:
-            raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")
-        options = cast("Options", getattr(settings.stages, key))
-        changed(options, section, where=f"user_config.{key}")

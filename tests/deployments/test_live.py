@@ -27,7 +27,7 @@ def test_what_is_left_out_is_as_it_was_started() -> None:
     started = DenoiserOptions(max_works=8, num_cpus=2)
     options = changed(started, {"policy": "srpt"})
     assert (options.policy, options.max_works, options.num_cpus) == ("srpt", 8, 2)
-    assert changed(started, {}) == started
+    assert changed(started, {}) == changed(started, None) == started
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_what_is_left_out_is_as_it_was_started() -> None:
         (DenoiserOptions(), {"max_works": 2000}, "denoiser.max_works", "1024"),
         (TextEncoderOptions(), {"max_batch_size": 0}, "user_config.max_batch_size", "greater"),
         (SafetyOptions(), {"threshold": 1.5}, "user_config.threshold", "less than or equal"),
+        (SafetyOptions(), "threshold: 1", "user_config", "options by their names"),
     ],
 )
 def test_what_cannot_change_names_its_field(

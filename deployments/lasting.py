@@ -1,0 +1,40 @@
+"""Routers that stay with the last replicas of a stage when its whole application is deleted.
+
+Serve tells callers of replicas that run. When an application is deleted none does, yet what is
+under way still needs them, and a replica that goes away takes calls for as long as it has any. So
+where no replica is left, the controller is asked why; calls go on to those that were there meanwhile,
+and, if the application is deleted, for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from ray.serve.request_router import RequestRouter, RunningReplica
+
+from deployments.draining import is_deleted
+
+
+class LastingReplicas(RequestRouter):
+    """A `RequestRouter` of Ray Serve that keeps the replicas of a deleted application."""
+
+    _asking: asyncio.Task[None] | None = None
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Called by Serve, in the router's event loop."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+        if replicas or not self.curr_replicas:
+            super().update_replicas(replicas)
+        else:
+            self._asking = asyncio.get_running_loop().create_task(self._let_go())
+
+    async def _let_go(self) -> None:
+        if not await asyncio.to_thread(is_deleted, self.app_name):
+            super().update_replicas([])
+
+
+class LastingRouter(LastingReplicas, PowerOfTwoChoicesRequestRouter):
+    """Serve's own router, but for that."""
