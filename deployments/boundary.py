@@ -20,6 +20,8 @@ from pipelines.errors import SluiceError, StageFailed
 
 logger = logging.getLogger("ray.serve")
 
+HOLD_S = 3.0
+
 MAX_FAILURES = 5
 FAILING_FOR_S = 5.0
 """A GPU in an error state fails every call while its process looks alive, so a replica is sick
@@ -56,11 +58,11 @@ def end_process(why: str) -> NoReturn:
 
 
 class Held:
-    """A stage that callers can keep from ending while it goes away."""
+    """A stage that callers can keep from ending while it goes away: Serve waits for its calls."""
 
     async def hold(self) -> None:
-        """Does not return: Serve ends no replica before its calls. Cancel it."""
-        await asyncio.Event().wait()
+        """Returns after `HOLD_S`, as a caller may be gone that should have cancelled it."""
+        await asyncio.sleep(HOLD_S)
 
 
 class Boundary:

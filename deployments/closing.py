@@ -2,8 +2,8 @@
 
 Serve then takes all replicas away at once. Each finishes the calls that it has, but one that has
 none is gone within a second, and an image that is being denoised still needs a decoder. So an
-ingress replica that goes with its application holds a replica of each stage, by a call that lasts
-as long as its own requests do. Its routers go on to where the replicas were (`lasting.py`), and a
+ingress replica that goes with its application holds a replica of each stage, by calls as long as it
+has requests itself. Its routers go on to where the replicas were (`lasting.py`), and a
 denoiser keeps its works, as there is no other to hand them to. The bound of all this is every
 replica's `graceful_shutdown_timeout_s`.
 """
@@ -16,6 +16,7 @@ from dataclasses import fields
 
 import ray.serve
 
+from deployments.boundary import HOLD_S
 from deployments.calls import Calls
 from deployments.draining import PERIOD_S, is_deleted, replica_flag
 from deployments.graph import Graph, StageHandles
@@ -60,6 +61,7 @@ class ClosingGraph(Graph):
         if not await asyncio.to_thread(is_deleted, app):
             return
         with Calls("closing") as calls:
-            for stage, handle in self._holds.items():
-                calls.start(stage, handle)
-            await asyncio.Event().wait()
+            while True:
+                for stage, handle in self._holds.items():
+                    calls.start(stage, handle)
+                await asyncio.sleep(HOLD_S / 3)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from deployments.autoscaling import AutoscalingOptions
 from deployments.live import changed, check_sections
 from deployments.names import StageName
 from deployments.options import Options
+from deployments.scaling import ScalingRule
 from pipelines.errors import ConfigurationError
 from serve.config import Settings
 
@@ -42,3 +45,22 @@ def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, A
         check_sections(settings.stages, user_config)
     else:
         changed(cast("Options", getattr(settings.stages, name.key)), user_config)
+
+
+def check_autoscaling(config: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError if a stage would no longer scale by its work with `config`.
+
+    It takes the place of all that the stage's `autoscaling` has made.
+    """
+    whole = AutoscalingOptions().serve_config()
+    policy: Mapping[str, Any] = config.get("policy") or {}
+    if policy.get("policy_function") != whole["policy"]["policy_function"]:
+        raise ConfigurationError(
+            "autoscaling_config.policy: is not the one that scales by work; nothing of the stage's"
+            f" autoscaling is kept, so write all of it, such as {json.dumps(whole)}"
+        )
+    try:
+        ScalingRule(**policy.get("policy_kwargs", {}))
+    except TypeError as error:
+        problem = str(error).removeprefix("ScalingRule.__init__() ")
+        raise ConfigurationError(f"autoscaling_config.policy.policy_kwargs: {problem}") from error

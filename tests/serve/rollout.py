@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import ray._private.worker
 import ray.serve
 import yaml
 from PIL import Image
-from ray._private.worker import _global_node
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ReplicaState, ServeDeploySchema
 
@@ -48,9 +48,7 @@ def configuration(
     content = yaml.safe_load((ROOT / "serve" / "configs" / "embedded.yaml").read_text())
     (application,) = content["applications"]
     shipped = application["args"]
-    stages = {
-        stage: {**shipped["stages"][stage], "health_check_period_s": 1} for stage in STAGES
-    }
+    stages = {stage: {**shipped["stages"][stage], "health_check_period_s": 1} for stage in STAGES}
     stages["text_encoder"] |= {"max_batch_size": 1}
     stages["denoiser"] |= {"policy": "fifo", "max_works": 1, "calibration_s": 0.1}
     stages["vae_decoder"] |= {"max_batch_size": 1}
@@ -88,8 +86,8 @@ def is_running() -> bool:
 
 def running(deployment: str) -> int:
     """Replicas of a deployment that run."""
-    states = ray.serve.status().applications[APP].deployments[deployment].replica_states
-    return states.get(ReplicaState.RUNNING, 0)
+    found = ray.serve.status().applications[APP].deployments.get(deployment)
+    return found.replica_states.get(ReplicaState.RUNNING, 0) if found else 0
 
 
 def replicas(deployment: str = "") -> set[str]:
@@ -101,8 +99,9 @@ def replicas(deployment: str = "") -> set[str]:
 
 def logs(deployment: str) -> str:
     """What all replicas of a deployment have logged in this session."""
-    assert _global_node is not None
-    folder = Path(_global_node.get_session_dir_path()) / "logs" / "serve"
+    node = ray._private.worker._global_node
+    assert node is not None
+    folder = Path(node.get_session_dir_path()) / "logs" / "serve"
     return "".join(path.read_text() for path in folder.glob(f"replica_{APP}_{deployment}_*.log"))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import ray.serve
+from ray.serve.context import _get_global_client
 
 from deployments.options import AutoscalingOptions
+from pipelines.engine.stats import EngineStats
 from pipelines.errors import ConfigurationError
 from tests.cluster import LocalCluster, wait_until
 from tests.serve.rollout import (
@@ -34,7 +37,8 @@ from tests.serve.rollout import (
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-Deploy = Callable[..., None]
+SCALED = AutoscalingOptions(max_replicas=2)
+MOVED = "its denoiser goes away, an image goes on from step"
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +47,32 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(cluster: LocalCluster, file: Path) -> Iterator[None]:
-    """The application as it is before anything changes."""
+def client(cluster: LocalCluster, file: Path) -> Iterator[httpx.Client]:
+    """A client of the application as it is before anything changes."""
     change(file)
     wait_until(is_running)
-    yield
-    ray.serve.delete(APP)
-
-
-@pytest.fixture(scope="module")
-def client(cluster: LocalCluster, deployed: None) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url_of(cluster), timeout=120) as client:
         yield client
+    ray.serve.delete(APP)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(client: httpx.Client) -> set[Answer]:
     """The answers to all requests while nothing changes."""
     answers = {ask(client, request) for request in REQUESTS}
-    assert all(answer.trouble is None for answer in answers), answers
+    assert not any(answer.trouble for answer in answers), answers
     return answers
 
 
-def change(
-    file: Path, *overrides: Mapping[str, Any], args: Mapping[str, Any] | None = None
-) -> None:
-    deploy(file, configuration(file.parent, args or {}, overrides))
+def change(file: Path, *overrides: Mapping[str, Any], version: str = "first", **spare: Any) -> None:
+    """Deploy with other overrides; what else is named restarts all replicas if it differs."""
+    args: dict[str, Any] = {"served_model_name": version, "ingress": {"num_cpus": 0.1, **spare}}
+    content = configuration(file.parent, args, overrides)
+    stages = content["applications"][0]["args"]["stages"]
+    for stage in STAGES:
+        stages[stage] |= spare
+    stages["finisher"]["autoscaling"] = SCALED.model_dump(exclude_none=True)
+    deploy(file, content)
 
 
 def refusal(response: httpx.Response) -> dict[str, Any]:
@@ -76,9 +80,17 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
     return response.json()["error"]
 
 
-def policy() -> str:
-    denoiser = ray.serve.get_deployment_handle("Denoiser", APP)
-    return denoiser.stats.remote().result(timeout_s=60).policy
+def engine() -> EngineStats:
+    """The denoiser's, of one of its replicas."""
+    denoiser: Any = ray.serve.get_deployment_handle("Denoiser", APP)
+    return denoiser.stats.remote().result(timeout_s=60)
+
+
+def target_wait_s(deployment: str) -> float:
+    """By which Serve's controller scales."""
+    (application,) = _get_global_client().get_serve_details()["applications"].values()
+    config = application["deployments"][deployment]["deployment_config"]["autoscaling_config"]
+    return config["policy"]["policy_kwargs"]["target_wait_s"]
 
 
 def test_user_config_changes_limits_threshold_and_policy_in_place(
@@ -87,7 +99,7 @@ def test_user_config_changes_limits_threshold_and_policy_in_place(
     before = replicas()
     three = {"prompt": PROMPT, "n": 3}
     assert client.post(URL, json=three).status_code == 200
-    assert policy() == "fifo"
+    assert engine().policy == "fifo"
     change(
         file,
         {"name": "Ingress", "user_config": {"limits": {"max_images": 2}}},
@@ -99,8 +111,75 @@ def test_user_config_changes_limits_threshold_and_policy_in_place(
     wait_until(lambda: client.post(URL, json={"prompt": PROMPT}).status_code == 400)
     refused = refusal(client.post(URL, json={"prompt": PROMPT}))
     assert (refused["code"], refused["threshold"]) == ("content_policy_violation", 0)
-    wait_until(lambda: policy() == "srpt")
+    wait_until(lambda: engine().policy == "srpt")
     change(file)
     wait_until(lambda: client.post(URL, json=three).status_code == 200)
-    wait_until(lambda: policy() == "fifo")
+    wait_until(lambda: engine().policy == "fifo")
     assert replicas() == before
+
+
+def test_a_mistake_in_user_config_changes_nothing_and_is_logged(
+    client: httpx.Client, file: Path
+) -> None:
+    before = replicas()
+    mistakes = (
+        {"name": "Denoiser", "user_config": {"policy": "lifo"}},
+        {"name": "Ingress", "user_config": {"limits": {"max_images": 1}, "deadline": {}}},
+    )
+    with pytest.raises(ConfigurationError, match=r"Denoiser: user_config\.policy"):
+        change(file, *mistakes)  # as `sluice check` says
+    deploy_unchecked(file)
+    wait_until(lambda: "nothing was changed: user_config.policy" in logs("Denoiser"))
+    wait_until(lambda: "nothing was changed: user_config.deadline" in logs("Ingress"))
+    wait_until(is_running)
+    assert client.post(URL, json={"prompt": PROMPT, "n": 2}).status_code == 200
+    assert engine().policy == "fifo"
+    assert replicas() == before
+
+
+def test_autoscaling_changes_in_place(client: httpx.Client, file: Path) -> None:
+    before = replicas()
+    more = SCALED.model_copy(update={"min_replicas": 2, "target_wait_s": 0.5})
+    change(file, {"name": "Finisher", "autoscaling_config": more.serve_config()})
+    wait_until(lambda: running("Finisher") == 2)
+    assert replicas() > before
+    assert target_wait_s("Finisher") == 0.5
+    change(file)
+    wait_until(lambda: target_wait_s("Finisher") == SCALED.target_wait_s)
+
+
+def test_a_denoiser_that_is_scaled_down_hands_its_works_over(
+    cluster: LocalCluster, client: httpx.Client, file: Path, undisturbed: set[Answer]
+) -> None:
+    change(file, {"name": "Denoiser", "num_replicas": 2})
+    wait_until(lambda: running("Denoiser") == 2)
+    moved = logs("Ingress").count(MOVED)
+    with asking(url_of(cluster)) as answers:
+        wait_until(lambda: len(answers) > len(REQUESTS))
+        change(file)
+        wait_until(lambda: len(replicas("Denoiser")) == 1)
+    assert set(answers) == undisturbed
+    assert logs("Ingress").count(MOVED) > moved
+
+
+def test_a_new_version_takes_over_without_an_error_seen_by_clients(
+    cluster: LocalCluster, client: httpx.Client, file: Path, undisturbed: set[Answer]
+) -> None:
+    before = replicas()
+    with asking(url_of(cluster)) as answers:
+        wait_until(lambda: len(answers) > len(REQUESTS))
+        change(file, version="second", max_surge_percent=100)
+        wait_until(lambda: not replicas() & before)
+        wait_until(is_running)
+    assert set(answers) == undisturbed
+    assert client.get("/v1/models").json()["data"][0]["id"] == "second"
+
+
+def test_requests_under_way_are_answered_when_the_application_is_deleted(
+    client: httpx.Client, undisturbed: set[Answer]
+) -> None:
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        under_way = [pool.submit(ask, client, request) for request in REQUESTS]
+        wait_until(lambda: engine().works >= 4)
+        ray.serve.delete(APP)
+        assert {each.result() for each in under_way} == undisturbed
