@@ -1,4 +1,4 @@
-"""ClosingGraph: what is under way when the whole application is deleted, or Serve ends, is finished.
+"""ClosingGraph: what is under way when the application is deleted, or Serve ends, is finished.
 
 Serve then takes all replicas away at once. Each finishes the calls that it has, but one that has
 none is gone within a second, and an image that is being denoised still needs a decoder. So an
@@ -55,7 +55,7 @@ class ClosingGraph(Graph):
         goes_away = replica_flag()
         if goes_away is None:
             return
-        while not goes_away():
+        while not goes_away():  # noqa: ASYNC110  it is a flag of Serve's
             await asyncio.sleep(PERIOD_S)
         app = ray.serve.get_replica_context().app_name
         if not await asyncio.to_thread(is_deleted, app):

@@ -18,6 +18,7 @@ from typing import Any
 import ray.serve
 
 from deployments.advice import PromptFacts
+from deployments.autoscaling import told
 from deployments.backlog import Report
 from deployments.boundary import Boundary, Held, end_process, starting
 from deployments.draining import DrainWatch, is_deleted
@@ -56,6 +57,7 @@ class Denoiser(Held):
         a replica whose engine has ended takes the process with it.
         """
         self._options = options
+        self._autoscaling = options.autoscaling
         with starting("Denoiser", options):
             import torch
 
@@ -126,6 +128,7 @@ class Denoiser(Held):
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
             self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
     async def ready(self) -> bool:
@@ -133,8 +136,8 @@ class Denoiser(Held):
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._engine.stats().demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._engine.stats().demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""

@@ -71,7 +71,7 @@ class Fused:
         """What Serve's controller is told for scaling: the `Demand` of all stages."""
         demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]
         total = {key: sum(demand[key] for demand in demands) for key in ("queued_s", "busy_s")}
-        return {**total, "done": self._stages["denoiser"].record_autoscaling_stats()["done"]}
+        return {**self._stages["denoiser"].record_autoscaling_stats(), **total}
 
     def check_health(self) -> None:
         """Raises StageFailed when one of the stages has stopped working."""

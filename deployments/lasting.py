@@ -2,8 +2,8 @@
 
 Serve tells callers of replicas that run. When an application is deleted none does, yet what is
 under way still needs them, and a replica that goes away takes calls for as long as it has any. So
-where no replica is left, the controller is asked why; calls go on to those that were there meanwhile,
-and, if the application is deleted, for good.
+where no replica is left, the controller is asked why. Calls meanwhile go on to those that were
+there, and, if the application is deleted, so do all others.
 """
 
 from __future__ import annotations

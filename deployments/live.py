@@ -7,7 +7,7 @@ In a configuration file they stand beside the application's arguments,
         user_config: {policy: srpt, max_works: 16}
 
 and `serve deploy` of a file that differs in nothing else changes them in place. What is left out is
-as the replica was started with. `autoscaling_config` of a deployment changes in place as well.
+as the replica was started with.
 
 Each `reconfigure` takes a `rank` that it has no use for: to one that does not, Serve fails to say
 that a `user_config` was taken away.
@@ -45,6 +45,10 @@ def changed(
                 f"{where}.{name}: does not change while a replica runs; set it among the"
                 f" application's args, which starts new ones. Here go {', '.join(options.live)}"
             )
+        if isinstance(values[name], Options):
+            value = changed(values[name], value, where=f"{where}.{name}")
+        elif name == "autoscaling":
+            raise ConfigurationError(f"{where}.{name}: the replicas were started with none")
         values[name] = value
     try:
         return type(options).model_validate(values)
@@ -68,7 +72,7 @@ def check_sections(config: Options, user_config: Mapping[str, Any] | None) -> No
 
 
 def section(content: object, where: str) -> Mapping[str, Any]:
-    """What YAML has at `where`: nothing counts as empty. Raises ConfigurationError for no mapping."""
+    """What YAML has at `where`: nothing counts as empty. Raises ConfigurationError for a value."""
     if content is None:
         return {}
     if not isinstance(content, Mapping):

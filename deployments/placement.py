@@ -24,8 +24,8 @@ Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
 
 _DRAIN_POLL_S = 1.0
-"""How often a draining replica looks whether it is idle. Serve's 2 s slows every shutdown; much less,
-and a stage would be gone before `closing.py` has called it."""
+"""How often a draining replica looks whether it is idle. Serve's 2 s slows every shutdown; with
+much less, a stage would be gone before `closing.py` has called it."""
 
 
 class StageOptions(Options):

@@ -50,7 +50,7 @@ def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, A
 def check_autoscaling(config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if a stage would no longer scale by its work with `config`.
 
-    It takes the place of all that the stage's `autoscaling` has made.
+    It takes the place of all that the stage's `autoscaling` has made, its policy included.
     """
     whole = AutoscalingOptions().serve_config()
     policy: Mapping[str, Any] = config.get("policy") or {}

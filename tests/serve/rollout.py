@@ -75,7 +75,9 @@ def deploy(path: Path, content: Mapping[str, Any]) -> None:
 def deploy_unchecked(path: Path) -> None:
     """Deploy a file that `sluice check` has not seen."""
     content = yaml.safe_load(path.read_text())
-    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(content))
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(ServeDeploySchema.model_validate(content))
 
 
 def is_running() -> bool:

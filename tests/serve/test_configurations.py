@@ -9,7 +9,6 @@ from deployments.options import AutoscalingOptions
 from pipelines.errors import ConfigurationError
 from serve.configurations import read_configurations
 
-
 WITHOUT_WAIT = AutoscalingOptions().serve_config()
 del WITHOUT_WAIT["policy"]["policy_kwargs"]["target_wait_s"]
 

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import ray.serve
-from ray.serve.context import _get_global_client
 
 from deployments.options import AutoscalingOptions
 from pipelines.engine.stats import EngineStats
@@ -64,10 +63,17 @@ def undisturbed(client: httpx.Client) -> set[Answer]:
     return answers
 
 
-def change(file: Path, *overrides: Mapping[str, Any], version: str = "first", **spare: Any) -> None:
-    """Deploy with other overrides; what else is named restarts all replicas if it differs."""
+def change(
+    file: Path,
+    *overrides: Mapping[str, Any],
+    finisher: Mapping[str, Any] | None = None,
+    version: str = "first",
+    **spare: Any,
+) -> None:
+    """Deploy with other overrides; a `version`, and `spare` places, restart all replicas."""
     args: dict[str, Any] = {"served_model_name": version, "ingress": {"num_cpus": 0.1, **spare}}
-    content = configuration(file.parent, args, overrides)
+    finisher = {"name": "Finisher", "autoscaling_config": SCALED.serve_config(), **(finisher or {})}
+    content = configuration(file.parent, args, [finisher, *overrides])
     stages = content["applications"][0]["args"]["stages"]
     for stage in STAGES:
         stages[stage] |= spare
@@ -86,11 +92,11 @@ def engine() -> EngineStats:
     return denoiser.stats.remote().result(timeout_s=60)
 
 
-def target_wait_s(deployment: str) -> float:
-    """By which Serve's controller scales."""
-    (application,) = _get_global_client().get_serve_details()["applications"].values()
-    config = application["deployments"][deployment]["deployment_config"]["autoscaling_config"]
-    return config["policy"]["policy_kwargs"]["target_wait_s"]
+def target_waits() -> list[float]:
+    """What each finisher tells the controller."""
+    handle: Any = ray.serve.get_deployment_handle("Finisher", APP)
+    told = handle.broadcast("record_autoscaling_stats").results()
+    return [each["target_wait_s"] for each in told]
 
 
 def test_user_config_changes_limits_threshold_and_policy_in_place(
@@ -137,15 +143,19 @@ def test_a_mistake_in_user_config_changes_nothing_and_is_logged(
     assert replicas() == before
 
 
-def test_autoscaling_changes_in_place(client: httpx.Client, file: Path) -> None:
+def test_bounds_and_target_wait_of_autoscaling_change_in_place(
+    client: httpx.Client, file: Path
+) -> None:
     before = replicas()
-    more = SCALED.model_copy(update={"min_replicas": 2, "target_wait_s": 0.5})
-    change(file, {"name": "Finisher", "autoscaling_config": more.serve_config()})
+    two = SCALED.serve_config() | {"min_replicas": 2}
+    waits = {"autoscaling": {"target_wait_s": 0.5}}
+    change(file, finisher={"autoscaling_config": two, "user_config": waits})
     wait_until(lambda: running("Finisher") == 2)
+    wait_until(lambda: target_waits() == [0.5, 0.5])
     assert replicas() > before
-    assert target_wait_s("Finisher") == 0.5
     change(file)
-    wait_until(lambda: target_wait_s("Finisher") == SCALED.target_wait_s)
+    wait_until(lambda: set(target_waits()) == {SCALED.target_wait_s})
+    assert replicas() >= before
 
 
 def test_a_denoiser_that_is_scaled_down_hands_its_works_over(
@@ -178,8 +188,14 @@ def test_a_new_version_takes_over_without_an_error_seen_by_clients(
 def test_requests_under_way_are_answered_when_the_application_is_deleted(
     client: httpx.Client, undisturbed: set[Answer]
 ) -> None:
+    def came() -> int:
+        stats = engine()
+        return stats.finished + stats.works
+
+    before, images = came(), sum(request.get("n", 1) for request in REQUESTS)
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
         under_way = [pool.submit(ask, client, request) for request in REQUESTS]
-        wait_until(lambda: engine().works >= 4)
+        wait_until(lambda: came() == before + images)
         ray.serve.delete(APP)
         assert {each.result() for each in under_way} == undisturbed
+    assert "the works are finished here" in logs("Denoiser")
