@@ -84,6 +84,8 @@ class RequestAutoscalingOptions(ReplicaBounds):
 class AutoscalingOptions(ReplicaBounds):
     """Replicas of a stage by seconds of work: what is queued, and what comes per second."""
 
+    live: ClassVar[tuple[str, ...]] = ("target_wait_s",)
+
     target_wait_s: PositiveFloat = 5.0
     """Seconds in which what is queued should be worked off, once new replicas run."""
     max_utilisation: float = Field(default=0.8, gt=0, le=1)
@@ -144,3 +146,8 @@ class AutoscalingOptions(ReplicaBounds):
             "downscale_delay_s": 0.0,
             "policy": {"policy_function": _POLICY, "policy_kwargs": self.rule()},
         }
+
+
+def told(options: AutoscalingOptions | None) -> dict[str, float]:
+    """What replicas report beside their work: the policy goes by it, as it may change in place."""
+    return {} if options is None else {"target_wait_s": options.target_wait_s}

@@ -7,6 +7,7 @@ which adds deployment, replica and request id.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -18,6 +19,8 @@ from deployments.placement import StageOptions
 from pipelines.errors import SluiceError, StageFailed
 
 logger = logging.getLogger("ray.serve")
+
+HOLD_S = 3.0
 
 MAX_FAILURES = 5
 FAILING_FOR_S = 5.0
@@ -52,6 +55,14 @@ def end_process(why: str) -> NoReturn:
     logger.critical("%s; this replica ends", why)
     logging.shutdown()
     os._exit(1)
+
+
+class Held:
+    """A stage that callers can keep from ending while it goes away: Serve waits for its calls."""
+
+    async def hold(self) -> None:
+        """Returns after `HOLD_S`, as a caller may be gone that should have cancelled it."""
+        await asyncio.sleep(HOLD_S)
 
 
 class Boundary:

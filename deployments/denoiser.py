@@ -8,16 +8,20 @@ tick; a replica that is told to go hands its works back to their callers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+import ray.serve
+
 from deployments.advice import PromptFacts
+from deployments.autoscaling import told
 from deployments.backlog import Report
-from deployments.boundary import Boundary, end_process, starting
-from deployments.draining import DrainWatch
+from deployments.boundary import Boundary, Held, end_process, starting
+from deployments.draining import DrainWatch, is_deleted
 from deployments.engine_builder import build_engine
 from deployments.live import taken_over
 from deployments.options import DenoiserOptions, WeightsOptions
@@ -35,8 +39,10 @@ from pipelines.engine.entry import HandedOver
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
 
+logger = logging.getLogger("ray.serve")
 
-class Denoiser:
+
+class Denoiser(Held):
     """Ray Serve deployment over `Engine` and `DenoiserStage`."""
 
     def __init__(
@@ -51,6 +57,7 @@ class Denoiser:
         a replica whose engine has ended takes the process with it.
         """
         self._options = options
+        self._autoscaling = options.autoscaling
         with starting("Denoiser", options):
             import torch
 
@@ -68,7 +75,7 @@ class Denoiser:
         self._boundary = Boundary("Denoiser")
         self._hands_over = hands_over
         if hands_over:
-            self._drain_watch = DrainWatch(self._engine.hand_over)
+            self._drain_watch = DrainWatch(self._go)
             self._drain_watch.start()
 
     async def denoise(
@@ -118,9 +125,10 @@ class Denoiser:
         """Works, queued seconds, ticks and steps of this replica's engine."""
         return self._engine.stats()
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
             self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
     async def shed(self, keep_s: float) -> int:
@@ -136,8 +144,8 @@ class Denoiser:
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._engine.stats().demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._engine.stats().demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
@@ -169,6 +177,13 @@ class Denoiser:
             attention=options.attention,
             compile=options.compile,
         )
+
+    def _go(self) -> None:
+        """Serve takes this replica away; without its application, whose other replicas go on."""
+        if is_deleted(ray.serve.get_replica_context().app_name):
+            logger.info("the application is deleted: the works are finished here")
+        else:
+            self._engine.hand_over()
 
     def _works(self) -> int:
         return self._engine.stats().works

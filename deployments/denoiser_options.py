@@ -37,7 +37,7 @@ class DenoiserOptions(StageOptions):
     """The denoiser."""
 
     section: ClassVar[str] = "denoiser"
-    live: ClassVar[tuple[str, ...]] = ("policy", "max_works", "checkpoint_every")
+    live: ClassVar[tuple[str, ...]] = ("policy", "max_works", "checkpoint_every", "autoscaling")
 
     num_cpus: NonNegativeFloat = 0.3
     """CPUs that Ray reserves for each replica; fractions share a core."""

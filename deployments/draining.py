@@ -5,7 +5,8 @@ to `graceful_shutdown_timeout_s`, and only then runs `__del__`. No hook, no call
 the replica's context says that this has begun. A stage whose calls last long, and could go on
 elsewhere, must know at once: so this looks, a few times a second, at the flag that the replica's
 own actor object raises. That object is private to Ray; reading one attribute was preferred to
-replacing a method of it, and to asking the controller, which is down when it is needed most.
+replacing a method of it, and to asking the controller, which is down when it is needed most. It is
+asked only whether the whole application goes, and need not answer.
 
 Where the attribute is not found, a warning says so, and draining works as Serve alone does it:
 calls are finished, or cut off at the time limit and then resumed from their last checkpoint.
@@ -14,17 +15,21 @@ calls are finished, or cut off at the time limit and then resumed from their las
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Callable
 
 import ray
 import ray.serve
 from ray._private.worker import global_worker
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 logger = logging.getLogger("ray.serve")
 
 PERIOD_S = 0.2
+_ANSWER_S = 1.0
 
 Flag = Callable[[], bool]
 
@@ -55,9 +60,33 @@ class DrainWatch:
         assert self._flag is not None
         while not self._stopped.wait(PERIOD_S):
             if self._flag():
-                logger.info("this replica goes away: its works are handed over")
+                logger.info("this replica goes away")
                 self._on_draining()
                 return
+
+
+def is_deleted(app: str) -> bool:
+    """Whether Serve deletes the whole application, so that none of its replicas stays; blocks.
+
+    False where the controller does not say so soon.
+    """
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    asking = threading.Thread(
+        target=lambda: answers.put(_asked_whether_deleted(app)), name="ask-serve", daemon=True
+    )
+    asking.start()
+    try:
+        return answers.get(timeout=_ANSWER_S)
+    except queue.Empty:
+        return False
+
+
+def _asked_whether_deleted(app: str) -> bool:
+    try:
+        application = ray.serve.status().applications.get(app)
+    except (RayError, RayServeException):
+        return False
+    return application is None or application.status == ApplicationStatus.DELETING
 
 
 def replica_flag() -> Flag | None:

@@ -11,19 +11,24 @@ import base64
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.autoscaling import told
+from deployments.boundary import Boundary, Held, starting
 from deployments.files import CONTENT_TYPES, encode_image
+from deployments.live import taken_over
 from deployments.options import FinisherOptions, StorageOptions
 from deployments.storage import open_store
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.engine.demand import Meter
 
 
-class Finisher:
+class Finisher(Held):
     """Ray Serve deployment over `encode_image` and a file store."""
 
     def __init__(self, options: FinisherOptions, storage: StorageOptions) -> None:
+        self._options = options
+        self._autoscaling = options.autoscaling
         with starting("Finisher", options):
             self._store = open_store(storage)
             self._workers = ThreadPoolExecutor(
@@ -51,13 +56,18 @@ class Finisher:
             self._meter.ran(1, timings["finish"] + timings["store"])
             return finished
 
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.live`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
+
     async def ready(self) -> bool:
         """True: there is nothing to load."""
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._meter.demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._meter.demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when finishing has stopped working."""

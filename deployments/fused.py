@@ -14,6 +14,7 @@ from typing import Any, cast
 from deployments.denoiser import Denoiser
 from deployments.finisher import Finisher
 from deployments.graph import Graph, StageHandles
+from deployments.live import check_sections
 from deployments.local_handle import LocalHandle
 from deployments.options import StagesConfig
 from deployments.safety import SafetyClassifier
@@ -21,6 +22,7 @@ from deployments.text_encoder import TextEncoder
 from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.errors import ConfigurationError
 
 logger = logging.getLogger("ray.serve")
 
@@ -29,6 +31,7 @@ class Fused:
     """Ray Serve deployment over the five stages and their graph."""
 
     def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:
+        self._config = config
         # The denoiser last: the number of threads is the process's, and it shares out the memory
         # that the others' weights leave.
         self._stages: dict[str, Any] = {
@@ -45,14 +48,16 @@ class Fused:
         """As `Graph.generate`."""
         return await self._graph.generate(job)
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""
-        sections = user_config or {}
-        for key in sections.keys() - self._stages.keys():
-            logger.error("user_config.%s: is no stage; known: %s", key, ", ".join(self._stages))
+        try:
+            check_sections(self._config, user_config)
+        except ConfigurationError as error:  # a mistake must not take down what runs
+            logger.error("nothing was changed: %s", error.message)
+            return
         for key, stage in self._stages.items():
             if hasattr(stage, "reconfigure"):
-                stage.reconfigure(sections.get(key))
+                stage.reconfigure((user_config or {}).get(key))
 
     async def ready(self) -> bool:
         """True: the constructor returns only once all stages are loaded."""
@@ -66,7 +71,7 @@ class Fused:
         """What Serve's controller is told for scaling: the `Demand` of all stages."""
         demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]
         total = {key: sum(demand[key] for demand in demands) for key in ("queued_s", "busy_s")}
-        return {**total, "done": self._stages["denoiser"].record_autoscaling_stats()["done"]}
+        return {**self._stages["denoiser"].record_autoscaling_stats(), **total}
 
     def check_health(self) -> None:
         """Raises StageFailed when one of the stages has stopped working."""

@@ -7,7 +7,10 @@ In a configuration file they stand beside the application's arguments,
         user_config: {policy: srpt, max_works: 16}
 
 and `serve deploy` of a file that differs in nothing else changes them in place. What is left out is
-as the replica was started with. `autoscaling_config` of a deployment changes in place as well.
+as the replica was started with.
+
+Each `reconfigure` takes a `rank` that it has no use for: to one that does not, Serve fails to say
+that a `user_config` was taken away.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from deployments.base_options import Options
+from deployments.names import StageName
 from pipelines.errors import ConfigurationError
 
 logger = logging.getLogger("ray.serve")
@@ -27,7 +31,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def changed(
-    options: AnyOptions, user_config: Mapping[str, Any], *, where: str = "user_config"
+    options: AnyOptions, user_config: Mapping[str, Any] | None, *, where: str = "user_config"
 ) -> AnyOptions:
     """`options` with the fields of `user_config`, of which each must be one of its `live` ones.
 
@@ -35,12 +39,16 @@ def changed(
     others.
     """
     values = {name: getattr(options, name) for name in type(options).model_fields}
-    for name, value in user_config.items():
+    for name, value in section(user_config, where).items():
         if name not in options.live:
             raise ConfigurationError(
                 f"{where}.{name}: does not change while a replica runs; set it among the"
                 f" application's args, which starts new ones. Here go {', '.join(options.live)}"
             )
+        if isinstance(values[name], Options):
+            value = changed(values[name], value, where=f"{where}.{name}")
+        elif name == "autoscaling":
+            raise ConfigurationError(f"{where}.{name}: the replicas were started with none")
         values[name] = value
     try:
         return type(options).model_validate(values)
@@ -51,10 +59,31 @@ def changed(
         raise ConfigurationError("; ".join(lines)) from error
 
 
+def check_sections(config: Options, user_config: Mapping[str, Any] | None) -> None:
+    """Check a `user_config` with a section for each stage, of which `config` has the options.
+
+    Raises ConfigurationError naming the field.
+    """
+    known = [stage.key for stage in StageName if stage is not StageName.FUSED]
+    for key, content in section(user_config, "user_config").items():
+        if key not in known:
+            raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")
+        changed(getattr(config, key), content, where=f"user_config.{key}")
+
+
+def section(content: object, where: str) -> Mapping[str, Any]:
+    """What YAML has at `where`: nothing counts as empty. Raises ConfigurationError for a value."""
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigurationError(f"{where}: is {content!r}; here go options by their names")
+    return content
+
+
 def taken_over(options: AnyOptions, user_config: Mapping[str, Any] | None) -> AnyOptions | None:
     """`changed`, or None with a line in the log: a mistake must not take down what runs."""
     try:
-        return changed(options, user_config or {})
+        return changed(options, user_config)
     except ConfigurationError as error:
         logger.error("nothing was changed: %s", error.message)
         return None

@@ -71,7 +71,7 @@ class TextEncoderOptions(BatchingStageOptions):
     """The text encoder pool."""
 
     section: ClassVar[str] = "text_encoder"
-    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "cache_entries")
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "cache_entries", "autoscaling")
 
     cache_entries: NonNegativeInt = 64
     """Conditionings kept per replica, 4 MiB each for FLUX.1-dev in bfloat16; 0 keeps none."""
@@ -81,7 +81,7 @@ class VaeDecoderOptions(BatchingStageOptions):
     """The VAE decoder pool."""
 
     section: ClassVar[str] = "vae_decoder"
-    live: ClassVar[tuple[str, ...]] = ("max_batch_size",)
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "autoscaling")
 
     max_batch_size: PositiveInt = 4
     """Images of one size that are decoded together at most."""
@@ -91,7 +91,7 @@ class SafetyOptions(BatchingStageOptions):
     """The pool that classifies finished images."""
 
     section: ClassVar[str] = "safety"
-    live: ClassVar[tuple[str, ...]] = ("threshold", "max_batch_size")
+    live: ClassVar[tuple[str, ...]] = ("threshold", "max_batch_size", "autoscaling")
 
     classifier: Literal["open_nsfw", "huggingface", "off"] = "open_nsfw"
     """With "open_nsfw": carried weights, on the CPU. With "huggingface": any image classifier.
@@ -131,6 +131,7 @@ class FinisherOptions(StageOptions):
     """The pool that encodes and stores files."""
 
     section: ClassVar[str] = "finisher"
+    live: ClassVar[tuple[str, ...]] = ("autoscaling",)
 
     num_cpus: NonNegativeFloat = 0.1
     """CPUs that Ray reserves for each replica; fractions share a core."""

@@ -26,8 +26,9 @@ from pipelines.errors import ConfigurationError
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
 
-_DRAIN_POLL_S = 0.5
-"""How often a draining replica looks whether it is idle; Serve's 2 s slows every shutdown."""
+_DRAIN_POLL_S = 1.0
+"""How often a draining replica looks whether it is idle. Serve's 2 s slows every shutdown; with
+much less, a stage would be gone before `closing.py` has called it."""
 
 
 class StageOptions(Options):

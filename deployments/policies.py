@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from deployments.scaling import ScalingRule, ScalingState, StageLoad, decide
 
 QUEUED_S, BUSY_S, DONE = "queued_s", "busy_s", "done"
 """What replicas report; see `pipelines.engine.demand.Demand`."""
+TARGET_WAIT_S = "target_wait_s"
+"""What they report besides; see `deployments.autoscaling.told`."""
 
 DENOISER = "Denoiser"
 BEHIND_DENOISER = ("VaeDecoder", "SafetyClassifier", "Finisher")
@@ -71,12 +73,11 @@ class WorkPolicy:
     """Replicas of one deployment, by its own work."""
 
     def __init__(self, **rule: float) -> None:
-        self._rule = _rule(rule)
+        self._rule = ScalingRule(**cast(Any, rule))
 
     def __call__(self, context: Context) -> tuple[int, State]:
         """As Serve asks of a policy: the replicas wanted, and the state to be called with next."""
-        pace = read_pace(context)
-        return _decided(context, pace, self._rule)
+        return _decided(context, read_pace(context), _in_force(self._rule, context))
 
 
 class PoolsPolicy:
@@ -89,7 +90,7 @@ class PoolsPolicy:
         """As Serve asks of an application's policy."""
         keys = {context.deployment_name: key for key, context in contexts.items()}
         rules = {
-            name: _rule(contexts[key].config.policy.policy_kwargs)
+            name: _in_force(ScalingRule(**contexts[key].config.policy.policy_kwargs), contexts[key])
             for name, key in keys.items()
             if contexts[key].config.policy.policy_kwargs
         }
@@ -145,9 +146,8 @@ def read_pace(context: Context) -> Pace:
 
     An item takes what it took the last ones, be it replicas that are gone.
     """
-    metrics = context.raw_metrics or {}
-    queued, busy = metrics.get(QUEUED_S, {}), metrics.get(BUSY_S, {})
-    done = _latest(metrics.get(DONE, {}))
+    queued, busy = _told(context, QUEUED_S), _told(context, BUSY_S)
+    done = _latest(_told(context, DONE))
     item_s = _latest(busy) / done if done else float(context.policy_state.get(_ITEM, 0.0))
     queued_s = _latest(queued) + context.total_queued_requests * item_s
     # Less than nothing came where works were cancelled. What went elsewhere came there.
@@ -188,5 +188,17 @@ def _growth(queued: Sequence[Sample], busy: Sequence[Sample]) -> float:
     return (totals[1] - totals[0]) / elapsed if elapsed > 0 else 0.0
 
 
-def _rule(kwargs: Mapping[str, Any]) -> ScalingRule:
-    return ScalingRule(**kwargs)
+def _in_force(rule: ScalingRule, context: Context) -> ScalingRule:
+    """The rule with what of it changes in place: Serve's bounds, and the wait as last reported."""
+    reports = [samples[-1] for samples in _told(context, TARGET_WAIT_S).values() if samples]
+    newest = max(reports, key=lambda sample: sample.timestamp, default=None)
+    return replace(
+        rule,
+        min_replicas=context.config.min_replicas,
+        max_replicas=context.config.max_replicas,
+        target_wait_s=rule.target_wait_s if newest is None else newest.value,
+    )
+
+
+def _told(context: Context, name: str) -> Series:
+    return (context.raw_metrics or {}).get(name, {})

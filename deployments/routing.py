@@ -28,6 +28,7 @@ from ray.serve.request_router import (
 )
 
 from deployments.backlog import STALE_S, Report, Shape, shape_of
+from deployments.lasting import LastingReplicas
 from deployments.pools import pool_of
 
 
@@ -46,11 +47,11 @@ class PoolMixin(RequestRouter):
         self._pool.sleep.runs(len(replicas), time.perf_counter())
 
 
-class LessBusyRouter(PoolMixin, PowerOfTwoChoicesRequestRouter):
+class LessBusyRouter(LastingReplicas, PoolMixin, PowerOfTwoChoicesRequestRouter):
     """Serve's own choice, of a class that Serve does not export."""
 
 
-class FinishFirstRouter(PoolMixin, FIFOMixin, RequestRouter):
+class FinishFirstRouter(LastingReplicas, PoolMixin, FIFOMixin, RequestRouter):
     """A `RequestRouter` of Ray Serve, in every process that calls the deployment.
 
     First in, first out, as the calls that one request makes share the id by which Serve would tell

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.autoscaling import told
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import SafetyOptions, WeightsOptions
 from deployments.weights.fetch import fetch
@@ -14,7 +15,7 @@ from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
-class SafetyClassifier:
+class SafetyClassifier(Held):
     """Ray Serve deployment over an image classifier."""
 
     def __init__(self, options: SafetyOptions, weights: WeightsOptions = WeightsOptions()) -> None:
@@ -37,6 +38,7 @@ class SafetyClassifier:
                 threads=options.resolved_threads,
             )
         self._options = options
+        self._autoscaling = options.autoscaling
         self._boundary = Boundary("SafetyClassifier")
         self._batcher: Batcher[DecodedImage, SafetyVerdict] = Batcher(
             self._run,
@@ -56,9 +58,10 @@ class SafetyClassifier:
             verdict, waited, ran, _ = await self._batcher.submit(image, terms)
             return replace(verdict, timings={"safety_wait": waited, "safety": ran})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
             self._batcher.max_batch_size = options.max_batch_size
             self._classifier.threshold = options.threshold
 
@@ -67,8 +70,8 @@ class SafetyClassifier:
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._batcher.demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._batcher.demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when classifying has stopped working."""

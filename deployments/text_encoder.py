@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.autoscaling import told
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import TextEncoderOptions, WeightsOptions
 from deployments.packed import PackedConditioning
@@ -22,7 +23,7 @@ from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
 
 
-class TextEncoder:
+class TextEncoder(Held):
     """Ray Serve deployment over `TextEncoderStage`."""
 
     def __init__(
@@ -44,6 +45,7 @@ class TextEncoder:
                 dtype=options.dtype,
             )
         self._options = options
+        self._autoscaling = options.autoscaling
         self._boundary = Boundary("TextEncoder")
         self._batcher: Batcher[TextPrompt, PackedConditioning] = Batcher(
             self._run,
@@ -70,9 +72,10 @@ class TextEncoder:
             busy = min(ran, elapsed)
             return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
             self._batcher.max_batch_size = options.max_batch_size
             self._cache_entries = options.cache_entries
 
@@ -81,8 +84,8 @@ class TextEncoder:
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._batcher.demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._batcher.demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when encoding has stopped working."""

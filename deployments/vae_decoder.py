@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.boundary import Boundary, starting
+from deployments.autoscaling import told
+from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
 from deployments.options import VaeDecoderOptions, WeightsOptions
 from deployments.packed import PackedLatents
@@ -16,7 +17,7 @@ from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
 
 
-class VaeDecoder:
+class VaeDecoder(Held):
     """Ray Serve deployment over `VaeDecoderStage`."""
 
     def __init__(
@@ -36,6 +37,7 @@ class VaeDecoder:
             folder = str(fetch(source, VAE_PARTS, weights))
             self._stage = VaeDecoderStage.load(folder, device=self._device, dtype=options.dtype)
         self._options = options
+        self._autoscaling = options.autoscaling
         self._boundary = Boundary("VaeDecoder")
         self._batcher: Batcher[PackedLatents, DecodedImage] = Batcher(
             self._run,
@@ -55,9 +57,10 @@ class VaeDecoder:
             image, waited, ran, _ = await self._batcher.submit(latents, terms)
             return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
             self._batcher.max_batch_size = options.max_batch_size
 
     async def ready(self) -> bool:
@@ -65,8 +68,8 @@ class VaeDecoder:
         return True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`."""
-        return self._batcher.demand._asdict()
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._batcher.demand._asdict(), **told(self._autoscaling)}
 
     def check_health(self) -> None:
         """Raises StageFailed when decoding has stopped working."""

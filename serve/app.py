@@ -53,6 +53,7 @@ def load_rules(config: PromptRulesConfig) -> PromptRules | None:
 def ingress_deployment(settings: Settings) -> Deployment:
     """The ingress with its scaling, its place, and how much it holds at once."""
     ingress = settings.ingress
+    grace_s = ingress.graceful_shutdown_timeout_s
     scaling: dict[str, Any] = {"num_replicas": ingress.num_replicas or 1}
     if ingress.autoscaling is not None:
         scaling = {"autoscaling_config": ingress.autoscaling.serve_config()}
@@ -66,7 +67,9 @@ def ingress_deployment(settings: Settings) -> Deployment:
         ray_actor_options=actor,
         # Requests over the limit must reach the ingress, or it could not refuse them.
         max_ongoing_requests=settings.limits.max_queued_images + _SPARE_SLOTS,
-        graceful_shutdown_timeout_s=ingress.graceful_shutdown_timeout_s,
+        graceful_shutdown_timeout_s=settings.limits.request_timeout_s
+        if grace_s is None
+        else grace_s,
         max_surge_percent=ingress.max_surge_percent,
         **scaling,
     )

@@ -159,8 +159,9 @@ class IngressConfig(Options):
     label_selector: dict[str, str] = Field(default_factory=dict)
     """Node labels that a replica needs, as in `cluster.yaml`."""
 
-    graceful_shutdown_timeout_s: float = Field(default=60.0, ge=0)
-    """Seconds that a replica may use to answer what it has when it is taken away."""
+    graceful_shutdown_timeout_s: float | None = Field(default=None, ge=0)
+    """Seconds that a replica may use to answer what it has when it is taken away. Left out,
+    `limits.request_timeout_s`: no answer takes longer, so none is lost."""
 
     max_surge_percent: int = Field(default=0, ge=0, le=100)
     """As for stages: replicas that an update may start before it takes old ones away."""

@@ -21,7 +21,7 @@ from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.config import Settings
 from serve.config_errors import unknown_key
-from serve.live import check_stage, live_settings
+from serve.live import check_autoscaling, check_stage, live_settings
 
 BUILDER = "serve.app:build"
 
@@ -130,6 +130,8 @@ def _configuration(application: Mapping[str, Any]) -> Configuration:
     for each in overrides:
         try:
             _check_user_config(settings, each["name"], each.get("user_config") or {})
+            if each["name"] != INGRESS_NAME and each.get("autoscaling_config"):
+                check_autoscaling(each["autoscaling_config"])
         except ConfigurationError as error:
             where = f"{name}: deployments: {each['name']}"
             raise ConfigurationError(f"{where}: {error.message}") from error

@@ -15,6 +15,7 @@ import ray.serve.context
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
+from deployments.closing import ClosingGraph
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
 from deployments.remote_graph import RemoteGraph
@@ -55,7 +56,7 @@ class Ingress:
             context_of=own_context,
         )
 
-    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: sections `limits` and `deadlines`, in place."""
         try:
             self._services.take_over(live_settings(self._settings, user_config or {}))
@@ -72,7 +73,7 @@ def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Gra
     if settings.stages.layout == "fused":
         return RemoteGraph(handles[StageName.FUSED.key], may_sleep=may_sleep)
     classifies = settings.stages.safety.classifier != "off"
-    return Graph(StageHandles(**handles), classifies=classifies, may_sleep=may_sleep)
+    return ClosingGraph(StageHandles(**handles), classifies=classifies, may_sleep=may_sleep)
 
 
 def own_context(request_id: str) -> Context:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from deployments.live import changed
+from deployments.autoscaling import AutoscalingOptions
+from deployments.live import changed, check_sections
 from deployments.names import StageName
 from deployments.options import Options
+from deployments.scaling import ScalingRule
 from pipelines.errors import ConfigurationError
 from serve.config import Settings
 
@@ -22,9 +25,9 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
             f"user_config.{name}: does not change while a replica runs; set it among the"
             " application's args, which starts new ones. Here go limits, deadlines"
         )
-    limits = changed(settings.limits, user_config.get("limits", {}), where="user_config.limits")
+    limits = changed(settings.limits, user_config.get("limits"), where="user_config.limits")
     deadlines = changed(
-        settings.deadlines, user_config.get("deadlines", {}), where="user_config.deadlines"
+        settings.deadlines, user_config.get("deadlines"), where="user_config.deadlines"
     )
     most = settings.limits.max_queued_images
     if limits.max_queued_images > most:
@@ -38,12 +41,26 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
 
 def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if the stage called `name` would not take `user_config` over."""
-    if name is not StageName.FUSED:
+    if name is StageName.FUSED:
+        check_sections(settings.stages, user_config)
+    else:
         changed(cast("Options", getattr(settings.stages, name.key)), user_config)
-        return
-    known = [stage.key for stage in StageName if stage is not StageName.FUSED]
-    for key, section in user_config.items():
-        if key not in known:
-            raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")
-        options = cast("Options", getattr(settings.stages, key))
-        changed(options, section, where=f"user_config.{key}")
+
+
+def check_autoscaling(config: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError if a stage would no longer scale by its work with `config`.
+
+    It takes the place of all that the stage's `autoscaling` has made, its policy included.
+    """
+    whole = AutoscalingOptions().serve_config()
+    policy: Mapping[str, Any] = config.get("policy") or {}
+    if policy.get("policy_function") != whole["policy"]["policy_function"]:
+        raise ConfigurationError(
+            "autoscaling_config.policy: is not the one that scales by work; nothing of the stage's"
+            f" autoscaling is kept, so write all of it, such as {json.dumps(whole)}"
+        )
+    try:
+        ScalingRule(**policy.get("policy_kwargs", {}))
+    except TypeError as error:
+        problem = str(error).removeprefix("ScalingRule.__init__() ")
+        raise ConfigurationError(f"autoscaling_config.policy.policy_kwargs: {problem}") from error

@@ -69,6 +69,11 @@ class Scheduler:
         return len(self._works)
 
     @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    @property
     def cost(self) -> CostSurface:
         """The cost surface in force; set it when a better one is known."""
         return self._pricing.surface

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pipelines.engine.cost import CostSurface
 from pipelines.engine.demand import Demand
 from pipelines.engine.entry import Entry
+from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
 from pipelines.errors import StageFailed
 
@@ -25,7 +26,8 @@ class EngineStats(NamedTuple):
 
     `works` wait or run, and need `queued_s` seconds of it; so far it ran `ticks`, in which `steps`
     forwards of images were taken and `preempted` times an image had to pause that had begun. It
-    was busy for `busy_s` and has `finished` images. `cost` is the surface that it plans by.
+    was busy for `busy_s` and has `finished` images. `policy` and the surface `cost` are what it
+    plans by.
     """
 
     works: int
@@ -35,6 +37,7 @@ class EngineStats(NamedTuple):
     preempted: int
     busy_s: float
     finished: int
+    policy: Policy
     cost: CostSurface
 
     @property
@@ -102,5 +105,6 @@ class Counters:
             preempted=self.preempted,
             busy_s=self.busy_s,
             finished=self.finished,
+            policy=scheduler.policy,
             cost=scheduler.cost,
         )

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import ray.serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 import deployments.draining
-from deployments.draining import DrainWatch, replica_flag
+from deployments.draining import DrainWatch, is_deleted, replica_flag
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,36 @@ def test_a_ray_that_does_not_tell_is_named_aloud(
     assert replica_flag() is None
     assert ray.__version__ in caplog.text
     assert "handed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("applications", "deleted"),
+    [
+        ({"mine": ApplicationStatus.RUNNING}, False),
+        ({"mine": ApplicationStatus.DEPLOYING}, False),
+        ({"mine": ApplicationStatus.DELETING}, True),
+        ({"other": ApplicationStatus.RUNNING}, True),
+    ],
+)
+def test_whether_the_application_is_deleted_is_the_controllers_to_say(
+    applications: dict[str, ApplicationStatus], deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {name: SimpleNamespace(status=status) for name, status in applications.items()}
+    monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications=known))
+    assert is_deleted("mine") is deleted
+
+
+def test_a_controller_that_does_not_answer_has_deleted_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    over = threading.Event()
+
+    def fail() -> None:
+        raise RayServeException("no controller")
+
+    monkeypatch.setattr(ray.serve, "status", fail)
+    assert not is_deleted("mine")
+    monkeypatch.setattr(deployments.draining, "_ANSWER_S", 0.01)
+    monkeypatch.setattr(ray.serve, "status", lambda: over.wait(30) and fail())
+    assert not is_deleted("mine")
+    over.set()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from deployments.finisher import Finisher
 from deployments.live import changed, taken_over
 from deployments.options import (
+    AutoscalingOptions,
     DenoiserOptions,
+    FinisherOptions,
     SafetyOptions,
+    StorageOptions,
     TextEncoderOptions,
     VaeDecoderOptions,
 )
@@ -22,12 +27,14 @@ from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.work import Work
 from pipelines.errors import ConfigurationError
 
+SCALED = FinisherOptions(autoscaling=AutoscalingOptions(max_replicas=4))
+
 
 def test_what_is_left_out_is_as_it_was_started() -> None:
     started = DenoiserOptions(max_works=8, num_cpus=2)
     options = changed(started, {"policy": "srpt"})
     assert (options.policy, options.max_works, options.num_cpus) == ("srpt", 8, 2)
-    assert changed(started, {}) == started
+    assert changed(started, {}) == changed(started, None) == started
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,15 @@ def test_what_is_left_out_is_as_it_was_started() -> None:
         (DenoiserOptions(), {"max_works": 2000}, "denoiser.max_works", "1024"),
         (TextEncoderOptions(), {"max_batch_size": 0}, "user_config.max_batch_size", "greater"),
         (SafetyOptions(), {"threshold": 1.5}, "user_config.threshold", "less than or equal"),
+        (SafetyOptions(), "threshold: 1", "user_config", "options by their names"),
+        (
+            SCALED,
+            {"autoscaling": {"target_wait_s": 0}},
+            "user_config.autoscaling.target_wait_s",
+            "",
+        ),
+        (SCALED, {"autoscaling": {"max_replicas": 9}}, "user_config.autoscaling.max_replicas", ""),
+        (VaeDecoderOptions(), {"autoscaling": {}}, "user_config.autoscaling", "with none"),
     ],
 )
 def test_what_cannot_change_names_its_field(
@@ -79,6 +95,16 @@ def test_a_scheduler_plans_by_another_policy_from_then_on() -> None:
     assert set(planned()) == {"short", "long"}
     with pytest.raises(ValueError, match="max_works"):
         scheduler.configure("edf", 0)
+
+
+def test_a_target_wait_is_told_to_the_controller_with_the_work(tmp_path: Path) -> None:
+    stage = Finisher(SCALED, StorageOptions(directory=tmp_path))
+    assert stage.record_autoscaling_stats()["target_wait_s"] == 5
+    stage.reconfigure({"autoscaling": {"target_wait_s": 0.5}})
+    assert stage.record_autoscaling_stats()["target_wait_s"] == 0.5
+    stage.reconfigure(None)
+    assert stage.record_autoscaling_stats()["target_wait_s"] == 5
+    stage.__del__()
 
 
 async def test_a_classifier_judges_by_the_threshold_of_the_moment() -> None:

@@ -27,6 +27,8 @@ class Config:
     """As Serve's: the policy of a deployment, and what it scales by without one."""
 
     policy: Any = field(default_factory=lambda: Rule({}))
+    min_replicas: int = 1
+    max_replicas: int = 1
 
     def get_target_ongoing_requests(self) -> float:
         return 4.0
@@ -52,6 +54,10 @@ class Deployment:
     total_queued_requests: float = 0.0
     current_time: float | None = 100.0
     policy_state: dict[str, Any] = field(default_factory=dict)
+    bounds: tuple[int, int] | None = None
+    """Serve's, where they are no longer those of the options."""
+    waits: tuple[tuple[float, float], ...] = ()
+    """Target waits, and when each replica reported its own."""
 
     @property
     def current_num_replicas(self) -> int:
@@ -63,7 +69,10 @@ class Deployment:
 
     @property
     def config(self) -> Config:
-        return Config(Rule(self.options.rule())) if self.options else Config()
+        if self.options is None:
+            return Config()
+        bounds = self.options.min_replicas, self.options.max_replicas
+        return Config(Rule(self.options.rule()), *(self.bounds or bounds))
 
     @property
     def raw_metrics(self) -> dict[str, dict[Any, list[Sample]]]:
@@ -75,6 +84,9 @@ class Deployment:
             "queued_s": series(self.queued_s),
             "busy_s": series(self.busy_s),
             "done": series((0.0, float(self.done))),
+            "target_wait_s": {
+                f"r{number}": [Sample(at, wait)] for number, (at, wait) in enumerate(self.waits)
+            },
         }
 
 
@@ -95,6 +107,7 @@ def test_serves_own_context_has_all_that_is_read() -> None:
     assert AutoscalingConfig(target_ongoing_requests=3).get_target_ongoing_requests() == 3
     config = AutoscalingConfig(**AutoscalingOptions(max_replicas=3).serve_config())
     assert config.policy.policy_kwargs["max_replicas"] == 3
+    assert (config.min_replicas, config.max_replicas) == (1, 3)
 
 
 def test_what_comes_is_the_growth_of_the_queue_and_of_what_was_done() -> None:
@@ -163,6 +176,23 @@ def test_a_deployment_is_scaled_by_its_rule_and_keeps_its_state() -> None:
     busy.policy_state, busy.target = state, replicas
     busy.queued_s, busy.busy_s = (0.0, 0.0), (4.0, 8.0)
     assert policy(busy)[0] == 1
+
+
+def test_bounds_and_the_target_wait_are_those_of_the_moment() -> None:
+    options = AutoscalingOptions(max_replicas=8, target_wait_s=1000, **EAGER)
+    busy = Deployment("Denoiser", options, queued_s=(0.0, 20.0), done=1)  # 2 a second
+    policy = WorkPolicy(**options.rule())
+
+    def both() -> tuple[int, int]:
+        return policy(busy)[0], wanted(busy)["Denoiser"]
+
+    assert both() == (3, 3)
+    busy.waits = ((90.0, 1000.0), (99.0, 5.0))  # one replica was told a second before the other
+    assert both() == (6, 6)
+    busy.bounds = (1, 4)
+    assert both() == (4, 4)
+    busy.bounds = (9, 12)
+    assert both() == (9, 9)
 
 
 def test_the_controller_can_have_both_policies() -> None:

@@ -56,6 +56,15 @@ def test_ingress_scaling_and_place():
     assert resources(found["Ingress"])["label_selector"] == {"sluice-pool": "cpu"}
 
 
+def test_an_ingress_may_take_as_long_to_go_as_a_request_may_take():
+    def grace_s(**ingress: float) -> float | None:
+        found = deployments(build({"limits": {"request_timeout_s": 90}, "ingress": ingress}))
+        return found["Ingress"]._deployment_config.graceful_shutdown_timeout_s
+
+    assert grace_s() == 90
+    assert grace_s(graceful_shutdown_timeout_s=20) == 20
+
+
 def test_prompt_rules_are_read_where_the_application_is_built(tmp_path: Path):
     assert load_rules(PromptRulesConfig(enabled=False)) is None
     with pytest.raises(ConfigurationError, match=r"prompt_rules: .*nope"):

@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deployments.options import AutoscalingOptions
 from pipelines.errors import ConfigurationError
 from serve.configurations import read_configurations
+
+WITHOUT_WAIT = AutoscalingOptions().serve_config()
+del WITHOUT_WAIT["policy"]["policy_kwargs"]["target_wait_s"]
 
 
 def test_a_bare_settings_file(tmp_path: Path):
@@ -61,6 +65,21 @@ def test_overrides_are_reported(tmp_path: Path):
             ),
             "a: deployments: Ingress: user_config.limits.max_steps: Input should be greater",
         ),
+        (
+            application(deployments=[{"name": "Ingress", "user_config": {"limits": "none"}}]),
+            "user_config.limits: is 'none'; here go options by their names",
+        ),
+        (
+            application(
+                deployments=[{"name": "Denoiser", "autoscaling_config": {"max_replicas": 9}}]
+            ),
+            "a: deployments: Denoiser: autoscaling_config.policy: is not the one that scales by",
+        ),
+        (
+            application(deployments=[{"name": "Denoiser", "autoscaling_config": WITHOUT_WAIT}]),
+            "autoscaling_config.policy.policy_kwargs: missing 1 required keyword-only argument:"
+            " 'target_wait_s'",
+        ),
     ],
 )
 def test_what_would_not_deploy(tmp_path: Path, content: object, said: str):
@@ -79,10 +98,11 @@ def test_changes_in_place_are_checked_and_may_be_right(tmp_path: Path):
             {"name": "Denoiser", "user_config": {"policy": "srpt", "max_works": 16}},
             {"name": "Fused", "user_config": fused},
             {"name": "Ingress", "user_config": {"limits": {"max_steps": 30}}},
+            {"name": "Finisher", "autoscaling_config": AutoscalingOptions().serve_config()},
         ]
     )
     path.write_text(yaml.safe_dump(content))
-    assert read_configurations(path)[0].overridden == ("Denoiser", "Fused", "Ingress")
+    assert read_configurations(path)[0].overridden == ("Denoiser", "Fused", "Ingress", "Finisher")
 
 
 def test_a_ray_service_is_read_for_what_it_carries(tmp_path: Path):
