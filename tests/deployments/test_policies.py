@@ -136,7 +136,7 @@ def test_works_that_move_between_replicas_do_not_come_twice() -> None:
                 "giver": [Sample(90.0, 90.0), Sample(100.0, 40.0)],
                 "taker": [Sample(90.0, 0.0), Sample(100.0, 50.0)],
             }
-            busy = dict.fromkeys(queued, [Sample(90.0, 0.0), Sample(100.0, 1.0)])
+            busy = {each: [Sample(90.0, 0.0), Sample(100.0, 1.0)] for each in queued}
             return {"queued_s": queued, "busy_s": busy}
 
     moving = Moving("Denoiser", AutoscalingOptions(**EAGER), running=2)
