@@ -144,10 +144,11 @@ def test_works_that_move_between_replicas_do_not_come_twice() -> None:
 
 
 def test_a_pool_that_sleeps_remembers_what_an_item_took() -> None:
-    policy = WorkPolicy(**AutoscalingOptions(**EAGER, min_replicas=0, max_replicas=8).rule())
-    awake = stage("Denoiser", busy_s=(0.0, 30.0), done=10)
-    _, state = policy(awake)
-    asleep = stage("Denoiser", running=0, total_num_requests=10, total_queued_requests=10)
+    bounds = {"min_replicas": 0, "max_replicas": 8}
+    policy = WorkPolicy(**AutoscalingOptions(**EAGER, **bounds).rule())
+    _, state = policy(stage("Denoiser", busy_s=(0.0, 30.0), done=10, **bounds))
+    requests: dict[str, Any] = {"total_num_requests": 10, "total_queued_requests": 10}
+    asleep = stage("Denoiser", running=0, **requests, **bounds)
     assert policy(asleep)[0] == 1
     asleep.policy_state = json.loads(json.dumps({"item_s": state["item_s"]}))
     assert policy(asleep)[0] == 6

@@ -173,6 +173,7 @@ def test_routers_tell_their_process_which_replicas_run(
     name = f"pool-{next(_numbers)}"
     router: Any = kind.__new__(kind)
     router._deployment_id = SimpleNamespace(app_name="routing", name=name)
+    router._replicas = {}
     router.initialize_state()
     pool = pool_of("routing", name)
     assert not pool.sleep.is_asleep(time.perf_counter())
