@@ -60,7 +60,8 @@ class Relay:
     """One image's denoising, passed on from replica to replica until it is done.
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
-    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on.
+    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on;
+    `last_span_id` names the last attempt.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -68,6 +69,7 @@ class Relay:
         self.resumed_at: list[int] = []
         self.attempts = 0
         self.was_accepted = False
+        self.last_span_id = ""
         self._request_id = request_id
         self._losses = 0
 

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import ray.serve
+from ray.serve.exceptions import RayServeException
+
 from deployments.placement import StageOptions
 from pipelines.errors import SluiceError, StageFailed
 
@@ -57,6 +60,14 @@ def end_process(why: str) -> NoReturn:
     os._exit(1)
 
 
+def own_replica() -> str:
+    """The id of this process's Serve replica; "" outside of one."""
+    try:
+        return ray.serve.get_replica_context().replica_id.unique_id
+    except RayServeException:
+        return ""
+
+
 class Held:
     """A stage that callers can keep from ending while it goes away: Serve waits for its calls."""
 
@@ -70,6 +81,8 @@ class Boundary:
 
     def __init__(self, stage: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stage = stage
+        self.replica = own_replica()
+        """Who answers, as spans name it."""
         self._clock = clock
         self._failures = 0
         self._first_failure = 0.0

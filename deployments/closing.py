@@ -23,6 +23,7 @@ from deployments.draining import PERIOD_S, is_deleted, replica_flag
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
 from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.spans import OpenSpan
 
 
 class ClosingGraph(Graph):
@@ -43,14 +44,14 @@ class ClosingGraph(Graph):
         self._in_flight = 0
         self._watch: asyncio.Task[None] | None = None
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         """As `Graph.generate`."""
         self._in_flight += 1
         if self._watch is None:
             # Not in the request's context: Serve would take what is held for the request's own.
             self._watch = asyncio.create_task(self._hold_if_closing(), context=Context())
         try:
-            return await super().generate(job)
+            return await super().generate(job, log)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.serve
 
@@ -25,7 +25,13 @@ from deployments.draining import DrainWatch, is_deleted
 from deployments.engine_builder import build_engine
 from deployments.live import taken_over
 from deployments.options import DenoiserOptions, WeightsOptions
-from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedConditioning
+from deployments.packed import (
+    Denoising,
+    Moved,
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+)
 from deployments.weights.fetch import fetch
 from deployments.wire import (
     pack_checkpoint,
@@ -38,8 +44,11 @@ from pipelines.contracts import Checkpoint, LatentJob, Latents
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
+from pipelines.spans import tagged
 
 logger = logging.getLogger("ray.serve")
+
+Traced = TypeVar("Traced", PackedCheckpoint, PackedLatents)
 
 
 class Denoiser(Held):
@@ -107,14 +116,19 @@ class Denoiser(Held):
                 try:
                     future.add_done_callback(reports.put)
                     while isinstance(report := await reports.get(), Checkpoint):
-                        yield pack_checkpoint(report)
-                    yield replace(pack_latents(_result(future)), prompts=_facts(positive, negative))
+                        yield self._signed(pack_checkpoint(report))
+                    latents = self._signed(pack_latents(_result(future)))
+                    yield replace(latents, prompts=_facts(positive, negative))
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:
                 if not self._hands_over:  # the engine's loop ended by itself
                     end_process("the denoiser's engine has ended")
                 yield Moved(was_accepted=future is not None)
+
+    def _signed(self, item: Traced) -> Traced:
+        """With this replica's name in the spans that are its own."""
+        return replace(item, spans=tagged(item.spans, "denoise.", replica=self._boundary.replica))
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What callers choose a replica by: a `Report`."""

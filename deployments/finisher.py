@@ -11,6 +11,7 @@ import base64
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from deployments.autoscaling import told
@@ -21,6 +22,7 @@ from deployments.options import FinisherOptions, StorageOptions
 from deployments.storage import open_store
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.engine.demand import Meter
+from pipelines.spans import Spans, lately
 
 
 class Finisher(Held):
@@ -54,7 +56,8 @@ class Finisher(Held):
                 self._meter.left()
             timings = finished.timings
             self._meter.ran(1, timings["finish"] + timings["store"])
-            return finished
+            spans = (*image.spans, *self._spans(finished))
+            return replace(finished, spans=spans)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
@@ -76,6 +79,16 @@ class Finisher(Held):
     def __del__(self) -> None:
         if hasattr(self, "_workers"):
             self._workers.shutdown(wait=False)
+
+    def _spans(self, finished: FinishedImage) -> Spans:
+        """What was done for a file that is there now."""
+        timings, now = finished.timings, time.time_ns()
+        store = lately("store", timings["store"], end_ns=now, bytes=finished.num_bytes)
+        run = lately(
+            "finish.run", timings["finish"], end_ns=store.start_ns, replica=self._boundary.replica
+        )
+        wait = lately("finish.wait", timings["finish_wait"], end_ns=run.start_ns)
+        return (wait, run, store) if finished.file_id is not None else (wait, run)
 
     def _finish(self, image: DecodedImage, spec: FinishSpec, arrived: float) -> FinishedImage:
         began = time.perf_counter()

@@ -9,6 +9,7 @@ that dies loses its requests' steps, which begin anew elsewhere.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, cast
 
 from deployments.denoiser import Denoiser
@@ -23,6 +24,7 @@ from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.errors import ConfigurationError
+from pipelines.spans import OpenSpan
 
 logger = logging.getLogger("ray.serve")
 
@@ -46,7 +48,9 @@ class Fused:
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """As `Graph.generate`."""
-        return await self._graph.generate(job)
+        log = OpenSpan("generate")
+        result = await self._graph.generate(job, log)
+        return replace(result, spans=log.span().children) if job.trace else result
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""

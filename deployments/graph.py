@@ -14,37 +14,35 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.advice import PromptFacts, warnings_for
+from deployments.advice import warnings_for
 from deployments.attempts import Relay, accepted, retried
 from deployments.balance import Balance
 from deployments.calls import Calls, all_or_none, is_ready
 from deployments.forecast import BEFORE_LATENTS, COLD_START, Forecast, Forecasts
+from deployments.images import Drawn, Image, finish_spec, pixel_count, refuse_if_flagged, usage_of
 from deployments.names import StageName
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
-from deployments.parameters import with_seed
 from deployments.pools import pool_of
 from deployments.tail import TailEstimate
+from deployments.tracing import attempt_span
 from deployments.waking import Sleepers
-from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import (
     FinishedImage,
-    FinishSpec,
     GenerationJob,
     GenerationParams,
     GenerationResult,
     LatentJob,
-    SafetyVerdict,
     TextPrompt,
     Timings,
-    Usage,
 )
-from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
+from pipelines.errors import DeadlineUnreachable
+from pipelines.spans import OpenSpan
 
 READY_TIMEOUT_S = 3.0
 
@@ -103,14 +101,15 @@ class Graph:
         self._forecasts = Forecasts(self._sleepers, backlogs, spreads=True)
         self._balance = Balance(backlogs, denoiser)
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
 
         Raises ContentPolicyViolation (with `image_index`), DegenerateImage, InvalidRequest,
         NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
         goes away costs time, not the request: see `deployments.attempts`. Stages that sleep are all
-        woken at once, be the request refused for it or not.
+        woken at once, be the request refused for it or not. What is done is added to `log`.
         """
+        log = OpenSpan("generate") if log is None else log
         began = time.perf_counter()
         self._sleepers.wake(began)
         self._forecasts.refuse_late(job)
@@ -119,14 +118,14 @@ class Graph:
         images = [Image(job, index, group) for index in range(job.params.num_images)]
         with Calls(job.request_id) as calls, self._balance.kept():
             prompts = self._start_encoding(calls, job)
-            drawn = await all_or_none(*(self._draw(image, prompts) for image in images))
+            drawn = await all_or_none(*(self._draw(image, prompts, log) for image in images))
         facts = drawn[0].prompts
         slowest = max(drawn, key=lambda image: image.seconds)
         timings = {**slowest.file.timings, "total": time.perf_counter() - began}
         self._forecasts.observe(job.params, timings)
         return GenerationResult(
             images=tuple(image.file for image in drawn),
-            usage=_usage(job.params, facts),
+            usage=usage_of(job.params, facts),
             warnings=warnings_for(job.params, *facts),
             timings=timings,
             resumed_at=tuple(step for image in drawn for step in image.resumed_at),
@@ -162,18 +161,21 @@ class Graph:
             for text in texts
         )
 
-    async def _draw(self, image: Image, shared: Prompts) -> Drawn:
+    async def _draw(self, image: Image, shared: Prompts, log: OpenSpan) -> Drawn:
         """One image of the request, from noise to file."""
         began, request_id = time.perf_counter(), image.job.request_id
         relay = Relay(request_id)
-        latents = await relay.run(lambda: self._denoise_on(image, shared, relay))
-        denoised = time.perf_counter()
-        file = await retried(request_id, lambda _: self._finish_image(image, latents))
+        with log.part("image", joins=True, image=image.index) as part:
+            latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
+            denoised = time.perf_counter()
+            file = await retried(request_id, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
         early = self._sleepers.waited_s(BEFORE_LATENTS, began)
         late = self._sleepers.waited_s(_AFTER_LATENTS, denoised)
         late_s = max(late.values(), default=0.0)
-        self._tail.observe(_pixels(image.job.params), finished - denoised - late_s, now=finished)
+        self._tail.observe(
+            pixel_count(image.job.params), finished - denoised - late_s, now=finished
+        )
         if early or late:
             cold_s = max(early.values(), default=0.0) + late_s
             file = replace(file, timings={**file.timings, COLD_START: cold_s})
@@ -181,11 +183,11 @@ class Graph:
         return Drawn(file, latents.prompts, finished - began, resumed_at, slept)
 
     async def _denoise_on(
-        self, image: Image, shared: Prompts, relay: Relay
+        self, image: Image, shared: Prompts, relay: Relay, part: OpenSpan
     ) -> PackedLatents | Moved:
         """One replica's part in an image: all of its steps, or those until the replica goes."""
         job = image.job
-        with Calls(job.request_id) as calls:
+        with attempt_span(part, relay, job.trace) as attempt, Calls(job.request_id) as calls:
             # The encodings may have died with their replica; the encoder's cache is cheap.
             prompts = shared if relay.attempts == 0 else self._start_encoding(calls, job)
             stream = calls.start(
@@ -200,90 +202,52 @@ class Graph:
                     item = await calls.next_item(StageName.DENOISER, stream)
                 except DeadlineUnreachable as refused:
                     raise self._with_tail(refused, job.params) from None
-                if not isinstance(item, PackedCheckpoint):
-                    return item
-                relay.checkpoint = item
+                if isinstance(item, PackedCheckpoint):
+                    relay.checkpoint = replace(item, spans=())
+                    attempt.so_far(item.spans)
+                    continue
+                attempt.ends_with(item)
+                return item
 
     def _latent_job(self, image: Image, *, was_accepted: bool) -> LatentJob:
         """The image's job, as one more work; one that was accepted keeps what it was promised."""
         job, index, group = image
         terms = job.terms
         if terms.deadline is not None:
-            tail = self._tail.seconds(_pixels(job.params), now=time.perf_counter())
+            tail = self._tail.seconds(pixel_count(job.params), now=time.perf_counter())
             terms = replace(terms, deadline=terms.deadline - tail)
         if was_accepted:
             terms = accepted(terms)
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
-        return LatentJob.of(job.params, index, group=group, work_id=work_id, terms=terms)
+        return LatentJob.of(
+            job.params, index, group=group, work_id=work_id, terms=terms, trace=job.trace
+        )
 
     def _with_tail(
         self, refused: DeadlineUnreachable, params: GenerationParams
     ) -> DeadlineUnreachable:
         """The denoiser knows when latents can be there; the client asked for files."""
-        tail = self._tail.seconds(_pixels(params), now=time.perf_counter())
+        tail = self._tail.seconds(pixel_count(params), now=time.perf_counter())
         return DeadlineUnreachable(
             refused.message,
             earliest_s=refused.earliest_s + tail,
             retry_after_s=refused.retry_after_s,
         )
 
-    async def _finish_image(self, image: Image, latents: PackedLatents) -> FinishedImage:
+    async def _finish_image(
+        self, image: Image, latents: PackedLatents, part: OpenSpan
+    ) -> FinishedImage:
         job, index, _ = image
-        with Calls(job.request_id) as calls:
+        with part.part("finish", joins=True) as log, Calls(job.request_id) as calls:
             pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
             timings: Timings = {}
             if self._classifies:
                 verdict = await calls.result(StageName.SAFETY, self._classify, pixels, job.terms)
-                _refuse_if_flagged(verdict, index)
+                log.add(verdict.spans)
+                refuse_if_flagged(verdict, index)
                 timings = verdict.timings
-            spec = _finish_spec(job, index)
+            spec = finish_spec(job, index)
             file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
-        return replace(file, steps_run=latents.steps_run, timings={**file.timings, **timings})
-
-
-class Image(NamedTuple):
-    """One image of a request; `group` is the request's own name among the denoiser's works."""
-
-    job: GenerationJob
-    index: int
-    group: str
-
-
-class Drawn(NamedTuple):
-    """A finished image, its prompts, the seconds from its start, the steps it went on from, and the
-    stages whose start it waited for."""
-
-    file: FinishedImage
-    prompts: tuple[PromptFacts, ...]
-    seconds: float
-    resumed_at: tuple[int, ...]
-    slept: tuple[str, ...]
-
-
-def _finish_spec(job: GenerationJob, index: int) -> FinishSpec:
-    seed = job.params.seed + index
-    return replace(job.finish, seed=seed, parameters=with_seed(job.finish.parameters, seed))
-
-
-def _refuse_if_flagged(verdict: SafetyVerdict, index: int) -> None:
-    if verdict.flagged:
-        raise ContentPolicyViolation(
-            f"image {index} was refused by the image classifier: {verdict.category}",
-            stage="image",
-            category=verdict.category,
-            score=verdict.score,
-            threshold=verdict.threshold,
-            image_index=index,
-        )
-
-
-def _pixels(params: GenerationParams) -> int:
-    return params.height * params.width
-
-
-def _usage(params: GenerationParams, facts: Sequence[PromptFacts]) -> Usage:
-    image_tokens = (params.height // SIZE_MULTIPLE) * (params.width // SIZE_MULTIPLE)
-    return Usage(
-        input_tokens=sum(item.num_tokens for item in facts),
-        output_tokens=params.num_images * image_tokens,
-    )
+            log.add(file.spans)
+        timings = {**file.timings, **timings}
+        return replace(file, steps_run=latents.steps_run, timings=timings, spans=())

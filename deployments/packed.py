@@ -6,12 +6,13 @@ these, and these of tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from deployments.advice import PromptFacts
-from pipelines.contracts import Cut, Timings, no_timings
+from pipelines.contracts import Cut
+from pipelines.spans import Spans, Timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +24,17 @@ class PackedTensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedConditioning:
+class PackedConditioning(Timed):
     """`TextConditioning` on the wire."""
 
     prompt_embeds: PackedTensor
     pooled_prompt_embeds: PackedTensor
     num_tokens: int
     dropped_text: str
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedLatents:
+class PackedLatents(Timed):
     """`Latents` on the wire, with what is to be told of the prompts that they were drawn from."""
 
     packed: PackedTensor
@@ -42,7 +42,6 @@ class PackedLatents:
     width: int
     steps_run: int
     prompts: tuple[PromptFacts, ...] = ()
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +52,7 @@ class PackedCheckpoint:
     latents: PackedTensor
     cuts: tuple[Cut, ...] = ()
     velocity: PackedTensor | None = None
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from deployments.names import StageName
 from deployments.pools import pool_of
 from deployments.waking import Sleepers
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
+from pipelines.spans import OpenSpan
 
 
 class RemoteGraph:
@@ -32,18 +33,24 @@ class RemoteGraph:
         backlogs = pool_of(handle.app_name, handle.deployment_name).backlogs
         self._forecasts = Forecasts(self._sleepers, backlogs, spreads=False)
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         """As `Graph.generate`; when a replica dies, its requests begin anew on another."""
+        log = OpenSpan("generate") if log is None else log
         began = time.perf_counter()
         self._sleepers.wake(began)
         self._forecasts.refuse_late(job)
 
         async def attempt(number: int) -> GenerationResult:
             terms = job.terms if number == 0 else accepted(job.terms)
-            with Calls(job.request_id) as calls:
-                return await calls.result(
+            with (
+                log.part("fused", joins=True, attempt=number + 1) as part,
+                Calls(job.request_id) as calls,
+            ):
+                result = await calls.result(
                     StageName.FUSED, self._generate, replace(job, terms=terms)
                 )
+                part.add(result.spans)
+                return replace(result, spans=())
 
         result = await retried(job.request_id, attempt)
         if waited := self._sleepers.waited_s((StageName.FUSED,), began):

@@ -13,6 +13,7 @@ from deployments.options import SafetyOptions, WeightsOptions
 from deployments.weights.fetch import fetch
 from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
+from pipelines.spans import waited_and_ran
 
 
 class SafetyClassifier(Held):
@@ -55,8 +56,11 @@ class SafetyClassifier(Held):
         Raises StageFailed.
         """
         with self._boundary.call():
-            verdict, waited, ran, _ = await self._batcher.submit(image, terms)
-            return replace(verdict, timings={"safety_wait": waited, "safety": ran})
+            verdict, waited, ran, size = await self._batcher.submit(image, terms)
+            spans = waited_and_ran(
+                "safety", waited, ran, batch_size=size, replica=self._boundary.replica
+            )
+            return replace(verdict, timings={"safety_wait": waited, "safety": ran}, spans=spans)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""

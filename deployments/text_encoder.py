@@ -21,6 +21,7 @@ from deployments.weights.fetch import fetch
 from deployments.wire import pack_conditioning
 from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
+from pipelines.spans import waited_and_ran
 
 
 class TextEncoder(Held):
@@ -64,13 +65,19 @@ class TextEncoder(Held):
         """
         if prompt in self._cache:
             self._cache.move_to_end(prompt)
-            return replace(self._cache[prompt], timings={"encode_wait": 0.0, "encode": 0.0})
+            spans = waited_and_ran("encode", 0.0, 0.0, cached=True, replica=self._boundary.replica)
+            timings = {"encode_wait": 0.0, "encode": 0.0}
+            return replace(self._cache[prompt], timings=timings, spans=spans[1:])
         with self._boundary.call():
             began = asyncio.get_running_loop().time()
             conditioning, ran = await self._in_flight.run(prompt, lambda: self._encode(prompt))
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)
-            return replace(conditioning, timings={"encode_wait": elapsed - busy, "encode": busy})
+            spans = waited_and_ran(
+                "encode", elapsed - busy, busy, cached=False, replica=self._boundary.replica
+            )
+            timings = {"encode_wait": elapsed - busy, "encode": busy}
+            return replace(conditioning, timings=timings, spans=spans)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""

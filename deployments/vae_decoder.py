@@ -15,6 +15,7 @@ from deployments.weights.fetch import fetch
 from deployments.wire import unpack_latents
 from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
+from pipelines.spans import waited_and_ran
 
 
 class VaeDecoder(Held):
@@ -54,8 +55,12 @@ class VaeDecoder(Held):
         Raises DegenerateImage, StageFailed.
         """
         with self._boundary.call():
-            image, waited, ran, _ = await self._batcher.submit(latents, terms)
-            return replace(image, timings={**latents.timings, "decode_wait": waited, "decode": ran})
+            image, waited, ran, size = await self._batcher.submit(latents, terms)
+            timings = {**latents.timings, "decode_wait": waited, "decode": ran}
+            spans = waited_and_ran(
+                "decode", waited, ran, batch_size=size, replica=self._boundary.replica
+            )
+            return replace(image, timings=timings, spans=spans)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""

@@ -58,6 +58,7 @@ def pack_conditioning(conditioning: TextConditioning) -> PackedConditioning:
         num_tokens=conditioning.num_tokens,
         dropped_text=conditioning.dropped_text,
         timings=conditioning.timings,
+        spans=conditioning.spans,
     )
 
 
@@ -69,6 +70,7 @@ def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> T
         num_tokens=packed.num_tokens,
         dropped_text=packed.dropped_text,
         timings=packed.timings,
+        spans=packed.spans,
     )
 
 
@@ -80,6 +82,7 @@ def pack_latents(latents: Latents) -> PackedLatents:
         width=latents.width,
         steps_run=latents.steps_run,
         timings=latents.timings,
+        spans=latents.spans,
     )
 
 
@@ -91,6 +94,7 @@ def unpack_latents(packed: PackedLatents, *, device: str = "cpu") -> Latents:
         width=packed.width,
         steps_run=packed.steps_run,
         timings=packed.timings,
+        spans=packed.spans,
     )
 
 
@@ -102,6 +106,7 @@ def pack_checkpoint(checkpoint: Checkpoint) -> PackedCheckpoint:
         latents=pack_tensor(checkpoint.latents),
         cuts=checkpoint.cuts,
         velocity=None if velocity is None else pack_tensor(velocity),
+        spans=checkpoint.spans,
     )
 
 

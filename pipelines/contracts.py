@@ -11,21 +11,14 @@ The module imports neither torch nor numpy when it runs, so the ingress can use 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from pipelines.spans import Spans, Timed
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-Timings = Mapping[str, float]
-"""Seconds by phase, such as {"encode_wait": 0.001, "encode": 0.004}; each stage adds its own."""
-
-
-def no_timings() -> Timings:
-    """The empty `Timings`, as a dataclass default."""
-    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +83,7 @@ class TextPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextConditioning:
+class TextConditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
     `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
@@ -102,7 +95,6 @@ class TextConditioning:
     pooled_prompt_embeds: torch.Tensor
     num_tokens: int
     dropped_text: str = ""
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +103,8 @@ class LatentJob:
 
     `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
     is this image's own. `true_cfg_scale` counts only with a negative conditioning. The deadline in
-    `terms` is that of the latents: what decoding and storing need is already taken off.
+    `terms` is that of the latents: what decoding and storing need is already taken off. `trace` is
+    the `traceparent` under which spans are kept, "" to keep none.
     """
 
     work_id: str
@@ -126,6 +119,7 @@ class LatentJob:
     skips_steps: bool = False
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
+    trace: str = ""
 
     @classmethod
     def of(
@@ -136,6 +130,7 @@ class LatentJob:
         group: str,
         work_id: str,
         terms: ServiceTerms = ServiceTerms(),
+        trace: str = "",
     ) -> LatentJob:
         """Image `index` of a request, with its own seed."""
         return cls(
@@ -151,6 +146,7 @@ class LatentJob:
             skips_steps=params.skips_steps,
             terms=terms,
             num_images=params.num_images,
+            trace=trace,
         )
 
 
@@ -176,7 +172,8 @@ class Checkpoint:
 
     `latents` (S, D) on the CPU, in the denoiser's dtype, after `step` forwards. `cuts` are the
     changes made to the schedule so far. `velocity` (S, D) is the one predicted last, kept only
-    where a later step extrapolates from it (`skips_steps`).
+    where a later step extrapolates from it (`skips_steps`). `spans` are those so far, of the engine
+    that made it.
     """
 
     work_id: str
@@ -184,25 +181,24 @@ class Checkpoint:
     latents: torch.Tensor
     cuts: tuple[Cut, ...] = ()
     velocity: torch.Tensor | None = None
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latents:
+class Latents(Timed):
     """Packed (S, D), of `height` x `width` pixels; `steps_run` forwards have made them."""
 
     packed: torch.Tensor
     height: int
     width: int
     steps_run: int
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedImage:
+class DecodedImage(Timed):
     """RGB pixels (height, width, 3), uint8, checked to be finite and not all one value."""
 
     pixels: np.ndarray
-    timings: Timings = field(default_factory=no_timings)
 
     @property
     def height(self) -> int:
@@ -214,7 +210,7 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SafetyVerdict:
+class SafetyVerdict(Timed):
     """The image classifier's answer: `flagged` is `score >= threshold`, both in 0..1."""
 
     flagged: bool
@@ -222,7 +218,6 @@ class SafetyVerdict:
     score: float
     threshold: float
     classifier: str
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +238,7 @@ class FinishSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedImage:
+class FinishedImage(Timed):
     """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked."""
 
     b64: str | None
@@ -255,22 +250,21 @@ class FinishedImage:
     sha256: str
     num_bytes: int
     steps_run: int | None = None
-    timings: Timings = field(default_factory=no_timings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationJob:
     """One request as the ingress hands it to the graph.
 
-    `finish` describes every image of the request (its `seed` is the first image's).
-    `trace_context` holds W3C headers such as `traceparent`, carried with the job.
+    `finish` describes every image of the request (its `seed` is the first image's). `trace` is the
+    `traceparent` under which its spans are kept, "" to keep none.
     """
 
     request_id: str
     params: GenerationParams
     finish: FinishSpec
     terms: ServiceTerms = ServiceTerms()
-    trace_context: Mapping[str, str] = field(default_factory=dict)
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,13 +280,12 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationResult:
+class GenerationResult(Timed):
     """All images of a request, in order, and the slowest one's timings. `resumed_at` are the steps
     at which images went on elsewhere, `slept` the stages whose start the request waited for."""
 
     images: tuple[FinishedImage, ...]
     usage: Usage
     warnings: tuple[str, ...] = ()
-    timings: Timings = field(default_factory=no_timings)
     resumed_at: tuple[int, ...] = ()
     slept: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.cost import CostModel
-from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, work_of
+from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
 from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import Counters, EngineStats
@@ -38,7 +38,8 @@ class Engine:
     """Runs jobs on a stage, one packed tick after the other.
 
     `checkpoint_every` steps an image's state is handed to who listens. `cost`, if given, learns
-    from every tick. `max_queued_works` bounds what is accepted at all.
+    from every tick. `max_queued_works` bounds what is accepted at all. Of works with a
+    `trace`, every `tick_every`-th tick is kept as a span.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Engine:
         cost: CostModel | None = None,
         checkpoint_every: int = 5,
         max_queued_works: int = 10_000,
+        tick_every: int = 1,
     ) -> None:
         self._stage = stage
         self._scheduler = scheduler
         self._cost = cost
         self._checkpoint_every = checkpoint_every
         self._max_queued_works = max_queued_works
+        self._tick_every = tick_every
         self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -126,6 +129,7 @@ class Engine:
             future=Future(),
             submitted=time.monotonic(),
             start=start,
+            tick_every=self._tick_every,
         )
         work = work_of(entry, self._stage)
         with self._changed:
@@ -223,10 +227,11 @@ class Engine:
         if not entries:
             return []
         self._counters.count_tick(len(entries))
-        began = time.perf_counter()
+        began, start_ns = time.perf_counter(), time.time_ns()
         stepped = step(self._stage, entries, breaker=self._breaker, alone=self._alone)
         if stepped.together and len(entries) == len(tick.work_ids):
             self._observe(tick, time.perf_counter() - began)
+        note(stepped.entries, tick, number=self._counters.ticks, start_ns=start_ns)
         return stepped.entries
 
     def _observe(self, tick: Tick, seconds: float) -> None:
@@ -256,7 +261,7 @@ class Engine:
         entry.trajectory = None
         self._counters.finished += 1
         if self._leave(entry):
-            entry.future.set_result(replace(latents, timings=entry.timings()))
+            entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
 
     def _give_away(self) -> None:
         """Let go of every work, at a point where none is being stepped."""

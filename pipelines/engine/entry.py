@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.stepper import Stepper
-from pipelines.engine.work import Work
+from pipelines.engine.work import Tick, Work
 from pipelines.errors import SluiceError
+from pipelines.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,13 @@ class Entry:
     """Where to go on from, when it begins or is taken up again."""
     began: float | None = None
     trajectory: Any = None
+    tick_every: int = 1
+    journal: Journal | None = field(init=False, default=None)
+    """Kept if the job has a trace, with every `tick_every`-th tick."""
+
+    def __post_init__(self) -> None:
+        if self.job.trace:
+            self.journal = Journal(time.time_ns(), trace=self.job.trace, tick_every=self.tick_every)
 
     @property
     def id(self) -> str:
@@ -65,7 +74,7 @@ class Entry:
         try:
             self.park(stage)
             if self.on_checkpoint is not None and self.began is not None and self.start:
-                self.on_checkpoint(self.start)
+                self.on_checkpoint(self._with_spans(self.start))
         except SluiceError:  # of this image, wherever it is drawn
             raise
         except Exception:  # whatever a device raises
@@ -77,7 +86,13 @@ class Entry:
         if self.on_step is not None:
             self.on_step(StepEvent(work_id=self.id, step=step, num_steps=num_steps))
         if self.on_checkpoint and not is_finished and step % checkpoint_every == 0:
-            self.on_checkpoint(stage.checkpoint(self.trajectory))
+            self.on_checkpoint(self._with_spans(stage.checkpoint(self.trajectory)))
+
+    def _with_spans(self, checkpoint: Checkpoint) -> Checkpoint:
+        if self.journal is None:
+            return checkpoint
+        self.journal.checkpointed(step=checkpoint.step, at_ns=time.time_ns())
+        return replace(checkpoint, spans=self.journal.spans(with_ticks=False))
 
     def timings(self) -> Mapping[str, float]:
         """The encoder's timings and our own: the wait for the first tick, and the time since."""
@@ -87,6 +102,25 @@ class Entry:
             "denoise_wait": began - self.submitted,
             "denoise": time.monotonic() - began,
         }
+
+    def spans(self) -> Spans:
+        """The encoder's spans and our own."""
+        if self.journal is None:
+            return ()
+        negative = () if self.negative is None else self.negative.spans
+        return (*self.positive.spans, *negative, *self.journal.spans())
+
+
+def note(entries: Sequence[Entry], tick: Tick, *, number: int, start_ns: int) -> None:
+    """Write tick `number`, which ends now, into the journals of those that it stepped."""
+    traces = tuple(entry.job.trace for entry in entries)
+    if not any(traces):
+        return
+    load = tick.load
+    ran = TickRecord(number, start_ns, time.time_ns(), load.tokens, load.segments, traces)
+    for entry in entries:
+        if entry.journal is not None:
+            entry.journal.ticked(ran, step=entry.trajectory.step)
 
 
 def work_of(entry: Entry, stage: Stepper[Any]) -> Work:

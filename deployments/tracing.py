@@ -1,0 +1,51 @@
+"""An attempt at an image's denoising, as a span: what its replica told of it, be it lost or not."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from deployments.attempts import Relay
+from deployments.packed import Moved, PackedLatents
+from pipelines.spans import OpenSpan, Spans, linked
+
+HANDED_OVER = "handed over"
+"""Why an attempt ended whose replica went away, or had more to do than others."""
+
+
+class AttemptSpan:
+    """Of one attempt; a replica that is lost has told of itself with each checkpoint."""
+
+    def __init__(self, span: OpenSpan) -> None:
+        self._span = span
+        self._told: Spans = ()
+
+    def so_far(self, spans: Spans) -> None:
+        """What its replica has done until a checkpoint, all of it."""
+        self._told = spans
+
+    def ends_with(self, item: PackedLatents | Moved) -> None:
+        """It has ended well."""
+        if isinstance(item, PackedLatents):
+            self._told = item.spans
+        else:
+            self._span.error = HANDED_OVER
+
+    def close(self) -> None:
+        """It is over, whatever became of it."""
+        self._span.add(self._told)
+
+
+@contextmanager
+def attempt_span(part: OpenSpan, relay: Relay, trace: str) -> Generator[AttemptSpan]:
+    """Around an attempt of `relay`, linked to the one before; a part of `part`."""
+    numbers = {"attempt": relay.attempts + 1, "start_step": relay.step}
+    with part.part("denoise", joins=True, **numbers) as span:
+        if trace and relay.last_span_id:
+            span.links.append(linked(trace, relay.last_span_id))
+        relay.last_span_id = span.id
+        attempt = AttemptSpan(span)
+        try:
+            yield attempt
+        finally:
+            attempt.close()
