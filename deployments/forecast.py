@@ -18,10 +18,11 @@ from deployments.names import StageName
 from deployments.tail import TailEstimate
 from deployments.waking import Sleepers
 from pipelines.catalog import SIZE_MULTIPLE
-from pipelines.contracts import GenerationJob, GenerationParams, Timings
+from pipelines.contracts import GenerationJob, GenerationParams
 from pipelines.engine.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
 from pipelines.skipping import num_forwards
+from pipelines.spans import Timings
 
 BEFORE_LATENTS = (StageName.TEXT_ENCODER, StageName.DENOISER, StageName.FUSED)
 """The stages that an image needs before it has latents; the others can start meanwhile."""

@@ -39,10 +39,9 @@ from pipelines.contracts import (
     GenerationResult,
     LatentJob,
     TextPrompt,
-    Timings,
 )
 from pipelines.errors import DeadlineUnreachable
-from pipelines.spans import OpenSpan
+from pipelines.spans import OpenSpan, Timings
 
 READY_TIMEOUT_S = 3.0
 

@@ -17,10 +17,10 @@ from pipelines.contracts import (
     GenerationParams,
     GenerationResult,
     ServiceTerms,
-    Timings,
     Usage,
 )
 from pipelines.errors import DeadlineUnreachable
+from pipelines.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.errors import ApiResponse, in_milliseconds
 from serve.api.generation_log import generation_log

@@ -12,11 +12,12 @@ from deployments.backlog import STALE_S, Backlogs, Queue, Report, Shape, spread_
 from deployments.forecast import Forecasts
 from deployments.names import StageName
 from deployments.waking import Sleepers
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms, Timings
+from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
 from pipelines.engine.cost import CostSurface
 from pipelines.engine.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
 from pipelines.skipping import num_forwards
+from pipelines.spans import Timings
 
 STEPS = 10
 SURFACE = CostSurface(base=0.05, per_token=5e-4)

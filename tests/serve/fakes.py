@@ -17,11 +17,11 @@ from pipelines.contracts import (
     GenerationJob,
     GenerationParams,
     GenerationResult,
-    Timings,
     Usage,
 )
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
+from pipelines.spans import Timings
 from serve.api.services import Services
 from serve.config import Settings
 
