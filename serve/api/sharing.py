@@ -88,9 +88,10 @@ class Sharing:
         self._leaders: dict[ExactRequest, _Leader] = {}
         self._started = 0
 
-    async def answer(self, job: GenerationJob, log: OpenSpan) -> Answer:
+    async def answer(self, job: GenerationJob, log: OpenSpan | None = None) -> Answer:
         """The images of `job`, what is done for them being added to `log`. Raises what drawing
         raises."""
+        log = OpenSpan("answer") if log is None else log
         if job.params.min_inference_steps is not None:
             return Answer(result=await self._draw(job, log))
         key = ExactRequest.of(job)

@@ -75,8 +75,9 @@ class TraceFile:
     def __init__(self, path: Path, of: Resource) -> None:
         self._path = path
         self._resource = of
-        self._waiting: queue.Queue[Trace] = queue.Queue(_MAX_WAITING)
-        threading.Thread(target=self._run, name="trace-file", daemon=True).start()
+        self._waiting: queue.Queue[Trace | None] = queue.Queue(_MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="trace-file", daemon=True)
+        self._thread.start()
 
     def put(self, trace: Trace) -> None:
         try:
@@ -84,9 +85,13 @@ class TraceFile:
         except queue.Full:
             logger.warning("tracing.file: a trace was dropped, as %s is too slow", self._path)
 
+    def close(self) -> None:
+        """Write what was put, and end; blocks."""
+        self._waiting.put(None)
+        self._thread.join()
+
     def _run(self) -> None:
-        while True:
-            trace = self._waiting.get()
+        while (trace := self._waiting.get()) is not None:
             line = json.dumps(to_json(sdk_spans(trace, self._resource)))
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
