@@ -12,8 +12,9 @@ import uuid
 
 import psutil
 
-_MARK = "SLUICE_FAMILY"
-"""The environment variable that marks a family's processes; its value is the family's own."""
+_MARK = "PROCESS_FAMILY_ID"
+"""The environment variable that marks a family's processes; its value is the family's own. Not one of
+the SLUICE_ variables, which are settings."""
 
 _LEAVE_S = 5.0
 
