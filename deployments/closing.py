@@ -23,7 +23,7 @@ from deployments.draining import PERIOD_S, is_deleted, replica_flag
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
 from pipelines.contracts import GenerationJob, GenerationResult
-from pipelines.spans import OpenSpan
+from pipelines.open_spans import OpenSpan
 
 
 class ClosingGraph(Graph):

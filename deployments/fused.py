@@ -24,7 +24,7 @@ from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.errors import ConfigurationError
-from pipelines.spans import OpenSpan
+from pipelines.open_spans import OpenSpan
 
 logger = logging.getLogger("ray.serve")
 

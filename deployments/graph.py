@@ -41,7 +41,8 @@ from pipelines.contracts import (
     TextPrompt,
 )
 from pipelines.errors import DeadlineUnreachable
-from pipelines.spans import TRANSFER, OpenSpan, Timings
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import TRANSFER, Timings
 
 READY_TIMEOUT_S = 3.0
 

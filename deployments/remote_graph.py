@@ -17,7 +17,8 @@ from deployments.names import StageName
 from deployments.pools import pool_of
 from deployments.waking import Sleepers
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
-from pipelines.spans import TRANSFER, OpenSpan
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import TRANSFER
 
 
 class RemoteGraph:

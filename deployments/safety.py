@@ -13,7 +13,7 @@ from deployments.options import SafetyOptions, WeightsOptions
 from deployments.weights.fetch import fetch
 from pipelines.contracts import DecodedImage, SafetyVerdict, ServiceTerms
 from pipelines.engine.batcher import Batcher
-from pipelines.spans import waited_and_ran
+from pipelines.open_spans import waited_and_ran
 
 
 class SafetyClassifier(Held):

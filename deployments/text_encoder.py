@@ -21,7 +21,7 @@ from deployments.weights.fetch import fetch
 from deployments.wire import pack_conditioning
 from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.engine.batcher import Batcher
-from pipelines.spans import waited_and_ran
+from pipelines.open_spans import waited_and_ran
 
 
 class TextEncoder(Held):

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from deployments.attempts import Relay
 from deployments.packed import Moved, PackedLatents
-from pipelines.spans import TRANSFER, OpenSpan, Spans, linked
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import TRANSFER, Spans, linked
 
 HANDED_OVER = "handed over"
 """Why an attempt ended whose replica went away, or had more to do than others."""

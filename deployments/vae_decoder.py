@@ -15,7 +15,7 @@ from deployments.weights.fetch import fetch
 from deployments.wire import unpack_latents
 from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.engine.batcher import Batcher
-from pipelines.spans import waited_and_ran
+from pipelines.open_spans import waited_and_ran
 
 
 class VaeDecoder(Held):

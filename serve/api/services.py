@@ -19,7 +19,7 @@ from deployments.storage import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
-from pipelines.spans import OpenSpan
+from pipelines.open_spans import OpenSpan
 from serve.api.admission import Admission
 from serve.api.result_cache import ResultCache
 from serve.api.sharing import Sharing

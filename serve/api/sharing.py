@@ -27,7 +27,7 @@ from pipelines.contracts import (
     ServiceTerms,
 )
 from pipelines.errors import DeadlineUnreachable, FileNotStored, StageFailed
-from pipelines.spans import OpenSpan
+from pipelines.open_spans import OpenSpan
 from serve.api.result_cache import ResultCache
 
 _ENTRY_BYTES = 2048

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipelines.spans import OpenSpan, Span
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import Span
 from serve.config_sections import TracingConfig
 from serve.tracing.parent import Parent, is_chosen, new_trace_id, parent_in, traceparent
 

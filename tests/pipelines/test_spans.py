@@ -7,17 +7,8 @@ import asyncio
 import pytest
 
 from pipelines.errors import StageFailed
-from pipelines.spans import (
-    TRANSFER,
-    OpenSpan,
-    Span,
-    joined,
-    lately,
-    linked,
-    tagged,
-    waited_and_ran,
-    within,
-)
+from pipelines.open_spans import OpenSpan, waited_and_ran
+from pipelines.spans import TRANSFER, Span, joined, lately, linked, tagged, within
 
 MS = 1_000_000
 

@@ -21,7 +21,8 @@ from pipelines.contracts import (
 )
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
-from pipelines.spans import OpenSpan, Timings
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import Timings
 from serve.api.services import Services
 from serve.config import Settings
 
