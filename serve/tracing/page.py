@@ -1,8 +1,9 @@
 """Pages: a trace as a waterfall, and the list of recent ones, each a single file of HTML.
 
-Nothing is fetched from anywhere: style and script stand in the page, and its policy allows these two
-alone, by their hashes. Without the script the waterfall is a list with its bars. Links are relative,
-`/traces` and `/v1/traces/{id}` beside each other, so that a prefix in front of both does not matter.
+Nothing is fetched from anywhere: style and script stand in the page, and its policy allows these
+two alone, by their hashes. Without the script the waterfall is a list with its bars. Links are
+relative, `/traces` and `/v1/traces/{id}` beside each other, so that a prefix before both does not
+matter.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,7 +21,7 @@ from markupsafe import Markup
 from serve.tracing.details import counted
 from serve.tracing.reading import read_spans
 from serve.tracing.summary import TraceFilters, TraceSummary, summarise
-from serve.tracing.waterfall import TICK, Phase, Row, Waterfall, waterfall
+from serve.tracing.waterfall import TICK, Phase, Waterfall, waterfall
 from serve.tracing.words import duration, moment, share, short
 
 _CLOSED = ("denoise.run", TICK)
@@ -76,7 +78,7 @@ def trace_page(otlp: Mapping[str, object]) -> str:
 def list_page(traces: Sequence[TraceSummary], filters: TraceFilters) -> str:
     """The page of these traces, in their order, with the filters that chose them."""
     longest = max((trace.seconds for trace in traces), default=0.0)
-    return _render("traces.html", at=str, traces=traces, filters=filters, longest=longest or 1.0)
+    return _render("traces.html", traces=traces, filters=filters, longest=longest or 1.0)
 
 
 @functools.cache
@@ -100,7 +102,7 @@ def axis_marks(length_ns: int) -> list[float]:
 def _closes(fall: Waterfall) -> list[int]:
     """For each row without parts: how many lists end with it."""
     depths = [row.depth for row in fall.rows] + [0]
-    return [here - after for here, after in zip(depths[:-1], depths[1:], strict=True)]
+    return [here - after for here, after in itertools.pairwise(depths)]
 
 
 def _pieces(phases: Sequence[Phase]) -> list[_Piece]:
@@ -122,11 +124,11 @@ def _asked(otlp: Mapping[str, object]) -> list[tuple[str, str]]:
     ]
 
 
-def _render(template: str, *, at: Callable[[float], str], **context: object) -> str:
-    environment = _environment().overlay()
-    environment.filters = {**environment.filters, "at": at}
-    return environment.get_template(template).render(
-        policy=content_security_policy(), style=Markup(_asset("page.css")), **context
+def _render(template: str, **context: object) -> str:
+    return (
+        _environment()
+        .get_template(template)
+        .render(policy=content_security_policy(), style=Markup(_asset("page.css")), **context)
     )
 
 
@@ -135,7 +137,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("serve.tracing"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {
+    environment.filters |= {  # pyright: ignore[reportUnknownMemberType]
         "duration": duration,
         "seconds": _seconds,
         "share": share,
