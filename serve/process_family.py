@@ -12,7 +12,7 @@ import uuid
 
 import psutil
 
-_MARK = "PROCESS_FAMILY_ID"
+_MARK = "SLUICE_FAMILY"
 """The environment variable that marks a family's processes; its value is the family's own."""
 
 _LEAVE_S = 5.0
