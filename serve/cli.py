@@ -1,4 +1,4 @@
-"""The command `sluice`: draw an image, list models, check a configuration, watch a spot machine.
+"""The command `sluice`: draw an image, look at traces, check a configuration, watch a machine.
 
 Every failure is one clear line on stderr and a non-zero exit code. torch is imported only by
 `generate` without `--url`.
@@ -30,6 +30,7 @@ from serve.http import product_version
 from serve.outputs import OutputFiles
 from serve.spot import Cloud
 from serve.tables import machines_table, models_table, placement_table
+from serve.tracing import commands
 
 app = typer.Typer(
     help="Draw images with FLUX-family models, here or on a Sluice server.",
@@ -40,6 +41,9 @@ app = typer.Typer(
 # A pipe or a log has no width of its own; 80 columns would cut the tables.
 _out = Console(width=None if sys.stdout.isatty() else 140)
 _err = Console(stderr=True)
+
+app.command()(commands.trace)
+app.command()(commands.traces)
 
 
 class Format(StrEnum):

@@ -6,13 +6,19 @@ Anything bigger should use the official `openai` client, which the routes are ma
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import httpx
 from pydantic import ValidationError
 
 from serve.api.schemas import ImageData, ImageGenerationRequest, ImagesResponse
+from serve.tracing.reading import read_spans
+from serve.tracing.summary import TraceFilters, TraceList, TraceSummary
+
+_TRACE_ID = re.compile(r"[0-9a-fA-F]{32}")
+_JSON = {"accept": "application/json"}
 
 
 class ServerError(Exception):
@@ -78,6 +84,26 @@ class SluiceClient:
             raise ServerError("the server sent neither an image nor a link to it")
         return self._send("GET", image.url).content
 
+    def trace(self, trace_id: str) -> Mapping[str, object]:
+        """What became of a request, in OTLP's JSON. Raises ServerError."""
+        if not _TRACE_ID.fullmatch(trace_id):
+            raise ServerError(f"{trace_id!r} is no trace id, which has 32 hexadecimal digits")
+        answer = self._send("GET", f"/v1/traces/{trace_id.lower()}")
+        try:
+            otlp: Mapping[str, object] = answer.json()
+            read_spans(otlp)
+        except ValueError as error:
+            raise ServerError(f"{self._base_url} is not a Sluice server: {error}") from error
+        return otlp
+
+    def traces(self, filters: TraceFilters) -> Sequence[TraceSummary]:
+        """The latest traces that the filters leave, the newest first. Raises ServerError."""
+        answer = self._send("GET", "/traces", params=filters.query())
+        try:
+            return TraceList.model_validate_json(answer.content).data
+        except ValidationError as error:
+            raise ServerError(f"{self._base_url} is not a Sluice server: {error}") from error
+
     def readiness(self) -> Mapping[str, bool] | None:
         """Whether each stage is ready, or None while nothing answers."""
         try:
@@ -86,10 +112,17 @@ class SluiceClient:
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
 
-    def _send(self, method: str, path: str, *, json: object = None) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
         url = path if path.startswith("http") else self._base_url + path
         try:
-            answer = self._http.request(method, url, json=json)
+            answer = self._http.request(method, url, json=json, params=params, headers=_JSON)
         except httpx.TimeoutException as error:
             raise ServerError(f"{self._base_url} did not answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -1,32 +1,87 @@
-"""`GET /v1/traces/{id}` and `GET /traces`: what was recorded of requests lately."""
+"""`GET /v1/traces/{id}` and `GET /traces`: what was recorded of requests lately.
+
+For a browser as pages, for programs as JSON. They show no prompt, but who asked for what and when:
+`tracing.listed` says whether there is a list.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from pipelines.errors import TraceNotKept
 from serve.api.errors import ApiResponse
 from serve.api.services import Services, services_of
 from serve.tracing.otlp import sdk_spans, to_json
+from serve.tracing.page import content_security_policy, list_page, trace_page
 from serve.tracing.recorder import Trace
+from serve.tracing.summary import TraceFilters, TraceList, summarise
 
 router = APIRouter(tags=["traces"])
 
+Format = Annotated[
+    Literal["json", "html"] | None, Query(description="Else as the header `accept` prefers.")
+]
+
+_HTML = re.compile(r"\btext/html\b")
+
 
 @router.get("/v1/traces/{trace_id}")
-async def trace(request: Request, trace_id: str) -> Response:
-    """The spans of a trace as OTLP JSON."""
+async def trace(request: Request, trace_id: str, format: Format = None) -> Response:
+    """The spans of a trace: OTLP in JSON, or a page with its waterfall."""
     services = services_of(request)
     kept = await services.archive.get(trace_id)
     if not kept:
-        raise TraceNotKept(f"no trace {trace_id[:64]!r} is kept here; /traces lists those that are")
-    return ApiResponse(as_otlp(services, kept))
+        raise TraceNotKept(
+            f"no trace {trace_id[:64]!r} is kept here; it may be too old, or was not recorded"
+        )
+    if _wants_page(request, format):
+        return await _page(lambda: trace_page(as_otlp(services, kept)))
+    return ApiResponse(await run_in_threadpool(as_otlp, services, kept))
 
 
-def as_otlp(services: Services, traces: list[Trace]) -> dict[str, Any]:
+@router.get("/traces")
+async def traces(
+    request: Request,
+    slow: bool = False,
+    missed: bool = False,
+    failed: bool = False,
+    tenant: str | None = None,
+    format: Format = None,
+) -> Response:
+    """The latest traces, the newest first: a page, or JSON."""
+    services = services_of(request)
+    if not services.settings.tracing.listed:
+        raise TraceNotKept("traces are not listed here: tracing.listed is off")
+    filters = TraceFilters(slow=slow, missed=missed, failed=failed, tenant=tenant)
+    latest = await services.archive.latest()
+    chosen = await run_in_threadpool(
+        lambda: filters.select(summarise(as_otlp(services, [each])) for each in latest)
+    )
+    if _wants_page(request, format):
+        return await _page(lambda: list_page(chosen, filters))
+    return ApiResponse(TraceList(data=tuple(chosen)).as_json())
+
+
+def as_otlp(services: Services, traces: Sequence[Trace]) -> dict[str, Any]:
     """Requests of one trace as OTLP's JSON."""
     return to_json([span for each in traces for span in sdk_spans(each, services.resource)])
+
+
+def _wants_page(request: Request, format: str | None) -> bool:
+    return format == "html" or (
+        format is None and _HTML.search(request.headers.get("accept", "")) is not None
+    )
+
+
+async def _page(draw: Callable[[], str]) -> Response:
+    """In a thread: a trace of thousands of spans takes half a second."""
+    policy = f"{content_security_policy()}; frame-ancestors 'none'"
+    headers = {"content-security-policy": policy, "cache-control": "no-store"}
+    return HTMLResponse(await run_in_threadpool(draw), headers=headers)
