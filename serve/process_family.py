@@ -13,8 +13,8 @@ import uuid
 import psutil
 
 _MARK = "PROCESS_FAMILY_ID"
-"""The environment variable that marks a family's processes; its value is the family's own. It is not
-one of the SLUICE_ variables: those are settings."""
+"""The environment variable that marks a family's processes; its value is the family's own. It is
+not one of the SLUICE_ variables: those are settings."""
 
 _LEAVE_S = 5.0
 

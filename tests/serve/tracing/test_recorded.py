@@ -222,3 +222,46 @@ def test_a_collector_is_used_where_the_environment_names_one(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     assert len(sinks(TracingConfig(), Resource({}))) == 1
     assert sinks(TracingConfig(enabled=False), Resource({})) == []
+
+
+async def test_a_browser_gets_pages(client: httpx.AsyncClient) -> None:
+    answer = await client.post(URL, json={"prompt": "a secret cat", "user": "anna"})
+    trace_id = answer.headers["x-trace-id"]
+    browser = {"accept": "text/html,application/xhtml+xml"}
+    page = await client.get(f"/v1/traces/{trace_id}", headers=browser)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert trace_id in page.text
+    assert "secret" not in page.text
+    as_json = await client.get(f"/v1/traces/{trace_id}?format=json", headers=browser)
+    assert spans_of(as_json.json())[0]["traceId"] == trace_id
+    listed = await client.get("/traces", headers=browser)
+    assert trace_id in listed.text
+    assert "anna" in listed.text
+
+
+async def test_the_list_is_filtered(graph: FakeGraph, client: httpx.AsyncClient) -> None:
+    fine = await client.post(URL, json={"prompt": "a cat", "user": "anna"})
+    graph.error = StageFailed("the decoder failed", stage="VaeDecoder")
+    failed = await client.post(URL, json={"prompt": "a cat", "user": "bert"})
+
+    async def ids(query: str) -> list[str]:
+        listed = (await client.get(f"/traces?{query}")).json()
+        assert listed["object"] == "list"
+        return [each["trace_id"] for each in listed["data"]]
+
+    both = [answer.headers["x-trace-id"] for answer in (failed, fine)]
+    assert await ids("") == both
+    assert await ids("failed=1") == both[:1]
+    assert await ids("tenant=anna") == both[1:]
+    assert await ids("tenant=anna&failed=1") == []
+    wrong = await client.get("/traces?slow=maybe")
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["param"] == "slow"
+
+
+async def test_a_list_can_be_switched_off(graph: FakeGraph, client_of: ClientOf) -> None:
+    client = client_of(services(graph, tracing={"listed": False}))
+    answer = await client.post(URL, json={"prompt": "a cat"})
+    assert (await client.get("/traces")).status_code == 404
+    assert (await client.get(f"/v1/traces/{answer.headers['x-trace-id']}")).status_code == 200
