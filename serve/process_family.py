@@ -12,8 +12,9 @@ import uuid
 
 import psutil
 
-_MARK = "SLUICE_FAMILY"
-"""The environment variable that marks a family's processes; its value is the family's own."""
+_MARK = "SLUICEFAMILY"
+"""The environment variable that marks a family's processes; its value is the family's own. It does
+not begin with `SLUICE_`: variables that do are settings, and unknown ones are refused."""
 
 _LEAVE_S = 5.0
 
