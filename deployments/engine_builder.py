@@ -52,7 +52,13 @@ def build_engine(stage: DenoiserStage, spec: ModelSpec, options: DenoiserOptions
         max_works=options.max_works,
         max_bytes=bounds.trajectory_bytes,
     )
-    return Engine(stage, scheduler, cost=cost, checkpoint_every=options.checkpoint_every)
+    return Engine(
+        stage,
+        scheduler,
+        cost=cost,
+        checkpoint_every=options.checkpoint_every,
+        tick_every=options.trace_ticks_every,
+    )
 
 
 def _calibration(

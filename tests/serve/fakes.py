@@ -87,9 +87,7 @@ class FakeGraph:
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
 
-    async def generate(
-        self, job: GenerationJob, log: OpenSpan | None = None
-    ) -> GenerationResult:
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         self.jobs.append(job)
         self.entered.release()
         if self.hangs:
