@@ -17,12 +17,13 @@ from matplotlib.patches import Patch
 
 if TYPE_CHECKING:
     from pipelines.stages.trajectory import Trajectory
+    from review import Node
 
 BETWEEN, HTTP = "between stages", "HTTP, ingress"
 """The time of an answer that is no stage's: calls from one to the next, and all outside of them."""
 
 _PALETTE = [plt.get_cmap("tab10")(index) for index in range(10)]
-_STAGES = ("cold_start", "encode", "denoise", "decode", "safety", "finish", "store")
+_STAGES = ("encode", "denoise", "decode", "safety", "finish", "store", "cold_start")
 _PHASES = {
     **dict(zip(_STAGES, _PALETTE, strict=False)),
     "waits": "0.5",
@@ -161,6 +162,87 @@ def phase_bars(timings: Mapping[str, Mapping[str, float]]) -> Figure:
     patches = [Patch(color=colour, label=name) for name, colour in _PHASES.items() if name in seen]
     axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
+
+
+def waterfall(root: Node, *, title: str) -> Figure:
+    """A bar for each span of a request from a millisecond on, parts indented below the whole.
+
+    Ticks are left out.
+    """
+    walked = [(depth, node) for depth, node in root.walk() if node.seconds >= 1e-3]
+    rows = [(depth, node) for depth, node in walked if node.name != "tick"]
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.22 * len(rows)), layout="constrained")
+    for row, (_, node) in enumerate(rows):
+        start_ms, width_ms = 1e3 * (node.start_s - root.start_s), 1e3 * node.seconds
+        axes.barh(row, max(width_ms, 0.5), left=start_ms, color=_span_colour(node.name))
+        axes.text(start_ms + width_ms, row, f" {width_ms:.0f}", va="center", fontsize=7)
+    names = ["    " * depth + node.name for depth, node in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8, ha="left")
+    axes.tick_params(axis="y", pad=130, length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds since the request came")
+    axes.set_title(title)
+    return figure
+
+
+def path_bars(paths: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A bar for each request: seconds of its critical path, by kind of span."""
+    figure, axes = plt.subplots(figsize=(9, 1.0 + 0.26 * len(paths)), layout="constrained")
+    seen = {_kind(name) for path in paths.values() for name in path}
+    kinds = [kind for kind in _SPANS if kind in seen]
+    for row, path in enumerate(paths.values()):
+        at = 0.0
+        for kind in kinds:
+            seconds = sum(value for name, value in path.items() if _kind(name) == kind)
+            axes.barh(row, seconds, left=at, color=_SPANS[kind])
+            at += seconds
+    axes.set_yticks(range(len(paths)), list(paths), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds on the critical path")
+    patches = [Patch(color=_SPANS[kind], label=kind) for kind in kinds]
+    axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def matrix(
+    delays: Mapping[tuple[str, str], float], *, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Seconds that the request of each row waited for that of each column, as shades."""
+    cells = [[delays.get((row, column), 0.0) for column in columns] for row in rows]
+    figure, axes = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    image = axes.imshow(cells, cmap="Oranges")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set(xlabel="... while this was stepped", ylabel="this waited ...")
+    figure.colorbar(image, label="seconds", shrink=0.8)
+    return figure
+
+
+_SPANS = {
+    "encode": _PALETTE[0],
+    "denoise.wait": "0.35",
+    "denoise.paused": "0.55",
+    "denoise.run": _PALETTE[1],
+    "decode": _PALETTE[2],
+    "safety": _PALETTE[3],
+    "finish, store": _PALETTE[4],
+    "transfer": "0.75",
+    "ingress and others": "0.88",
+}
+"""Colours of the kinds of spans, in the order in which they follow one another."""
+
+
+def _kind(name: str) -> str:
+    if name in _SPANS:
+        return name
+    stage = name.partition(".")[0]
+    if name in ("finish.wait", "finish.run", "store"):
+        return "finish, store"
+    return stage if stage in _SPANS and stage != name else "ingress and others"
+
+
+def _span_colour(name: str) -> Any:
+    return _SPANS[_kind(name)]
 
 
 _LABEL: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
