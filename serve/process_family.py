@@ -12,9 +12,9 @@ import uuid
 
 import psutil
 
-_MARK = "SLUICEFAMILY"
-"""The environment variable that marks a family's processes; its value is the family's own. It does
-not begin with `SLUICE_`: variables that do are settings, and unknown ones are refused."""
+_MARK = "PROCESS_FAMILY_ID"
+"""The environment variable that marks a family's processes; its value is the family's own. Not one of
+the SLUICE_ variables, which are settings."""
 
 _LEAVE_S = 5.0
 
