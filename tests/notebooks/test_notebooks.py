@@ -21,7 +21,8 @@ NEEDS_CLUSTER = {"01_quickstart", "03_trace_review"}
 
 
 def case(path: Path) -> Any:
-    marks = [pytest.mark.cluster] if path.stem in NEEDS_CLUSTER else []
+    # A server or two are started, which takes most of a minute each on a busy machine.
+    marks = [pytest.mark.cluster, pytest.mark.timeout(600)] if path.stem in NEEDS_CLUSTER else []
     return pytest.param(path, id=path.stem, marks=marks)
 
 
