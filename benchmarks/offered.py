@@ -34,12 +34,18 @@ _MOST_STREAMS = 1000
 
 
 class OfferedLoad:
-    """Draws arrivals for engines like `model` that serve `spec`."""
+    """Draws arrivals for engines like `model` that serve `spec`.
 
-    def __init__(self, trace: Sequence[TraceRow], model: EngineModel, spec: ModelSpec) -> None:
+    `scale` is how many times as large its pictures are as `MIXED_SIZES`: 8 for FLUX.1.
+    """
+
+    def __init__(
+        self, trace: Sequence[TraceRow], model: EngineModel, spec: ModelSpec, *, scale: int = 1
+    ) -> None:
         self._trace = trace
         self._model = model
         self._spec = spec
+        self._scale = scale
         self._solo_s: dict[Kind, float] = {}
         self._streams: dict[tuple[float, float, int], list[Request]] = {}
 
@@ -50,10 +56,10 @@ class OfferedLoad:
             seed=seed,
             load=load,
             window_s=seconds,
-            solo=lambda kind: self._request(kind).engine_s(self._model.cost),
+            solo=lambda kind: self._request(self._scaled(kind)).engine_s(self._model.cost),
             default_steps=self._spec.num_inference_steps,
         )
-        return [self._with_deadline(arrival) for arrival in drawn]
+        return [self._with_deadline(self._enlarged(arrival)) for arrival in drawn]
 
     def requests(self, load: float, *, streams: int, seconds: float, seed: int) -> list[Request]:
         """`streams` streams of `load` each, for the simulator."""
@@ -84,6 +90,14 @@ class OfferedLoad:
         if key not in self._streams:
             self._streams[key] = self.view(self.arrivals(load, seconds=seconds, seed=seed))
         return self._streams[key]
+
+    def _scaled(self, kind: Kind) -> Kind:
+        size = Size(self._scale * kind.size.width, self._scale * kind.size.height)
+        return kind._replace(size=size)
+
+    def _enlarged(self, arrival: Arrival) -> Arrival:
+        size = self._scaled(_kind(arrival)).size
+        return replace(arrival, width=size.width, height=size.height)
 
     def _with_deadline(self, arrival: Arrival) -> Arrival:
         kind = _kind(arrival)

@@ -38,6 +38,7 @@ def test_every_module_says_what_it_knows() -> None:
         "",
         *PACKAGES,
         "benchmarks",
+        "notebooks",
         "pipelines/embedded",
         "pipelines/moderation",
         "pipelines/parallel",

@@ -55,3 +55,15 @@ def test_the_simulator_sees_tokens_steps_and_images(offered: OfferedLoad) -> Non
     assert request.segments == (tokens,)
     assert (request.num_steps, request.num_images) == (arrival.steps, arrival.n)
     assert (request.at_s, request.tenant) == (arrival.at_s, arrival.tenant)
+
+
+def test_a_larger_model_gets_the_same_requests_in_its_own_sizes(offered: OfferedLoad) -> None:
+    large = OfferedLoad(drawn_trace(), MODEL, SPEC, scale=8)
+    arrivals = large.arrivals(0.7, seconds=200.0, seed=4)
+    sizes = {(arrival.width, arrival.height) for arrival in arrivals}
+    assert sizes == {(side, side) for side in (512, 768, 1024, 1536)}
+    total = sum(request.engine_s(SURFACE) for request in large.view(arrivals))
+    assert total >= 0.7 * 200.0
+    small = offered.arrivals(0.7, seconds=10.0, seed=4)
+    for ours, theirs in zip(arrivals, small, strict=False):
+        assert (ours.width, ours.n, ours.steps) == (8 * theirs.width, theirs.n, theirs.steps)

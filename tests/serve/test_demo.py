@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from serve.child_server import SERVE_RUN_PORT, ChildServer, NoPort, ServerDied, choose_port
+from serve.config import Settings
 from serve.demo import PROMPT, curl_line, main
+from serve.process_family import ProcessFamily
 from tests.cluster import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,12 @@ def test_the_log_is_shown_with_its_cause(tmp_path: Path):
 def test_stopping_what_never_started(tmp_path: Path):
     ChildServer(8000, log=tmp_path / "demo.log").stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mark_of_its_processes_is_not_taken_for_a_setting(monkeypatch: pytest.MonkeyPatch):
+    for name, value in ProcessFamily().environment.items():
+        monkeypatch.setenv(name, value)
+    Settings.load()
 
 
 def test_no_free_port():
