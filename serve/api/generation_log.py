@@ -19,6 +19,7 @@ from pipelines.contracts import ServiceTerms
 from pipelines.errors import ContentPolicyViolation, RequestTimeout
 from serve.api.disconnect import ClientGone
 from serve.api.errors import ERROR_TABLE, error_code
+from serve.api.generation_metrics import OK, count_for_tenant, count_generation
 from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import services_of
@@ -41,35 +42,46 @@ class LogEntry:
 @contextmanager
 def generation_log(request: Request, fields: ImageGenerationRequest) -> Generator[LogEntry]:
     """Log how the body ends: `ok`, an error's code, `client_gone`, or `cancelled` by the server."""
-    entry, outcome, started = LogEntry(), "ok", time.monotonic()
+    entry, failure, started = LogEntry(), None, time.monotonic()
     try:
         yield entry
     except BaseException as error:  # re-raised: a cancellation is an outcome to log as well
-        outcome = _outcome(request, error)
+        failure = error
         raise
     finally:
+        outcome, seconds = _outcome(request, failure), time.monotonic() - started
+        now = services_of(request).now()
+        count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
+        if entry.terms is not None:
+            asked = fields.deadline_ms is not None
+            count_for_tenant(outcome, entry.terms, asked=asked, answer=entry.answer, now=now)
         _log.info(
-            "generation request=%s user=%r tenant=%r outcome=%s%s%s%s seconds=%.3f",
+            "generation request=%s user=%r tenant=%r outcome=%s%s%s%s%s seconds=%.3f",
             request.state.request_id,
             fields.safety_identifier or fields.user,
             entry.tenant,
             outcome,
+            _category(failure),
             _planned(entry.plan),
-            _punctual(entry, services_of(request).now()),
+            _punctual(entry, now),
             _answered(entry.answer),
-            time.monotonic() - started,
+            seconds,
         )
 
 
-def _outcome(request: Request, error: BaseException) -> str:
+def _outcome(request: Request, error: BaseException | None) -> str:
+    if error is None:
+        return OK
     if isinstance(error, ClientGone):
         return "client_gone"
     if isinstance(error, asyncio.CancelledError):
         # The error itself is made further out, where the time is measured.
         return ERROR_TABLE[RequestTimeout].code if is_over_time(request.scope) else "cancelled"
-    if isinstance(error, ContentPolicyViolation):
-        return f"{error_code(error)} category={error.category}"
     return error_code(error)
+
+
+def _category(error: BaseException | None) -> str:
+    return f" category={error.category}" if isinstance(error, ContentPolicyViolation) else ""
 
 
 def _planned(plan: Plan | None) -> str:
