@@ -41,7 +41,7 @@ from pipelines.contracts import (
     TextPrompt,
 )
 from pipelines.errors import DeadlineUnreachable
-from pipelines.spans import OpenSpan, Timings
+from pipelines.spans import TRANSFER, OpenSpan, Timings
 
 READY_TIMEOUT_S = 3.0
 
@@ -164,7 +164,7 @@ class Graph:
         """One image of the request, from noise to file."""
         began, request_id = time.perf_counter(), image.job.request_id
         relay = Relay(request_id)
-        with log.part("image", joins=True, image=image.index) as part:
+        with log.part("image", gaps=TRANSFER, image=image.index) as part:
             latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
             denoised = time.perf_counter()
             file = await retried(request_id, lambda _: self._finish_image(image, latents, part))
@@ -237,7 +237,7 @@ class Graph:
         self, image: Image, latents: PackedLatents, part: OpenSpan
     ) -> FinishedImage:
         job, index, _ = image
-        with part.part("finish", joins=True) as log, Calls(job.request_id) as calls:
+        with part.part("finish", gaps=TRANSFER) as log, Calls(job.request_id) as calls:
             pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
             timings: Timings = {}
             if self._classifies:

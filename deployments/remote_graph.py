@@ -17,7 +17,7 @@ from deployments.names import StageName
 from deployments.pools import pool_of
 from deployments.waking import Sleepers
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
-from pipelines.spans import OpenSpan
+from pipelines.spans import TRANSFER, OpenSpan
 
 
 class RemoteGraph:
@@ -43,7 +43,7 @@ class RemoteGraph:
         async def attempt(number: int) -> GenerationResult:
             terms = job.terms if number == 0 else accepted(job.terms)
             with (
-                log.part("fused", joins=True, attempt=number + 1) as part,
+                log.part("fused", gaps=TRANSFER, attempt=number + 1) as part,
                 Calls(job.request_id) as calls,
             ):
                 result = await calls.result(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from deployments.attempts import Relay
 from deployments.packed import Moved, PackedLatents
-from pipelines.spans import OpenSpan, Spans, linked
+from pipelines.spans import TRANSFER, OpenSpan, Spans, linked
 
 HANDED_OVER = "handed over"
 """Why an attempt ended whose replica went away, or had more to do than others."""
@@ -40,7 +40,7 @@ class AttemptSpan:
 def attempt_span(part: OpenSpan, relay: Relay, trace: str) -> Generator[AttemptSpan]:
     """Around an attempt of `relay`, linked to the one before; a part of `part`."""
     numbers = {"attempt": relay.attempts + 1, "start_step": relay.step}
-    with part.part("denoise", joins=True, **numbers) as span:
+    with part.part("denoise", gaps=TRANSFER, **numbers) as span:
         if trace and relay.last_span_id:
             span.links.append(linked(trace, relay.last_span_id))
         relay.last_span_id = span.id

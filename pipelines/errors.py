@@ -6,6 +6,7 @@
     │   └── RequestTooLarge       the body is over the configured limit
     ├── ModelNotFound             no model of that name is served here
     ├── FileNotStored             no stored file of that id (or it has expired)
+    ├── TraceNotKept              no trace of that id is kept (any more)
     ├── ContentPolicyViolation    refused by a prompt rule or by the image classifier
     ├── DegenerateImage           the result is not finite, or all one value
     ├── Overloaded                the queue is full; carries when to come back
@@ -81,6 +82,10 @@ class FileNotStored(SluiceError):
     def __init__(self, message: str, *, file_id: str) -> None:
         super().__init__(message, file_id=file_id)
         self.file_id = file_id
+
+
+class TraceNotKept(SluiceError):
+    """No trace has this id; they are kept for a while, those that are recorded."""
 
 
 class ContentPolicyViolation(SluiceError):

@@ -24,7 +24,7 @@ Attributes = Mapping[str, Attribute]
 TRANSFER = "transfer"
 """Of time between stages: routing, Serve's own queues, serialisation, the network."""
 
-_LEAST_TRANSFER_NS = 20_000
+_LEAST_GAP_NS = 20_000
 
 
 def _no_attributes() -> dict[str, Attribute]:
@@ -117,28 +117,27 @@ def waited_and_ran(
 class OpenSpan:
     """A span under way, to which parts are added. For one event loop.
 
-    With `joins`, the time that no part of it covers, once it has any, becomes parts named
-    `transfer`.
+    With `gaps`, the time that no part of it covers, once it has any, becomes parts of that name.
     """
 
-    def __init__(self, name: str, *, joins: bool = False, start_ns: int | None = None) -> None:
+    def __init__(self, name: str, *, gaps: str | None = None, start_ns: int | None = None) -> None:
         self.name = name
         self.id = secrets.token_hex(8)
         self.attributes: dict[str, Attribute] = {}
         self.error: str | None = None
         self.links: list[str] = []
         self._events: list[Event] = []
-        self._joins = joins
+        self._gaps = gaps
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         self._end_ns: int | None = None
         self._parts: list[OpenSpan | Span] = []
 
     @contextmanager
     def part(
-        self, name: str, *, joins: bool = False, **attributes: Attribute
+        self, name: str, *, gaps: str | None = None, **attributes: Attribute
     ) -> Generator[OpenSpan]:
         """A part of it, as long as the body; an exception is noted and goes on."""
-        child = OpenSpan(name, joins=joins)
+        child = OpenSpan(name, gaps=gaps)
         child.attributes.update(named(attributes))
         self._parts.append(child)
         try:
@@ -180,7 +179,7 @@ class OpenSpan:
             error=self.error,
             children=tuple(parts),
         )
-        return joined(span) if self._joins and parts else span
+        return joined(span, self._gaps) if self._gaps and parts else span
 
 
 def reason(error: BaseException) -> str:
@@ -188,8 +187,8 @@ def reason(error: BaseException) -> str:
     return error.message if isinstance(error, SluiceError) else type(error).__name__
 
 
-def joined(span: Span) -> Span:
-    """The span with parts named `transfer` where no other part is.
+def joined(span: Span, gaps: str) -> Span:
+    """The span with parts named `gaps` where no other part is.
 
     Parts of other machines are kept within the span, as their clocks may be off.
     """
@@ -200,12 +199,12 @@ def joined(span: Span) -> Span:
     found: list[Span] = []
     reached = span.start_ns
     for part in parts:
-        if part.start_ns - reached > _LEAST_TRANSFER_NS:
-            found.append(Span(name=TRANSFER, start_ns=reached, end_ns=part.start_ns))
+        if part.start_ns - reached > _LEAST_GAP_NS:
+            found.append(Span(name=gaps, start_ns=reached, end_ns=part.start_ns))
         found.append(part)
         reached = max(reached, part.end_ns)
-    if span.end_ns - reached > _LEAST_TRANSFER_NS:
-        found.append(Span(name=TRANSFER, start_ns=reached, end_ns=span.end_ns))
+    if span.end_ns - reached > _LEAST_GAP_NS:
+        found.append(Span(name=gaps, start_ns=reached, end_ns=span.end_ns))
     return replace(span, children=tuple(found))
 
 

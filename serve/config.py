@@ -37,6 +37,7 @@ from serve.config_sections import (
     PromptRulesConfig,
     ResultCacheConfig,
     Tenants,
+    TracingConfig,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ResultCacheConfig",
     "Settings",
     "Tenants",
+    "TracingConfig",
 ]
 
 ENV_PREFIX = "SLUICE_"
@@ -110,6 +112,9 @@ class Settings(BaseSettings):
 
     prompt_rules: PromptRulesConfig = PromptRulesConfig()
     """Refusals by prompt."""
+
+    tracing: TracingConfig = TracingConfig()
+    """Traces of requests."""
 
     ingress: IngressConfig = IngressConfig()
     """The HTTP deployment."""

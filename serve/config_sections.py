@@ -129,6 +129,34 @@ class ResultCacheConfig(Options):
     """Seconds that an answer is kept; at most `stages.storage.ttl_s`, for the sake of its links."""
 
 
+class TracingConfig(Options):
+    """Which requests leave a trace, and where it is kept.
+
+    A collector is named by OpenTelemetry's own variable, OTEL_EXPORTER_OTLP_ENDPOINT.
+    """
+
+    section: ClassVar[str] = "tracing"
+
+    enabled: bool = True
+    """Whether anything is recorded. Trace ids are passed on and logged all the same."""
+
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests without a `traceparent` that are recorded; others are as it says."""
+
+    max_spans: int = Field(default=100_000, ge=1)
+    """Spans of the latest traces that an ingress replica keeps to show, about 1 kB each."""
+
+    file: Path | None = None
+    """A file to which each trace is appended as a line of OTLP JSON."""
+
+    listed: bool = True
+    """Whether `GET /traces` lists the latest, of all tenants. Switch it off where those who reach
+    this server are not to see what others do; a trace whose id one knows is shown all the same."""
+
+    record_prompts: bool = False
+    """Whether prompts are part of traces. Who may see these then reads what users write."""
+
+
 class PromptRulesConfig(Options):
     """Which prompts are refused before anything is drawn."""
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from serve.api import files, health, images, models, preflight
+from serve.api import files, health, images, models, preflight, traces
 from serve.api.errors import install_error_handlers
 from serve.api.services import Services
 from serve.middleware import middleware
@@ -19,14 +19,16 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app = FastAPI(
         title=TITLE,
         version=product_version(),
-        middleware=middleware(lambda: services.settings.limits, echo_request_id=echo_request_id),
+        middleware=middleware(
+            lambda: services.settings.limits, services.recorder, echo_request_id=echo_request_id
+        ),
         redirect_slashes=False,
         # FastAPI's own spans would start a trace beside the one that Serve has begun.
         telemetry={"tracing": False},
     )
     app.state.services = services
     install_error_handlers(app)
-    for module in (images, preflight, models, files, health):
+    for module in (images, preflight, models, files, traces, health):
         app.include_router(module.router)
     return app
 

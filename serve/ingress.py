@@ -15,6 +15,7 @@ import ray.serve.context
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
+from deployments.boundary import own_replica
 from deployments.closing import ClosingGraph
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
@@ -25,9 +26,10 @@ from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
 from serve.api.services import Services
 from serve.config import Settings
-from serve.http import create_app
+from serve.http import create_app, product_version
 from serve.live import live_settings
 from serve.preflight import check_machines
+from serve.tracing.export import resource, sinks
 
 logger = logging.getLogger("ray.serve")
 
@@ -54,6 +56,8 @@ class Ingress:
             spec=spec,
             rules=rules,
             context_of=own_context,
+            resource=(of := resource(own_replica(), product_version())),
+            sinks=sinks(settings.tracing, of),
         )
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:

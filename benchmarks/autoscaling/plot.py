@@ -36,7 +36,7 @@ def draw(lines: Mapping[str, Line], offered: Callable[[float], float], path: Pat
         _met(bottom, line, until_s=times[-1])
     for row, label in enumerate(("number", "work not done, s of one replica", "deadlines met")):
         axes[row][0].set_ylabel(label)
-    axes[0][0].legend(loc="upper right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

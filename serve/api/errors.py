@@ -42,6 +42,7 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.RequestTooLarge: ErrorRule(413, INVALID_REQUEST, "request_too_large"),
     errors.ModelNotFound: ErrorRule(404, INVALID_REQUEST, "model_not_found"),
     errors.FileNotStored: ErrorRule(404, INVALID_REQUEST, "file_not_found"),
+    errors.TraceNotKept: ErrorRule(404, INVALID_REQUEST, "trace_not_found"),
     errors.ContentPolicyViolation: ErrorRule(400, INVALID_REQUEST, "content_policy_violation"),
     # The same seed degenerates again, and a request without one has cost a whole run already.
     errors.DegenerateImage: ErrorRule(500, SERVER_ERROR, "degenerate_image", should_retry=False),

@@ -1,7 +1,7 @@
 """One line in the log per generation: what an operator needs to find an abuser or a slow request.
 
-Holds the client's name for its user, the tenant, the outcome, what was to be drawn and what it
-took; never a prompt.
+The same is said of the request's trace, which the line names. Holds the client's name for its user,
+the tenant, the outcome, what was to be drawn and what it took; never a prompt.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import services_of
 from serve.api.sharing import Answer
+from serve.api.tracing import answered, asked, trace_of, wanted
 from serve.middleware.timeout import is_over_time
 
 _log = logging.getLogger("ray.serve")
@@ -53,11 +54,13 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
         now = services_of(request).now()
         count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
         if entry.terms is not None:
-            asked = fields.deadline_ms is not None
-            count_for_tenant(outcome, entry.terms, asked=asked, answer=entry.answer, now=now)
+            asked_for = fields.deadline_ms is not None
+            count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, now=now)
+        _describe(request, entry, outcome, now)
         _log.info(
-            "generation request=%s user=%r tenant=%r outcome=%s%s%s%s%s seconds=%.3f",
+            "generation request=%s trace=%s user=%r tenant=%r outcome=%s%s%s%s%s seconds=%.3f",
             request.state.request_id,
+            trace_of(request).trace_id,
             fields.safety_identifier or fields.user,
             entry.tenant,
             outcome,
@@ -67,6 +70,24 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
             _answered(entry.answer),
             seconds,
         )
+
+
+def _describe(request: Request, entry: LogEntry, outcome: str, now: float) -> None:
+    """Say it of the root of the request's trace."""
+    services = services_of(request)
+    attributes = trace_of(request).root.attributes
+    attributes["sluice.outcome"] = outcome
+    if entry.plan is not None:
+        settings = services.settings
+        attributes |= asked(
+            entry.plan, settings.model_id, with_prompts=settings.tracing.record_prompts
+        )
+        attributes |= wanted(entry.plan.wish, tenant=entry.tenant or "")
+    if entry.answer is not None:
+        attributes |= answered(entry.answer)
+    if entry.terms is not None and entry.terms.deadline is not None:
+        met = entry.answer is not None and now <= entry.terms.deadline
+        attributes["sluice.deadline_met"] = met
 
 
 def _outcome(request: Request, error: BaseException | None) -> str:

@@ -40,6 +40,7 @@ from serve.api.schemas import (
 from serve.api.services import Services, services_of
 from serve.api.sharing import Answer
 from serve.api.terms import Wish
+from serve.api.tracing import trace_of
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -64,8 +65,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 
-_TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
-
 router = APIRouter(tags=["images"])
 
 
@@ -79,34 +78,37 @@ async def generate_images(request: Request) -> Response:
     """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed."""
     services = services_of(request)
     arrived = services.now()
-    fields = parse_request(await read_json_object(request))
+    trace = trace_of(request)
+    with trace.root.part("read"):
+        fields = parse_request(await read_json_object(request))
     with generation_log(request, fields) as entry:
-        entry.tenant = tenant_in(request, services, fields)
-        entry.plan = plan = await plan_of(services, fields)
-        entry.terms = terms = plan.wish.terms(tenant=entry.tenant, arrived=arrived)
+        with trace.root.part("admit"):
+            entry.tenant = tenant_in(request, services, fields)
+            entry.plan = plan = await plan_of(services, fields)
+            entry.terms = terms = plan.wish.terms(tenant=entry.tenant, arrived=arrived)
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
         except DeadlineUnreachable as error:
             raise _in_milliseconds(error, plan.wish, services.now() - arrived) from error
-    body = _images_response(request, services, fields, plan, answer.result)
-    return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
+    with trace.root.part("respond"):
+        body = _images_response(request, services, fields, plan, answer.result)
+        return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
 
 
 async def _generate(
     request: Request, services: Services, plan: Plan, terms: ServiceTerms
 ) -> Answer:
     """Draw it, while the client waits. Raises Overloaded, ClientGone and what the graph raises."""
+    trace = trace_of(request)
     job = GenerationJob(
         request_id=request.state.request_id,
         params=plan.params,
         finish=plan.finish,
         terms=terms,
-        trace_context={
-            name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers
-        },
+        trace=trace.job_trace,
     )
     with services.admission.slot(terms.tenant, plan.params.num_images):
-        return await while_connected(request, services.sharing.answer(job))
+        return await while_connected(request, services.sharing.answer(job, trace.root))
 
 
 def _in_milliseconds(

@@ -6,11 +6,12 @@ The graph and the store are protocols, so that the HTTP side is tested without R
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from opentelemetry.sdk.resources import Resource
 from starlette.requests import Request
 
 from deployments.forecast import Forecast
@@ -18,17 +19,21 @@ from deployments.storage import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
+from pipelines.spans import OpenSpan
 from serve.api.admission import Admission
 from serve.api.result_cache import ResultCache
 from serve.api.sharing import Sharing
 from serve.config import Settings
+from serve.tracing.recorder import Recorder, Sink
+from serve.tracing.store import TraceStore
 
 
 class ImageGraph(Protocol):
     """Runs one job through all stages; `deployments.graph.Graph` in the product."""
 
-    def generate(self, job: GenerationJob) -> Coroutine[Any, Any, GenerationResult]:
-        """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled."""
+    def generate(self, job: GenerationJob, log: OpenSpan) -> Coroutine[Any, Any, GenerationResult]:
+        """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled. What is
+        done is added to `log`."""
         ...
 
     def forecast(self, params: GenerationParams) -> Forecast:
@@ -66,6 +71,9 @@ class Services:
     rules: PromptRules | None
     admission: Admission
     sharing: Sharing
+    recorder: Recorder
+    traces: TraceStore
+    resource: Resource
     now: Callable[[], float] = time.time
 
     @classmethod
@@ -79,10 +87,14 @@ class Services:
         rules: PromptRules | None,
         context_of: Callable[[str], Context] = _empty_context,
         now: Callable[[], float] = time.time,
+        resource: Resource | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> Self:
         """Services as `settings` say. `context_of` makes the context in which the job of a request
-        id is drawn: not the request's own, because equal requests share it."""
+        id is drawn: not the request's own, because equal requests share it. Traces are of
+        `resource`, and go to `sinks` besides the store."""
         limits, cache = settings.limits, settings.result_cache
+        traces = TraceStore(settings.tracing.max_spans)
         return cls(
             settings=settings,
             spec=spec,
@@ -96,6 +108,9 @@ class Services:
                 ResultCache(cache.max_bytes, cache.ttl_s),
                 context_of=context_of,
             ),
+            recorder=Recorder(settings.tracing, (traces, *sinks)),
+            traces=traces,
+            resource=Resource.create() if resource is None else resource,
             now=now,
         )
 

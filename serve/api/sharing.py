@@ -27,6 +27,7 @@ from pipelines.contracts import (
     ServiceTerms,
 )
 from pipelines.errors import DeadlineUnreachable, FileNotStored, StageFailed
+from pipelines.spans import OpenSpan
 from serve.api.result_cache import ResultCache
 
 _ENTRY_BYTES = 2048
@@ -54,10 +55,12 @@ class Answer:
 
 
 class _Leader(NamedTuple):
-    """The request of several equal ones that is drawn, and its number, which names its flight."""
+    """The request of several equal ones that is drawn, its number, which names its flight, and the
+    `traceparent` of its spans."""
 
     terms: ServiceTerms
     number: int
+    trace: str
 
 
 class Sharing:
@@ -69,7 +72,7 @@ class Sharing:
 
     def __init__(
         self,
-        draw: Callable[[GenerationJob], Coroutine[Any, Any, GenerationResult]],
+        draw: Callable[[GenerationJob, OpenSpan], Coroutine[Any, Any, GenerationResult]],
         read: Callable[[str], StoredFile],
         cache: ResultCache[ExactRequest, GenerationResult],
         *,
@@ -85,22 +88,26 @@ class Sharing:
         self._leaders: dict[ExactRequest, _Leader] = {}
         self._started = 0
 
-    async def answer(self, job: GenerationJob) -> Answer:
-        """The images of `job`. Raises what drawing raises."""
+    async def answer(self, job: GenerationJob, log: OpenSpan | None = None) -> Answer:
+        """The images of `job`, what is done for them being added to `log`. Raises what drawing
+        raises."""
+        log = OpenSpan("answer") if log is None else log
         if job.params.min_inference_steps is not None:
-            return Answer(result=await self._draw(job))
+            return Answer(result=await self._draw(job, log))
         key = ExactRequest.of(job)
         if (kept := await self._kept(key)) is not None:
             return Answer(result=replace(kept, timings={}, slept=()), source="hit")
         while (leader := self._leader_for(key, job.terms)) is not None:
             try:
-                return Answer(result=await self._fly(key, leader, job), source="shared")
+                with log.part("shared") as part:
+                    part.links += filter(None, [leader.trace])
+                    return Answer(result=await self._fly(key, leader, job, log), source="shared")
             except DeadlineUnreachable:
                 # It was the leader's deadline, which says nothing of one that is later.
                 continue
         self._started += 1
-        leader = self._leaders[key] = _Leader(job.terms, self._started)
-        return Answer(result=await self._fly(key, leader, job))
+        leader = self._leaders[key] = _Leader(job.terms, self._started, job.trace)
+        return Answer(result=await self._fly(key, leader, job, log))
 
     def _leader_for(self, key: ExactRequest, terms: ServiceTerms) -> _Leader | None:
         """An equal request under way that serves as well as a drawing of one's own, or None."""
@@ -110,13 +117,13 @@ class Sharing:
         return leader if may_join(terms, leader.terms) else None
 
     async def _fly(
-        self, key: ExactRequest, leader: _Leader, job: GenerationJob
+        self, key: ExactRequest, leader: _Leader, job: GenerationJob, log: OpenSpan
     ) -> GenerationResult:
         """The result of the leader's flight, which is begun if it has not."""
         try:
             return await self._flights.run(
                 leader.number,
-                lambda: self._draw_and_keep(key, job),
+                lambda: self._draw_and_keep(key, job, log),
                 context=self._context_of(job.request_id),
             )
         finally:
@@ -124,10 +131,12 @@ class Sharing:
             if ended and self._leaders.get(key) is leader:
                 del self._leaders[key]
 
-    async def _draw_and_keep(self, key: ExactRequest, job: GenerationJob) -> GenerationResult:
+    async def _draw_and_keep(
+        self, key: ExactRequest, job: GenerationJob, log: OpenSpan
+    ) -> GenerationResult:
         # From the start, because its files are stored before the answer is here.
         since = self._clock()
-        result = await self._draw(job)
+        result = await self._draw(job, log)
         self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
         return result
 

@@ -11,15 +11,20 @@ from serve.middleware.body_limit import BodyLimitMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
 from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
+from serve.middleware.tracing import TracingMiddleware
+from serve.tracing.recorder import Recorder
 
 
-def middleware(limits: Callable[[], Limits], *, echo_request_id: bool) -> list[Middleware]:
+def middleware(
+    limits: Callable[[], Limits], recorder: Recorder, *, echo_request_id: bool
+) -> list[Middleware]:
     """All middleware, outermost first: an error of any inner one is answered, with its id.
 
     `limits` gives those of the moment.
     """
     return [
         Middleware(RequestIdMiddleware, echo=echo_request_id),
+        Middleware(TracingMiddleware, recorder=recorder),
         Middleware(ErrorBoundaryMiddleware),
         Middleware(BodyLimitMiddleware, max_bytes=lambda: limits().max_body_bytes),
         Middleware(TimeoutMiddleware, seconds=lambda: limits().request_timeout_s),

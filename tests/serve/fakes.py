@@ -21,7 +21,7 @@ from pipelines.contracts import (
 )
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
-from pipelines.spans import Timings
+from pipelines.spans import OpenSpan, Timings
 from serve.api.services import Services
 from serve.config import Settings
 
@@ -87,7 +87,7 @@ class FakeGraph:
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         self.jobs.append(job)
         self.entered.release()
         if self.hangs:

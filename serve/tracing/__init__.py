@@ -1,0 +1,1 @@
+"""Traces of requests: recorded by the ingress, kept for a while, exported where that is wanted."""

@@ -1,0 +1,101 @@
+"""Where traces go besides the store: an OpenTelemetry collector, and a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+from pathlib import Path
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from serve.config_sections import TracingConfig
+from serve.tracing.otlp import sdk_spans, to_json
+from serve.tracing.recorder import Sink, Trace
+
+logger = logging.getLogger("ray.serve")
+
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""OpenTelemetry's own: set one, and traces are sent there over HTTP."""
+
+_MAX_WAITING = 1000
+
+
+def resource(replica: str, version: str) -> Resource:
+    """This process, as OpenTelemetry names one; `OTEL_RESOURCE_ATTRIBUTES` are added."""
+    return Resource.create(
+        {
+            "service.name": os.environ.get("OTEL_SERVICE_NAME", "sluice"),
+            "service.version": version,
+            "service.instance.id": replica,
+        }
+    )
+
+
+def has_endpoint() -> bool:
+    """Whether the environment names a collector."""
+    return any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
+
+
+def sinks(config: TracingConfig, of: Resource) -> list[Sink]:
+    """Those that are configured."""
+    found: list[Sink] = []
+    if config.enabled and has_endpoint():
+        found.append(Collector(of))
+    if config.enabled and config.file is not None:
+        found.append(TraceFile(config.file, of))
+    return found
+
+
+class Collector:
+    """Sends traces to the collector of the environment, in batches, from a thread of the SDK's.
+
+    What cannot be sent is retried and then dropped by the SDK, which logs it.
+    """
+
+    def __init__(self, of: Resource) -> None:
+        self._resource = of
+        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+
+    def put(self, trace: Trace) -> None:
+        for span in sdk_spans(trace, self._resource):
+            self._processor.on_end(span)
+
+
+class TraceFile:
+    """Appends a line of OTLP JSON for each trace, from a thread of its own.
+
+    A disk that is too slow or full loses traces, with a line in the log, and nothing else.
+    """
+
+    def __init__(self, path: Path, of: Resource) -> None:
+        self._path = path
+        self._resource = of
+        self._waiting: queue.Queue[Trace | None] = queue.Queue(_MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="trace-file", daemon=True)
+        self._thread.start()
+
+    def put(self, trace: Trace) -> None:
+        try:
+            self._waiting.put_nowait(trace)
+        except queue.Full:
+            logger.warning("tracing.file: a trace was dropped, as %s is too slow", self._path)
+
+    def close(self) -> None:
+        """Write what was put, and end; blocks."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (trace := self._waiting.get()) is not None:
+            line = json.dumps(to_json(sdk_spans(trace, self._resource)))
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a") as file:
+                    file.write(line + "\n")
+            except OSError as error:
+                logger.warning("tracing.file: %s", error)

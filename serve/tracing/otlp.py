@@ -1,0 +1,129 @@
+"""Traces as OpenTelemetry's: the SDK's spans for its exporters, and OTLP's JSON.
+
+OTLP in JSON differs from protobuf's own mapping: identities are hexadecimal, enumerations numbers
+(https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from pipelines.spans import Attributes, Span
+from serve.tracing.parent import parent_in
+from serve.tracing.recorder import Trace
+
+SCOPE = "sluice"
+
+_KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
+_CODES = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
+
+
+def sdk_spans(trace: Trace, resource: Resource) -> list[ReadableSpan]:
+    """All spans of a trace, the root first. Spans without an id are given one."""
+    parent = None if trace.parent_id is None else _context(trace.trace_id, trace.parent_id)
+    return list(_sdk_spans(trace.root, trace.trace_id, parent, resource, SpanKind.SERVER))
+
+
+def to_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
+    """Spans of one resource as OTLP's `TracesData`."""
+    resource = spans[0].resource.attributes if spans else {}
+    return {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": _attributes(resource)},
+                "scopeSpans": [{"scope": {"name": SCOPE}, "spans": [_span(s) for s in spans]}],
+            }
+        ]
+    }
+
+
+def _sdk_spans(
+    span: Span, trace_id: str, parent: SpanContext | None, resource: Resource, kind: SpanKind
+) -> Generator[ReadableSpan]:
+    context = _context(trace_id, span.id or secrets.token_hex(8))
+    yield ReadableSpan(
+        name=span.name,
+        context=context,
+        parent=parent,
+        resource=resource,
+        attributes=dict(span.attributes),
+        events=[Event(name, dict(attributes), at_ns) for name, at_ns, attributes in span.events],
+        links=[link for header in span.links for link in _links(header)],
+        kind=kind,
+        status=Status(StatusCode.UNSET)
+        if span.error is None
+        else Status(StatusCode.ERROR, span.error),
+        start_time=span.start_ns,
+        end_time=span.end_ns,
+        instrumentation_scope=InstrumentationScope(SCOPE),
+    )
+    for child in span.children:
+        yield from _sdk_spans(child, trace_id, context, resource, SpanKind.INTERNAL)
+
+
+def _context(trace_id: str, span_id: str) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
+
+
+def _links(header: str) -> Generator[Link]:
+    if (other := parent_in(header)) is not None:
+        yield Link(_context(other.trace_id, other.span_id))
+
+
+def _span(span: ReadableSpan) -> dict[str, Any]:
+    context = span.get_span_context()
+    assert context is not None
+    assert span.start_time is not None
+    assert span.end_time is not None
+    status = {"code": _CODES[span.status.status_code]}
+    if span.status.description:
+        status["message"] = span.status.description  # pyright: ignore[reportArgumentType]
+    found: dict[str, Any] = {
+        "traceId": f"{context.trace_id:032x}",
+        "spanId": f"{context.span_id:016x}",
+        "name": span.name,
+        "kind": _KINDS[span.kind],
+        "startTimeUnixNano": str(span.start_time),
+        "endTimeUnixNano": str(span.end_time),
+        "attributes": _attributes(span.attributes or {}),
+        "events": [
+            {
+                "name": event.name,
+                "timeUnixNano": str(event.timestamp),
+                "attributes": _attributes(event.attributes or {}),
+            }
+            for event in span.events
+        ],
+        "links": [
+            {"traceId": f"{link.context.trace_id:032x}", "spanId": f"{link.context.span_id:016x}"}
+            for link in span.links
+        ],
+        "status": status,
+    }
+    if span.parent is not None:
+        found["parentSpanId"] = f"{span.parent.span_id:016x}"
+    return found
+
+
+def _attributes(attributes: Mapping[str, Any] | Attributes) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
+
+
+def _value(value: object) -> dict[str, Any]:
+    match value:
+        case bool():
+            return {"boolValue": value}
+        case int():
+            return {"intValue": str(value)}
+        case float():
+            return {"doubleValue": value}
+        case _:
+            return {"stringValue": str(value)}

@@ -1,0 +1,95 @@
+"""Recorder: a trace for each request, from its first byte to the last of its answer.
+
+The client's `traceparent` is continued, and its decision is kept: what it does not record is not
+recorded here either, though its trace id still goes into logs and answers. Without one, a share of
+the requests is recorded (`tracing.sample_ratio`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipelines.spans import OpenSpan, Span
+from serve.config_sections import TracingConfig
+from serve.tracing.parent import Parent, is_chosen, new_trace_id, parent_in, traceparent
+
+INGRESS = "ingress"
+"""Time of a request in which no part of it ran: the event loop served others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A finished trace: `root` as recorded, under the client's span if there is a `parent_id`."""
+
+    trace_id: str
+    parent_id: str | None
+    root: Span
+
+    @property
+    def num_spans(self) -> int:
+        return _count(self.root)
+
+
+class Sink(Protocol):
+    """Where finished traces go."""
+
+    def put(self, trace: Trace) -> None:
+        """Take it; must neither block nor raise."""
+        ...
+
+
+class RequestTrace:
+    """One request's trace while it is under way."""
+
+    def __init__(
+        self, name: str, parent: Parent | None, *, is_recorded: bool, trace_id: str
+    ) -> None:
+        self.root = OpenSpan(name, gaps=INGRESS)
+        self.trace_id = trace_id
+        self.parent = parent
+        self.is_recorded = is_recorded
+
+    @property
+    def response_header(self) -> str:
+        """`traceresponse`: this request's own span."""
+        return traceparent(self.trace_id, self.root.id, is_sampled=self.is_recorded)
+
+    @property
+    def job_trace(self) -> str:
+        """For `GenerationJob.trace`: under what stages keep spans, "" if nobody records them."""
+        return self.response_header if self.is_recorded else ""
+
+
+class Recorder:
+    """Begins and ends traces, and hands those that are recorded to its sinks."""
+
+    def __init__(self, config: TracingConfig, sinks: Sequence[Sink] = ()) -> None:
+        self._config = config
+        self._sinks = tuple(sinks)
+
+    def begin(self, name: str, header: str | None) -> RequestTrace:
+        """A request has come, with this `traceparent` if any."""
+        parent = parent_in(header)
+        trace_id = new_trace_id() if parent is None else parent.trace_id
+        is_wanted = is_chosen(trace_id, self._config.sample_ratio)
+        is_recorded = self._config.enabled and (is_wanted if parent is None else parent.is_sampled)
+        return RequestTrace(name, parent, is_recorded=is_recorded, trace_id=trace_id)
+
+    def end(self, trace: RequestTrace) -> None:
+        """It is answered."""
+        trace.root.end()
+        if not trace.is_recorded:
+            return
+        finished = Trace(
+            trace_id=trace.trace_id,
+            parent_id=None if trace.parent is None else trace.parent.span_id,
+            root=trace.root.span(),
+        )
+        for sink in self._sinks:
+            sink.put(finished)
+
+
+def _count(span: Span) -> int:
+    return 1 + sum(map(_count, span.children))

@@ -1,0 +1,163 @@
+"""Traces of the whole product on a real cluster, while a denoiser is killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import ray.serve
+
+from benchmarks.tracing import coverage_of, spans_of
+from serve.app import build
+from tests.cluster import LocalCluster, wait_until
+from tests.serve.test_served import wait_until_ready
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+APP = "traced-test"
+URL = "/v1/images/generations"
+LEAST_COVERED = 0.98
+LONG = {"prompt": "a green star", "size": "256x256", "num_inference_steps": 100}
+
+Span = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traces") / "traces.jsonl"
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster, file: Path) -> Iterator[httpx.Client]:
+    settings = {
+        "stages.storage.directory": str(file.parent / "files"),
+        "stages.denoiser.num_replicas": 2,
+        "stages.denoiser.num_cpus": 0.2,
+        "stages.denoiser.health_check_period_s": 1,
+        "stages.denoiser.max_works": 4,
+        "deadlines.unreachable": "best_effort",
+        "tracing.file": str(file),
+    }
+    ray.serve.run(build(settings), name=APP, route_prefix="/traced")
+    base_url = f"http://127.0.0.1:{cluster.http_port}/traced"
+    try:
+        with httpx.Client(base_url=base_url, timeout=120) as client:
+            wait_until_ready(client)
+            yield client
+    finally:
+        ray.serve.delete(APP)
+
+
+@pytest.fixture(scope="module")
+def traces(client: httpx.Client, cluster: LocalCluster, file: Path) -> dict[str, list[Span]]:
+    """Of a mixed load, by trace id, with some of the client's own, and one that it does not record;
+    two long requests lose their denoiser."""
+    headers = [
+        {"traceparent": f"00-{number:032x}-{'b' * 16}-{flags}"}
+        for number, flags in ((0xA, "01"), (0xB, "01"), (0xC, "00"))
+    ]
+    short = {"prompt": "a red circle", "num_inference_steps": 8}
+    sent: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({**LONG, "seed": 1}, {}),
+        ({**LONG, "seed": 2, "n": 2}, headers[0]),
+        ({**LONG, "seed": 3}, {}),
+        ({**short, "n": 4}, headers[1]),
+        ({**short, "size": "128x128"}, headers[2]),
+        ({**short, "negative_prompt": "blue", "true_cfg_scale": 2.0}, {}),
+    ]
+    with ThreadPoolExecutor(len(sent)) as pool:
+        answers = [pool.submit(client.post, URL, json=body, headers=h) for body, h in sent]
+        time.sleep(1.5)
+        cluster.kill_replica("Denoiser", app=APP)
+        statuses = [answer.result().status_code for answer in answers]
+    assert statuses == [200] * len(sent)
+    recorded = len(sent) - 1
+    wait_until(lambda: len(lines(file)) == recorded)
+    ids = {answer.result().headers["x-trace-id"] for answer in answers}
+    found = {spans[0]["traceId"]: spans for spans in map(spans_of, lines(file))}
+    assert set(found) == ids - {f"{0xC:032x}"}
+    return found
+
+
+def lines(file: Path) -> list[Any]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def named(spans: list[Span], name: str) -> list[Span]:
+    return [span for span in spans if span["name"] == name]
+
+
+def value(span: Span, key: str) -> Any:
+    for item in span["attributes"]:
+        if item["key"] == key:
+            return next(iter(item["value"].values()))
+    raise KeyError(key)
+
+
+def test_each_request_has_one_root_and_no_span_is_an_orphan(
+    traces: dict[str, list[Span]],
+) -> None:
+    for trace_id, spans in traces.items():
+        root, *others = spans
+        ids = {span["spanId"] for span in spans}
+        assert len(ids) == len(spans)
+        assert {span["traceId"] for span in spans} == {trace_id}
+        assert root.get("parentSpanId") in (None, "b" * 16)
+        assert all(span["parentSpanId"] in ids for span in others)
+
+
+def test_spans_cover_the_time_of_a_request_and_stay_within_it(
+    traces: dict[str, list[Span]],
+) -> None:
+    for spans in traces.values():
+        assert coverage_of(spans) >= LEAST_COVERED
+        start, end = (int(spans[0][f"{name}TimeUnixNano"]) for name in ("start", "end"))
+        assert all(start <= int(span["startTimeUnixNano"]) for span in spans)
+        assert all(int(span["endTimeUnixNano"]) <= end for span in spans)
+
+
+def test_every_stage_tells_of_each_image(traces: dict[str, list[Span]]) -> None:
+    for spans in traces.values():
+        images = int(value(spans[0], "gen_ai.request.choice.count"))
+        assert len(named(spans, "image")) == images
+        for name in ("decode.run", "safety.run", "finish.run", "store"):
+            assert len(named(spans, name)) == images
+        runs = named(spans, "denoise.run")
+        assert {value(run, "sluice.replica") for run in runs} - {""}
+        assert named(spans, "encode.run")
+
+
+def test_who_shared_a_tick_is_linked(traces: dict[str, list[Span]]) -> None:
+    roots = {spans[0]["spanId"]: trace_id for trace_id, spans in traces.items()}
+    ticks = [tick for spans in traces.values() for tick in named(spans, "tick")]
+    links = [(tick, link) for tick in ticks for link in tick["links"]]
+    assert links, "no two requests shared a tick"
+    for tick, link in links:
+        assert roots[link["spanId"]] == link["traceId"] != tick["traceId"]
+
+
+def test_an_attempt_whose_replica_was_lost_is_linked_by_the_next(
+    traces: dict[str, list[Span]],
+) -> None:
+    lost = 0
+    for spans in traces.values():
+        attempts = {span["spanId"]: span for span in named(spans, "denoise")}
+        for attempt in attempts.values():
+            if value(attempt, "sluice.attempt") == "1":
+                assert attempt["links"] == []
+                continue
+            lost += 1
+            (link,) = attempt["links"]
+            before = attempts[link["spanId"]]
+            assert before["status"]["code"] == 2
+            assert before["parentSpanId"] == attempt["parentSpanId"]
+            assert int(before["endTimeUnixNano"]) <= int(attempt["startTimeUnixNano"])
+    assert lost, "no image was in the middle"
