@@ -6,7 +6,7 @@ whoever publishes makes metrics of it.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 
 from deployments import metrics
 from deployments.instruments import Growth, tenant_label
@@ -55,7 +55,7 @@ class EngineMetrics:
         self._publish_ticks(stats.cost)
 
     def _publish_ticks(self, cost: CostSurface) -> None:
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for _ in range(len(self._ticks)):
             tick = self._ticks.popleft()
             total = EMPTY

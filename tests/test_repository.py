@@ -73,6 +73,8 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         "pipelines/moderation/default_rules.yaml",
         "serve/configs/embedded.yaml",
         "serve/configs/flux-dev.yaml",
+        "serve/monitoring/grafana.json",
+        "serve/monitoring/alerts.yaml",
     ):
         assert needed in names, needed
     assert not any(name.startswith(("tests/", "benchmarks/", ".venv")) for name in names)

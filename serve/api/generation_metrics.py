@@ -42,7 +42,7 @@ def count_for_tenant(
 ) -> None:
     """The same of a request that was valid: its images, and its deadline, `asked` for or not."""
     tenant = tenant_label(terms.tenant)
-    if answer is not None:
+    if answer is not None and outcome == OK:
         source = answer.source or "drawn"
         metrics.IMAGES.add(len(answer.result.images), source=source, tenant=tenant)
     result = deadline_result(outcome, terms, now)
