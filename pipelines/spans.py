@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -214,24 +214,3 @@ def within(span: Span, start_ns: int, end_ns: int) -> Span:
     end = min(max(span.end_ns, start), end_ns)
     children = tuple(within(child, start, end) for child in span.children)
     return replace(span, start_ns=start, end_ns=end, children=children)
-
-
-def coverage(span: Span) -> float:
-    """The share of a span's time that its leaves cover, 0..1."""
-    total = span.end_ns - span.start_ns
-    if total <= 0:
-        return 1.0
-    covered, reached = 0, span.start_ns
-    for start, end in sorted((leaf.start_ns, leaf.end_ns) for leaf in leaves(span.children)):
-        covered += max(0, min(end, span.end_ns) - max(start, reached))
-        reached = max(reached, min(end, span.end_ns))
-    return covered / total
-
-
-def leaves(spans: Sequence[Span]) -> Generator[Span]:
-    """The spans that have no parts."""
-    for span in spans:
-        if span.children:
-            yield from leaves(span.children)
-        else:
-            yield span

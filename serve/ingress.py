@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 import ray.serve
 import ray.serve.context
@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.boundary import own_replica
 from deployments.closing import ClosingGraph
 from deployments.graph import Graph, StageHandles
-from deployments.names import StageName
+from deployments.names import INGRESS_NAME, StageName
 from deployments.remote_graph import RemoteGraph
 from deployments.storage import open_store
 from pipelines.catalog import ModelSpec
@@ -29,9 +29,14 @@ from serve.config import Settings
 from serve.http import create_app, product_version
 from serve.live import live_settings
 from serve.preflight import check_machines
+from serve.tracing.archive import roots_of
 from serve.tracing.export import resource, sinks
+from serve.tracing.recorder import Trace
 
 logger = logging.getLogger("ray.serve")
+
+_ASK_TIMEOUT_S = 5.0
+"""For all ingress replicas to tell of their traces."""
 
 
 # Ray's decorators are untyped.
@@ -58,7 +63,16 @@ class Ingress:
             context_of=own_context,
             resource=(of := resource(own_replica(), product_version())),
             sinks=sinks(settings.tracing, of),
+            ask_all=ask_all_ingresses,
         )
+
+    async def kept_traces(self, trace_id: str) -> list[Trace]:
+        """For other replicas: what this one keeps of a trace."""
+        return self._services.traces.get(trace_id)
+
+    async def latest_traces(self) -> list[Trace]:
+        """For other replicas: the roots of this one's latest traces."""
+        return roots_of(self._services.traces)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: sections `limits` and `deadlines`, in place."""
@@ -78,6 +92,14 @@ def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Gra
         return RemoteGraph(handles[StageName.FUSED.key], may_sleep=may_sleep)
     classifies = settings.stages.safety.classifier != "off"
     return ClosingGraph(StageHandles(**handles), classifies=classifies, may_sleep=may_sleep)
+
+
+async def ask_all_ingresses(method: str, *arguments: Any) -> list[Any]:
+    """What each ingress replica of this application answers, or the error that it does not."""
+    application = ray.serve.get_replica_context().app_name
+    handle = cast(Any, ray.serve.get_deployment_handle(INGRESS_NAME, application))
+    response = handle.broadcast(method, *arguments)
+    return await response.results_async(timeout_s=_ASK_TIMEOUT_S, return_exceptions=True)
 
 
 def own_context(request_id: str) -> Context:

@@ -24,6 +24,7 @@ from serve.api.admission import Admission
 from serve.api.result_cache import ResultCache
 from serve.api.sharing import Sharing
 from serve.config import Settings
+from serve.tracing.archive import Archive, AskAll
 from serve.tracing.recorder import Recorder, Sink
 from serve.tracing.store import TraceStore
 
@@ -73,6 +74,7 @@ class Services:
     sharing: Sharing
     recorder: Recorder
     traces: TraceStore
+    archive: Archive
     resource: Resource
     now: Callable[[], float] = time.time
 
@@ -89,10 +91,12 @@ class Services:
         now: Callable[[], float] = time.time,
         resource: Resource | None = None,
         sinks: Sequence[Sink] = (),
+        ask_all: AskAll | None = None,
     ) -> Self:
         """Services as `settings` say. `context_of` makes the context in which the job of a request
         id is drawn: not the request's own, because equal requests share it. Traces are of
-        `resource`, and go to `sinks` besides the store."""
+        `resource`, and go to `sinks` besides the store;
+        `ask_all` asks all ingress replicas for theirs."""
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans)
         return cls(
@@ -110,6 +114,7 @@ class Services:
             ),
             recorder=Recorder(settings.tracing, (traces, *sinks)),
             traces=traces,
+            archive=Archive(traces, ask_all),
             resource=Resource.create() if resource is None else resource,
             now=now,
         )

@@ -21,7 +21,7 @@ router = APIRouter(tags=["traces"])
 async def trace(request: Request, trace_id: str) -> Response:
     """The spans of a trace as OTLP JSON."""
     services = services_of(request)
-    kept = services.traces.get(trace_id)
+    kept = await services.archive.get(trace_id)
     if not kept:
         raise TraceNotKept(f"no trace {trace_id[:64]!r} is kept here; /traces lists those that are")
     return ApiResponse(as_otlp(services, kept))

@@ -1,4 +1,4 @@
-"""Gives every request of the API a trace, and says in the answer which."""
+"""Gives every request that asks for work a trace, and says in the answer which."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TRACE_KEY = "trace"
 TRACE_ID_HEADER = "x-trace-id"
 RESPONSE_HEADER = "traceresponse"
 
-_TRACED_METHOD, _TRACED_PREFIX = "POST", "/v1/"
+_TRACED_METHOD = "POST"
 
 
 class TracingMiddleware:
-    """Puts a `RequestTrace` into `request.state.trace`, for posts to the API.
+    """Puts a `RequestTrace` into `request.state.trace` of what is posted.
 
     Its root lasts until the last byte of the answer is handed to the server.
     """
@@ -65,8 +65,4 @@ class TracingMiddleware:
 
 
 def _is_traced(scope: Scope) -> bool:
-    return (
-        scope["type"] == "http"
-        and scope["method"] == _TRACED_METHOD
-        and scope["path"].startswith(_TRACED_PREFIX)
-    )
+    return scope["type"] == "http" and scope["method"] == _TRACED_METHOD

@@ -46,6 +46,6 @@ def new_trace_id() -> str:
 def is_chosen(trace_id: str, ratio: float) -> bool:
     """Whether a trace is among the share `ratio` that is recorded; the same on every machine.
 
-    By the lower 63 bits of its id, as OpenTelemetry's `TraceIdRatioBased`.
+    By the lower 64 bits of its id, as OpenTelemetry's `TraceIdRatioBased`.
     """
-    return int(trace_id[16:], 16) & (2**63 - 1) < ratio * 2**63
+    return int(trace_id[16:], 16) < round(ratio * 2**64)

@@ -11,10 +11,8 @@ from pipelines.spans import (
     TRANSFER,
     OpenSpan,
     Span,
-    coverage,
     joined,
     lately,
-    leaves,
     linked,
     tagged,
     waited_and_ran,
@@ -35,7 +33,6 @@ def names(spans: tuple[Span, ...]) -> list[str]:
 def test_gaps_become_parts_of_their_own() -> None:
     whole = joined(span("denoise", 0, 10, span("b", 6, 8), span("a", 1, 4)), TRANSFER)
     assert names(whole.children) == [TRANSFER, "a", TRANSFER, "b", TRANSFER]
-    assert coverage(whole) == 1.0
     assert [(each.start_ns, each.end_ns) for each in whole.children][2] == (4 * MS, 6 * MS)
 
 
@@ -52,12 +49,6 @@ def test_what_another_clock_put_outside_is_kept_within() -> None:
     (tick,) = whole.children[0].children
     assert (tick.start_ns, tick.end_ns) == (10 * MS, 10 * MS)
     assert within(span("a", 30, 40), 0, 10).end_ns == 10
-
-
-def test_coverage_counts_leaves_and_no_time_twice() -> None:
-    root = span("root", 0, 10, span("a", 0, 4, span("leaf", 0, 2)), span("b", 1, 5))
-    assert coverage(root) == pytest.approx(0.5)
-    assert [leaf.name for leaf in leaves(root.children)] == ["leaf", "b"]
 
 
 def test_a_part_that_fails_says_why_but_never_more_than_its_kind() -> None:

@@ -21,6 +21,7 @@ EXAMPLES: list[errors.SluiceError] = [
     errors.RequestTooLarge("m"),
     errors.ModelNotFound("m", model="x"),
     errors.FileNotStored("m", file_id="x"),
+    errors.TraceNotKept("m"),
     errors.ContentPolicyViolation(
         "m", stage="image", category="nsfw", score=0.9, threshold=0.8, image_index=2
     ),

@@ -53,10 +53,11 @@ async def test_the_outcome(
 ):
     client = client_of(services(FakeGraph(error=error)))
     body = {"prompt": "a cat", "user": "u-1", **fields}
-    await client.post(URL, json=body, headers={"x-request-id": "r-1"})
+    answer = await client.post(URL, json=body, headers={"x-request-id": "r-1"})
     line = only_line(caplog)
     assert line.startswith(
-        f"generation request=r-1 user='u-1' tenant='u-1' outcome={outcome} seconds="
+        f"generation request=r-1 trace={answer.headers['x-trace-id']} user='u-1' tenant='u-1'"
+        f" outcome={outcome} seconds="
     )
 
 
