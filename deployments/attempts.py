@@ -38,7 +38,7 @@ async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
         try:
             return await attempt(number)
         except ReplicaLost as lost:
-            metrics.LOST_CALLS.add(stage=lost.stage)
+            metrics.LOST_CALLS.add(stage=str(lost.stage))
             logger.warning(
                 "request %s: a replica of %s was lost in attempt %d of %d",
                 request_id,
@@ -94,7 +94,7 @@ class Relay:
                     self._go_on("its denoiser goes away")
                     continue
             except ReplicaLost as lost:
-                metrics.LOST_CALLS.add(stage=lost.stage)
+                metrics.LOST_CALLS.add(stage=str(lost.stage))
                 self._count_loss(lost, began_at)
                 self._go_on(f"a replica of {lost.stage} was lost")
             finally:

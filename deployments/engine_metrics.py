@@ -26,7 +26,7 @@ class EngineMetrics:
         self._devices = options.ranks * (options.num_gpus or 1.0)
         self._length = length
         self._ticks: deque[RanTick] = deque(maxlen=_TICKS_KEPT)
-        self._growth = Growth()
+        self._growth, self._saved = Growth(), Growth()
 
     def ticked(self, tick: RanTick) -> None:
         """Keep a tick until the next `publish`. Called by the engine's thread."""
@@ -40,15 +40,14 @@ class EngineMetrics:
                 "steps": stats.steps,
                 "preempted": stats.preempted,
                 "cancelled": stats.cancelled,
-                **stats.saved_steps,
             }
         )
         metrics.TICKS.add(grown["ticks"])
         metrics.STEPS.add(grown["steps"])
         metrics.PREEMPTIONS.add(grown["preempted"])
         metrics.CANCELLED_IMAGES.add(grown["cancelled"])
-        for reason in stats.saved_steps:
-            metrics.SAVED_STEPS.add(grown[reason], reason=reason)
+        for reason, steps in self._saved.of(stats.saved_steps).items():
+            metrics.SAVED_STEPS.add(steps, reason=reason)
         metrics.WORKS.set(stats.works)
         metrics.KNEE_SECONDS.set(stats.cost.knee)
         metrics.KNEE_TOKENS.set(stats.cost.knee_tokens(self._length))
@@ -56,6 +55,7 @@ class EngineMetrics:
 
     def _publish_ticks(self, cost: CostSurface) -> None:
         seconds: defaultdict[str, float] = defaultdict(float)
+        tokens = 0
         for _ in range(len(self._ticks)):
             tick = self._ticks.popleft()
             total = EMPTY
@@ -64,11 +64,12 @@ class EngineMetrics:
             metrics.TICK_SECONDS.observe(tick.seconds)
             metrics.TICK_TOKENS.observe(total.tokens)
             metrics.TICK_SEGMENTS.observe(total.segments)
-            metrics.TOKENS.add(total.tokens)
+            tokens += total.tokens
             # What a tick costs beside its works is shared as these are.
             whole = cost.marginal(total)
             for tenant, load in tick.works:
                 share = cost.marginal(load) / whole if whole else 1 / len(tick.works)
                 seconds[tenant_label(tenant)] += share * tick.seconds
+        metrics.TOKENS.add(tokens)
         for tenant, taken in seconds.items():
             metrics.DEVICE_SECONDS.add(self._devices * taken, tenant=tenant, device=self._device)
