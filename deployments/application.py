@@ -52,17 +52,19 @@ def bind_stages(
         StageName.FUSED: (Fused, (spec, config)),
     }
     return {
-        name.key: _deployment(name, classes[name][0], options).bind(*classes[name][1])
+        name.key: _deployment(name, classes[name][0], options, config).bind(*classes[name][1])
         for name, options in config.deployed().items()
     }
 
 
-def _deployment(name: StageName, cls: type, options: StageOptions) -> Deployment:
+def _deployment(
+    name: StageName, cls: type, options: StageOptions, config: StagesConfig
+) -> Deployment:
     decorate = ray.serve.deployment(
         name=str(name),
         request_router_config=RequestRouterConfig(**_ROUTERS.get(name, _LESS_BUSY)),
         # The ingress logs each generation, once and with its outcome.
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=LoggingConfig(enable_access_log=False, encoding=config.log_encoding),
         **options.deployment_kwargs(),
     )
     return decorate(cls)

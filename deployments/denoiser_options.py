@@ -63,6 +63,8 @@ class DenoiserOptions(StageOptions):
     compile: bool = False
     """Whether blocks are compiled at the start, which takes a minute: faster on a GPU, and close to
     eager results instead of equal."""
+    trace_ticks_every: PositiveInt = 1
+    """Of so many ticks one is a span of its own, in the traces of the requests that it stepped."""
     parallel: ParallelOptions = Field(default_factory=ParallelOptions)
     """Several GPUs for one replica; `num_cpus` and `num_gpus` are then each rank's."""
 

@@ -60,7 +60,12 @@ def build_engine(
         max_bytes=bounds.trajectory_bytes,
     )
     return Engine(
-        stage, scheduler, cost=cost, checkpoint_every=options.checkpoint_every, on_tick=on_tick
+        stage,
+        scheduler,
+        cost=cost,
+        checkpoint_every=options.checkpoint_every,
+        tick_every=options.trace_ticks_every,
+        on_tick=on_tick,
     )
 
 

@@ -164,6 +164,8 @@ class StagesConfig(Options):
     """Where files are kept."""
     weights: WeightsOptions = Field(default_factory=WeightsOptions)
     """How weights come to a node."""
+    log_encoding: Literal["TEXT", "JSON"] = "TEXT"
+    """How all processes of the application write their logs: lines for people, or JSON objects."""
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ Attributes = Mapping[str, Attribute]
 TRANSFER = "transfer"
 """Of time between stages: routing, Serve's own queues, serialisation, the network."""
 
-_LEAST_GAP_NS = 20_000
+_LEAST_GAP_NS = 100_000
 
 
 def _no_attributes() -> dict[str, Attribute]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import ray.serve
 from ray.serve import Application, Deployment
+from ray.serve.schema import LoggingConfig
 
 from deployments.application import bind_stages
 from deployments.names import INGRESS_NAME
@@ -71,5 +72,6 @@ def ingress_deployment(settings: Settings) -> Deployment:
         if grace_s is None
         else grace_s,
         max_surge_percent=ingress.max_surge_percent,
+        logging_config=LoggingConfig(encoding=settings.stages.log_encoding),
         **scaling,
     )

@@ -13,6 +13,8 @@ from typing import Any, cast
 import ray.serve
 import ray.serve.context
 from fastapi import FastAPI
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.boundary import own_replica
@@ -97,9 +99,12 @@ def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Gra
 async def ask_all_ingresses(method: str, *arguments: Any) -> list[Any]:
     """What each ingress replica of this application answers, or the error that it does not."""
     application = ray.serve.get_replica_context().app_name
-    handle = cast(Any, ray.serve.get_deployment_handle(INGRESS_NAME, application))
+    handle = cast(Any, ray.serve).get_deployment_handle(INGRESS_NAME, application)
     response = handle.broadcast(method, *arguments)
-    return await response.results_async(timeout_s=_ASK_TIMEOUT_S, return_exceptions=True)
+    try:
+        return await response.results_async(timeout_s=_ASK_TIMEOUT_S, return_exceptions=True)
+    except (TimeoutError, RayError, RayServeException) as error:
+        return [error]
 
 
 def own_context(request_id: str) -> Context:

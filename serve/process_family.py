@@ -13,7 +13,8 @@ import uuid
 import psutil
 
 _MARK = "PROCESS_FAMILY_ID"
-"""The environment variable that marks a family's processes; its value is the family's own."""
+"""The environment variable that marks a family's processes; its value is the family's own. Not one of
+the SLUICE_ variables, which are settings."""
 
 _LEAVE_S = 5.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,10 @@ from serve.api.tracing import answered, asked, trace_of, wanted
 from serve.middleware.timeout import is_over_time
 
 _log = logging.getLogger("ray.serve")
+
+Facts = dict[str, object]
+
+_CLIENTS_WORDS = ("user", "tenant")
 
 
 @dataclass(slots=True)
@@ -57,19 +61,28 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
             asked_for = fields.deadline_ms is not None
             count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, now=now)
         _describe(request, entry, outcome, now)
-        _log.info(
-            "generation request=%s trace=%s user=%r tenant=%r outcome=%s%s%s%s%s seconds=%.3f",
-            request.state.request_id,
-            trace_of(request).trace_id,
-            fields.safety_identifier or fields.user,
-            entry.tenant,
-            outcome,
-            _category(failure),
-            _planned(entry.plan),
-            _punctual(entry, now),
-            _answered(entry.answer),
-            seconds,
-        )
+        facts: Facts = {
+            "request": request.state.request_id,
+            "trace": trace_of(request).trace_id,
+            "user": fields.safety_identifier or fields.user,
+            "tenant": entry.tenant,
+            "outcome": outcome,
+            **_category(failure),
+            **_planned(entry.plan),
+            **_punctual(entry, now),
+            **_answered(entry.answer),
+            "seconds": round(seconds, 3),
+        }
+        # As fields of their own too, for logs in JSON.
+        _log.info("generation %s", _in_words(facts), extra={"event": "generation", **facts})
+
+
+def _in_words(facts: Facts) -> str:
+    """`name=value` each; what a client has written is quoted."""
+    return " ".join(
+        f"{name}={value!r}" if name in _CLIENTS_WORDS else f"{name}={value}"
+        for name, value in facts.items()
+    )
 
 
 def _describe(request: Request, entry: LogEntry, outcome: str, now: float) -> None:
@@ -101,32 +114,37 @@ def _outcome(request: Request, error: BaseException | None) -> str:
     return error_code(error)
 
 
-def _category(error: BaseException | None) -> str:
-    return f" category={error.category}" if isinstance(error, ContentPolicyViolation) else ""
+def _category(error: BaseException | None) -> Facts:
+    return {"category": error.category} if isinstance(error, ContentPolicyViolation) else {}
 
 
-def _planned(plan: Plan | None) -> str:
+def _planned(plan: Plan | None) -> Facts:
     if plan is None:
-        return ""
+        return {}
     params = plan.params
-    return (
-        f" images={params.num_images} size={params.width}x{params.height}"
-        f" steps={params.num_inference_steps}"
-    )
+    return {
+        "images": params.num_images,
+        "size": f"{params.width}x{params.height}",
+        "steps": params.num_inference_steps,
+    }
 
 
-def _punctual(entry: LogEntry, now: float) -> str:
+def _punctual(entry: LogEntry, now: float) -> Facts:
     """The deadline, and whether it was met: only an image can meet one."""
     if entry.plan is None or entry.terms is None or entry.terms.deadline is None:
-        return ""
+        return {}
     met = entry.answer is not None and now <= entry.terms.deadline
-    return f" deadline_ms={entry.plan.wish.deadline_ms} met={'yes' if met else 'no'}"
+    return {"deadline_ms": entry.plan.wish.deadline_ms, "met": "yes" if met else "no"}
 
 
-def _answered(answer: Answer | None) -> str:
+def _answered(answer: Answer | None) -> Facts:
     if answer is None:
-        return ""
-    steps = ",".join(str(image.steps_run) for image in answer.result.images)
-    resumed = ",".join(map(str, answer.result.resumed_at))
-    moved = f" resumed_at={resumed}" if resumed else ""
-    return f" steps_run={steps}{moved} source={answer.source or 'drawn'}"
+        return {}
+    facts: Facts = {"steps_run": _list(image.steps_run for image in answer.result.images)}
+    if answer.result.resumed_at:
+        facts["resumed_at"] = _list(answer.result.resumed_at)
+    return {**facts, "source": answer.source or "drawn"}
+
+
+def _list(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))

@@ -33,7 +33,7 @@ def sdk_spans(trace: Trace, resource: Resource) -> list[ReadableSpan]:
 
 def to_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
     """Spans of one resource as OTLP's `TracesData`."""
-    resource = spans[0].resource.attributes if spans else {}
+    resource: Mapping[str, Any] = spans[0].resource.attributes if spans else {}
     return {
         "resourceSpans": [
             {

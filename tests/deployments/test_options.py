@@ -8,6 +8,7 @@ import ray.serve
 from pydantic import ValidationError
 
 import deployments
+from deployments.base_options import Options
 from deployments.options import (
     AutoscalingOptions,
     DenoiserOptions,
@@ -26,11 +27,8 @@ from pipelines.errors import ConfigurationError
 
 def test_defaults_fit_two_cores_without_a_gpu() -> None:
     config = StagesConfig()
-    stages = [
-        getattr(config, name)
-        for name in StagesConfig.model_fields
-        if name not in ("storage", "layout", "weights")
-    ]
+    others = ("storage", "layout", "weights", "log_encoding")
+    stages = [getattr(config, name) for name in StagesConfig.model_fields if name not in others]
     assert len(stages) == 5
     assert sum(stage.num_cpus for stage in stages) <= 1.5
     assert all(stage.num_gpus == 0 and stage.resolved_device == "cpu" for stage in stages)
@@ -186,7 +184,8 @@ def test_options_are_frozen() -> None:
 def test_the_readme_names_every_option() -> None:
     readme = (Path(deployments.__file__).parent / "README.md").read_text("utf-8")
     config = StagesConfig()
-    sections = [getattr(config, name) for name in StagesConfig.model_fields if name != "layout"]
+    values = [getattr(config, name) for name in StagesConfig.model_fields]
+    sections = [value for value in values if isinstance(value, Options)]
     named = {name for section in sections for name in type(section).model_fields}
     named |= set(StagesConfig.model_fields) | set(AutoscalingOptions.model_fields)
     assert {name for name in named if f"`{name}`" not in readme} == set()

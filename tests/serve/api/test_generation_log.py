@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
+import httpx
 import pytest
+from ray._common.formatters import JSONFormatter
 
 from pipelines.errors import ContentPolicyViolation, StageFailed
 from pipelines.moderation import PromptRules
@@ -118,3 +121,15 @@ async def test_no_deadline(client_of: ClientOf, caplog: pytest.LogCaptureFixture
     client = client_of(services(deadlines={"default_ms": None}))
     await client.post(URL, json={"prompt": "a cat"})
     assert " steps=12 steps_run=12 source=drawn seconds=" in only_line(caplog)
+
+
+async def test_what_a_line_says_is_there_as_fields_for_json(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="ray.serve")
+    answer = await client.post(URL, json={"prompt": "a secret cat", "user": "u-1", "n": 2})
+    (record,) = (r for r in caplog.records if getattr(r, "event", None) == "generation")
+    fields = json.loads(JSONFormatter().format(record))
+    assert fields["trace"] == answer.headers["x-trace-id"]
+    assert (fields["tenant"], fields["outcome"], fields["images"]) == ("u-1", "ok", 2)
+    assert "secret" not in json.dumps(fields)
