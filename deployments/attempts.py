@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from deployments import metrics
 from deployments.failures import ReplicaLost
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
 from pipelines.contracts import ServiceTerms
@@ -37,6 +38,7 @@ async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
         try:
             return await attempt(number)
         except ReplicaLost as lost:
+            metrics.LOST_CALLS.add(stage=str(lost.stage))
             logger.warning(
                 "request %s: a replica of %s was lost in attempt %d of %d",
                 request_id,
@@ -87,10 +89,12 @@ class Relay:
                 if isinstance(result, PackedLatents):
                     return result
                 self.was_accepted = self.was_accepted or result.was_accepted
+                metrics.MOVED_IMAGES.add(1 if result.was_accepted else 0)
                 if self.step > began_at:
                     self._go_on("its denoiser goes away")
                     continue
             except ReplicaLost as lost:
+                metrics.LOST_CALLS.add(stage=str(lost.stage))
                 self._count_loss(lost, began_at)
                 self._go_on(f"a replica of {lost.stage} was lost")
             finally:
@@ -104,6 +108,7 @@ class Relay:
 
     def _go_on(self, reason: str) -> None:
         self.resumed_at.append(self.step)
+        metrics.RESUMED_IMAGES.add(1 if self.step else 0)
         self.was_accepted = True
         logger.warning(
             "request %s: %s, an image goes on from step %d", self._request_id, reason, self.step

@@ -23,6 +23,7 @@ import ray.exceptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.backlog import REPORT_EVERY_S, Backlogs
 
 logger = logging.getLogger("ray.serve")
@@ -89,4 +90,5 @@ class Balance:
             logger.warning("works stay where they are, for now: %s", error)
             return
         if given := sum(answer for answer in answers if isinstance(answer, int)):
+            metrics.SHED_IMAGES.add(given)
             logger.info("%d images go to replicas that will begin them sooner", given)

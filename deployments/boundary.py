@@ -18,7 +18,10 @@ from typing import NoReturn
 import ray.serve
 from ray.serve.exceptions import RayServeException
 
+from deployments import metrics
+from deployments.instruments import Growth
 from deployments.placement import StageOptions
+from pipelines.engine.demand import Demand
 from pipelines.errors import SluiceError, StageFailed
 
 logger = logging.getLogger("ray.serve")
@@ -87,6 +90,7 @@ class Boundary:
         self._failures = 0
         self._first_failure = 0.0
         self._last_failure = 0.0
+        self._growth = Growth()
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -109,7 +113,19 @@ class Boundary:
                 f"the last {self._failures} calls failed unexpectedly", stage=self._stage
             )
 
+    def took(self, **phases: float) -> None:
+        """An item had these phases in the stage, in seconds: what its metrics say."""
+        for phase, seconds in phases.items():
+            metrics.STAGE_SECONDS.observe(seconds, stage=self._stage, phase=phase)
+
+    def has_to_do(self, demand: Demand) -> None:
+        """Tell what the stage has to do and has done, every second or so, or the metric lapses."""
+        metrics.STAGE_QUEUE_SECONDS.set(demand.queued_s, stage=self._stage)
+        busy_s = self._growth.of({"busy": demand.busy_s})["busy"]
+        metrics.STAGE_BUSY_SECONDS.add(busy_s, stage=self._stage)
+
     def _count_failure(self) -> None:
+        metrics.STAGE_FAILURES.add(stage=self._stage)
         self._last_failure = self._clock()
         if self._failures == 0:
             self._first_failure = self._last_failure

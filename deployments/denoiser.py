@@ -22,7 +22,8 @@ from deployments.autoscaling import told
 from deployments.backlog import Report
 from deployments.boundary import Boundary, Held, end_process, starting
 from deployments.draining import DrainWatch, is_deleted
-from deployments.engine_builder import build_engine
+from deployments.engine_builder import build_engine, tokens_of
+from deployments.engine_metrics import EngineMetrics
 from deployments.live import taken_over
 from deployments.options import DenoiserOptions, WeightsOptions
 from deployments.packed import (
@@ -74,7 +75,8 @@ class Denoiser(Held):
 
             torch.set_num_threads(options.resolved_threads)
             self._stage = self._load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
-            self._engine = build_engine(self._stage, spec, options)
+            self._metrics = EngineMetrics(options, tokens_of(spec))
+            self._engine = build_engine(self._stage, spec, options, on_tick=self._metrics.ticked)
             if options.ranks > 1:
                 from deployments.ranks import end_when_lost
 
@@ -118,6 +120,8 @@ class Denoiser(Held):
                     while isinstance(report := await reports.get(), Checkpoint):
                         yield self._signed(pack_checkpoint(report))
                     latents = self._signed(pack_latents(_result(future)))
+                    timings = latents.timings
+                    self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
                     yield replace(latents, prompts=_facts(positive, negative))
                 finally:
                     self._engine.cancel(job.work_id)
@@ -131,8 +135,11 @@ class Denoiser(Held):
         return replace(item, spans=tagged(item.spans, "denoise.", replica=self._boundary.replica))
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What callers choose a replica by: a `Report`."""
+        """What callers choose a replica by: a `Report`. Serve asks every second, so metrics are
+        told here, too."""
         stats = self._engine.stats()
+        self._metrics.publish(stats)
+        self._boundary.has_to_do(stats.demand)
         return Report(time.time(), stats.queued_s, self._text_tokens, stats.cost).stats()
 
     async def stats(self) -> EngineStats:

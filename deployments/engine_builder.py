@@ -17,6 +17,7 @@ from pipelines.engine.cost import CostModel, Load, Observation, relative_errors
 from pipelines.engine.cost_cache import CostCache
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.stats import OnTick
 
 if TYPE_CHECKING:
     from pipelines.stages.denoiser import DenoiserStage
@@ -28,8 +29,14 @@ _ENOUGH_TICKS = 6
 """Measured in the time given, to be kept: fewer say little, and the next start may be calmer."""
 
 
-def build_engine(stage: DenoiserStage, spec: ModelSpec, options: DenoiserOptions) -> Engine:
-    """The engine over `stage`, not yet started."""
+def build_engine(
+    stage: DenoiserStage,
+    spec: ModelSpec,
+    options: DenoiserOptions,
+    *,
+    on_tick: OnTick | None = None,
+) -> Engine:
+    """The engine over `stage`, not yet started; `on_tick` is as in `Engine`."""
     cost = CostModel(_calibration(stage, spec, options))
     bounds = _bounds(stage, options)
     surface = cost.surface
@@ -39,7 +46,7 @@ def build_engine(stage: DenoiserStage, spec: ModelSpec, options: DenoiserOptions
         1e3 * surface.base,
         1e6 * surface.per_token,
         1e3 * surface.knee,
-        surface.knee_tokens(_tokens(spec)),
+        surface.knee_tokens(tokens_of(spec)),
         spec.name,
         bounds.tokens,
         bounds.trajectory_bytes // 2**20,
@@ -58,6 +65,7 @@ def build_engine(stage: DenoiserStage, spec: ModelSpec, options: DenoiserOptions
         cost=cost,
         checkpoint_every=options.checkpoint_every,
         tick_every=options.trace_ticks_every,
+        on_tick=on_tick,
     )
 
 
@@ -144,6 +152,6 @@ def _most_tokens(stage: DenoiserStage, num_bytes: int) -> int:
     return low
 
 
-def _tokens(spec: ModelSpec) -> int:
+def tokens_of(spec: ModelSpec) -> int:
     """Tokens of one image of the model's own size."""
     return (spec.height // 16) * (spec.width // 16) + spec.max_sequence_length

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from deployments import metrics
 from deployments.autoscaling import told
 from deployments.boundary import Boundary, Held, starting
 from deployments.files import CONTENT_TYPES, encode_image
@@ -56,6 +57,7 @@ class Finisher(Held):
                 self._meter.left()
             timings = finished.timings
             self._meter.ran(1, timings["finish"] + timings["store"])
+            self._count(finished)
             spans = (*image.spans, *self._spans(finished))
             return replace(finished, spans=spans)
 
@@ -74,11 +76,19 @@ class Finisher(Held):
 
     def check_health(self) -> None:
         """Raises StageFailed when finishing has stopped working."""
+        self._boundary.has_to_do(self._meter.demand)
         self._boundary.check_health()
 
     def __del__(self) -> None:
         if hasattr(self, "_workers"):
             self._workers.shutdown(wait=False)
+
+    def _count(self, finished: FinishedImage) -> None:
+        timings = finished.timings
+        self._boundary.took(wait=timings["finish_wait"], run=timings["finish"])
+        if finished.file_id is not None:
+            self._boundary.took(store=timings["store"])
+            metrics.STORED_BYTES.add(finished.num_bytes)
 
     def _spans(self, finished: FinishedImage) -> Spans:
         """What was done for a file that is there now."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from deployments import metrics
 from deployments.autoscaling import told
 from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
@@ -57,6 +58,8 @@ class SafetyClassifier(Held):
         """
         with self._boundary.call():
             verdict, waited, ran, size = await self._batcher.submit(image, terms)
+            self._boundary.took(wait=waited, run=ran)
+            metrics.CLASSIFIED_IMAGES.add(verdict="flagged" if verdict.flagged else "passed")
             spans = waited_and_ran(
                 "safety", waited, ran, batch_size=size, replica=self._boundary.replica
             )
@@ -79,6 +82,7 @@ class SafetyClassifier(Held):
 
     def check_health(self) -> None:
         """Raises StageFailed when classifying has stopped working."""
+        self._boundary.has_to_do(self._batcher.demand)
         self._boundary.check_health()
 
     def __del__(self) -> None:

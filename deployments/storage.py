@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from deployments import metrics
 from deployments.options import StorageOptions
 from pipelines.errors import FileNotStored, StageFailed
 
@@ -159,6 +160,7 @@ class LocalStore:
             if total <= _FILL_AFTER_SWEEP * self._max_bytes:
                 break
             file.path.unlink(missing_ok=True)
+            metrics.EVICTED_FILES.add()
             total -= file.num_bytes
         return total
 

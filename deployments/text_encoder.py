@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from deployments import metrics
 from deployments.autoscaling import told
 from deployments.boundary import Boundary, Held, starting
 from deployments.live import taken_over
@@ -65,14 +66,18 @@ class TextEncoder(Held):
         """
         if prompt in self._cache:
             self._cache.move_to_end(prompt)
+            metrics.PROMPTS.add(result="cached")
             spans = waited_and_ran("encode", 0.0, 0.0, cached=True, replica=self._boundary.replica)
             timings = {"encode_wait": 0.0, "encode": 0.0}
             return replace(self._cache[prompt], timings=timings, spans=spans[1:])
         with self._boundary.call():
+            shares = self._in_flight.is_running(prompt)
+            metrics.PROMPTS.add(result="shared" if shares else "encoded")
             began = asyncio.get_running_loop().time()
             conditioning, ran = await self._in_flight.run(prompt, lambda: self._encode(prompt))
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(ran, elapsed)
+            self._boundary.took(wait=elapsed - busy, run=busy)
             spans = waited_and_ran(
                 "encode", elapsed - busy, busy, cached=False, replica=self._boundary.replica
             )
@@ -96,6 +101,7 @@ class TextEncoder(Held):
 
     def check_health(self) -> None:
         """Raises StageFailed when encoding has stopped working."""
+        self._boundary.has_to_do(self._batcher.demand)
         self._boundary.check_health()
 
     def __del__(self) -> None:

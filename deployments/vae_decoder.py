@@ -56,6 +56,7 @@ class VaeDecoder(Held):
         """
         with self._boundary.call():
             image, waited, ran, size = await self._batcher.submit(latents, terms)
+            self._boundary.took(wait=waited, run=ran)
             timings = {**latents.timings, "decode_wait": waited, "decode": ran}
             spans = waited_and_ran(
                 "decode", waited, ran, batch_size=size, replica=self._boundary.replica
@@ -78,6 +79,7 @@ class VaeDecoder(Held):
 
     def check_health(self) -> None:
         """Raises StageFailed when decoding has stopped working."""
+        self._boundary.has_to_do(self._batcher.demand)
         self._boundary.check_health()
 
     def __del__(self) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.calls import Calls
 from deployments.failures import ReplicaLost
 from deployments.names import StageName
@@ -77,6 +78,7 @@ class Sleepers:
         for stage in stages:
             self._sleepers[stage].pool.sleep.wished(now)
             if stage not in self._wakes:
+                metrics.COLD_STARTS.add(stage=str(stage))
                 # In a context of its own, or Serve would cancel the call with the request.
                 task = asyncio.get_running_loop().create_task(self._wake(stage), context=Context())
                 self._wakes[stage] = task

@@ -76,6 +76,8 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         "serve/configs/flux-dev.yaml",
         "serve/tracing/templates/trace.html",
         "serve/tracing/templates/page.css",
+        "serve/monitoring/grafana.json",
+        "serve/monitoring/alerts.yaml",
     ):
         assert needed in names, needed
     assert not any(name.startswith(("tests/", "benchmarks/", ".venv")) for name in names)

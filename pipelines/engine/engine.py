@@ -22,7 +22,7 @@ from pipelines.engine.cost import CostModel
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
 from pipelines.engine.policies import Policy
 from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.stats import Counters, EngineStats
+from pipelines.engine.stats import Counters, EngineStats, OnTick
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.stepping import step
 from pipelines.engine.work import Tick
@@ -38,8 +38,8 @@ class Engine:
     """Runs jobs on a stage, one packed tick after the other.
 
     `checkpoint_every` steps an image's state is handed to who listens. `cost`, if given, learns
-    from every tick. `max_queued_works` bounds what is accepted at all. Of works with a
-    `trace`, every `tick_every`-th tick is kept as a span.
+    from every tick. `max_queued_works` bounds what is accepted at all. Of works with a `trace`,
+    every `tick_every`-th tick is kept as a span; `on_tick` hears of all, see `Counters`.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Engine:
         checkpoint_every: int = 5,
         max_queued_works: int = 10_000,
         tick_every: int = 1,
+        on_tick: OnTick | None = None,
     ) -> None:
         self._stage = stage
         self._scheduler = scheduler
@@ -62,7 +63,7 @@ class Engine:
         self._changed = threading.Condition()
         self._is_stopping = False
         self._is_handing_over = False
-        self._counters = Counters()
+        self._counters = Counters(on_tick)
         self._breaker = Breaker()
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
@@ -131,7 +132,7 @@ class Engine:
             start=start,
             tick_every=self._tick_every,
         )
-        work = work_of(entry, self._stage)
+        work = entry.work = work_of(entry, self._stage)
         with self._changed:
             self._check_open()
             if entry.id in self._entries:
@@ -153,6 +154,7 @@ class Engine:
         with self._changed:
             self._scheduler.cancel(work_id)
             entry = self._entries.pop(work_id, None)
+            self._counters.count_cancelled(entry)
         if entry is not None:
             entry.future.cancel()
         return entry is not None
@@ -226,11 +228,12 @@ class Engine:
         """Step the entries; returns those that did."""
         if not entries:
             return []
-        self._counters.count_tick(len(entries))
         began, start_ns = time.perf_counter(), time.time_ns()
         stepped = step(self._stage, entries, breaker=self._breaker, alone=self._alone)
+        seconds = time.perf_counter() - began
+        self._counters.count_tick(stepped.entries, seconds)
         if stepped.together and len(entries) == len(tick.work_ids):
-            self._observe(tick, time.perf_counter() - began)
+            self._observe(tick, seconds)
         note(stepped.entries, tick, number=self._counters.ticks, start_ns=start_ns)
         return stepped.entries
 
@@ -259,7 +262,7 @@ class Engine:
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
         entry.trajectory = None
-        self._counters.finished += 1
+        self._counters.count_finished(entry.job, latents.steps_run)
         if self._leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
 

@@ -42,6 +42,8 @@ class Entry:
     began: float | None = None
     trajectory: Any = None
     tick_every: int = 1
+    work: Work = field(init=False)
+    """As the scheduler sees it."""
     journal: Journal | None = field(init=False, default=None)
     """Kept if the job has a trace, with every `tick_every`-th tick."""
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from deployments import metrics
 from pipelines.errors import Overloaded
 
 _WEIGHT = 0.2
@@ -64,9 +65,12 @@ class Admission:
     def _check(self, tenant: str) -> None:
         taken, of_tenant = self.in_flight, self._by_tenant[tenant]
         if of_tenant >= self._max_per_tenant:
+            reason = "tenant"
             problem = f"{of_tenant} of your images are in flight, the limit for one tenant"
         elif taken >= self._max_in_flight:
+            reason = "server"
             problem = f"{taken} images are in flight, this server's limit"
         else:
             return
+        metrics.ADMISSION_REFUSALS.add(reason=reason)
         raise Overloaded(f"{problem}; try again in a moment", retry_after_s=self._mean_s)

@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deployments import metrics
 from serve.api.services import services_of
 
 _HEADERS = {
@@ -27,4 +28,5 @@ router = APIRouter(tags=["files"])
 async def get_file(file_id: str, request: Request) -> Response:
     """The file's bytes; 404 `file_not_found` once it has expired."""
     stored = await run_in_threadpool(services_of(request).store.get, file_id)
+    metrics.RETURNED_BYTES.add(len(stored.data), route="files")
     return Response(stored.data, media_type=stored.content_type, headers=_HEADERS)

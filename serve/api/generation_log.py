@@ -19,6 +19,7 @@ from pipelines.contracts import ServiceTerms
 from pipelines.errors import ContentPolicyViolation, RequestTimeout
 from serve.api.disconnect import ClientGone
 from serve.api.errors import ERROR_TABLE, error_code
+from serve.api.generation_metrics import OK, count_for_tenant, count_generation
 from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import services_of
@@ -46,24 +47,31 @@ class LogEntry:
 @contextmanager
 def generation_log(request: Request, fields: ImageGenerationRequest) -> Generator[LogEntry]:
     """Log how the body ends: `ok`, an error's code, `client_gone`, or `cancelled` by the server."""
-    entry, outcome, started = LogEntry(), "ok", time.monotonic()
+    entry, failure, started = LogEntry(), None, time.monotonic()
     try:
         yield entry
     except BaseException as error:  # re-raised: a cancellation is an outcome to log as well
-        outcome = _outcome(request, error)
+        failure = error
         raise
     finally:
-        _describe(request, entry, outcome)
+        outcome, seconds = _outcome(request, failure), time.monotonic() - started
+        now = services_of(request).now()
+        count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
+        if entry.terms is not None:
+            asked_for = fields.deadline_ms is not None
+            count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, now=now)
+        _describe(request, entry, outcome, now)
         facts: Facts = {
             "request": request.state.request_id,
             "trace": trace_of(request).trace_id,
             "user": fields.safety_identifier or fields.user,
             "tenant": entry.tenant,
             "outcome": outcome,
+            **_category(failure),
             **_planned(entry.plan),
-            **_punctual(entry, services_of(request).now()),
+            **_punctual(entry, now),
             **_answered(entry.answer),
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(seconds, 3),
         }
         # As fields of their own too, for logs in JSON.
         _log.info("generation %s", _in_words(facts), extra={"event": "generation", **facts})
@@ -77,7 +85,7 @@ def _in_words(facts: Facts) -> str:
     )
 
 
-def _describe(request: Request, entry: LogEntry, outcome: str) -> None:
+def _describe(request: Request, entry: LogEntry, outcome: str, now: float) -> None:
     """Say it of the root of the request's trace."""
     services = services_of(request)
     attributes = trace_of(request).root.attributes
@@ -91,19 +99,23 @@ def _describe(request: Request, entry: LogEntry, outcome: str) -> None:
     if entry.answer is not None:
         attributes |= answered(entry.answer)
     if entry.terms is not None and entry.terms.deadline is not None:
-        met = entry.answer is not None and services.now() <= entry.terms.deadline
+        met = entry.answer is not None and now <= entry.terms.deadline
         attributes["sluice.deadline_met"] = met
 
 
-def _outcome(request: Request, error: BaseException) -> str:
+def _outcome(request: Request, error: BaseException | None) -> str:
+    if error is None:
+        return OK
     if isinstance(error, ClientGone):
         return "client_gone"
     if isinstance(error, asyncio.CancelledError):
         # The error itself is made further out, where the time is measured.
         return ERROR_TABLE[RequestTimeout].code if is_over_time(request.scope) else "cancelled"
-    if isinstance(error, ContentPolicyViolation):
-        return f"{error_code(error)} category={error.category}"
     return error_code(error)
+
+
+def _category(error: BaseException | None) -> Facts:
+    return {"category": error.category} if isinstance(error, ContentPolicyViolation) else {}
 
 
 def _planned(plan: Plan | None) -> Facts:

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from deployments import metrics
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan
 from serve.api.planning import plan_of, tenant_in
@@ -72,6 +73,7 @@ async def preflight_images(request: Request) -> PreflightResponse:
     tenant_in(request, services, fields)
     plan = await plan_of(services, fields)
     forecast = services.graph.forecast(plan.params)
+    metrics.PREFLIGHTS.add()
     earliest_ms, can_be_met = _milliseconds(forecast.earliest_s), None
     if earliest_ms is not None and fields.deadline_ms is not None:
         can_be_met = fields.deadline_ms >= earliest_ms
