@@ -14,7 +14,7 @@ from typing import Any, Self
 import ray.exceptions
 import ray.serve
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ReplicaState
 
 from deployments.failures import translate
@@ -57,6 +57,8 @@ class Denoisers:
     def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
         self._name = name
         self._handle = handle.options(_by_reference=True)
+        # Kept: Ray ends the process if a large answer is let go of while it still hears of it.
+        self._responses: list[DeploymentBroadcastResponse] = []
 
     @classmethod
     def of(cls, application: str) -> Self:
@@ -100,6 +102,7 @@ class Denoisers:
         while True:
             try:
                 response = self._handle.broadcast(method, *args, **kwargs)
+                self._responses.append(response)
                 return response.results(timeout_s=timeout_s, return_exceptions=True)
             except DeploymentUnavailableError as error:
                 if time.monotonic() > deadline:

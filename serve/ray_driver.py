@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,7 +28,11 @@ def joined(address: str) -> Generator[None]:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--address: no Ray cluster at {address}: {error}") from error
+    serve_logger = logging.getLogger("ray.serve")
+    level = serve_logger.level
+    serve_logger.setLevel(logging.WARNING)  # it tells of each handle
     try:
         yield
     finally:
+        serve_logger.setLevel(level)
         ray.shutdown()
