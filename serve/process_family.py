@@ -12,7 +12,7 @@ import uuid
 
 import psutil
 
-_MARK = "SLUICE_FAMILY"
+_MARK = "PROCESS_FAMILY_ID"
 """The environment variable that marks a family's processes; its value is the family's own."""
 
 _LEAVE_S = 5.0

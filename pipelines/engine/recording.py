@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_TRACE_BYTES = 256 * 2**20
-"""Before compression, which leaves about a twentieth."""
+MAX_TRACE_BYTES = 512 * 2**20
+"""Before compression, which leaves less than a tenth."""
 
 _EDGE = 4096
 """Bytes at either end of a trace, within which it says where it was written."""
+_CHUNK = 2**20
 _HOST = re.compile(rb'"host_name": "[^"]*"')
 _PATH = re.compile(rb'"traceName": "[^"]*"')
 
@@ -45,7 +46,7 @@ class Recording(NamedTuple):
                 path = Path(folder, "trace.json")
                 self.profile.export_chrome_trace(str(path))
                 num_bytes = path.stat().st_size
-                trace = path.read_bytes() if num_bytes <= MAX_TRACE_BYTES else None
+                trace = _compressed(path, num_bytes) if num_bytes <= MAX_TRACE_BYTES else None
         except (
             Exception
         ) as error:  # whatever torch raises: a profile must not count as a sick stage
@@ -57,15 +58,21 @@ class Recording(NamedTuple):
                 f" {MAX_TRACE_BYTES >> 20}: profile fewer ticks",
                 stage="Denoiser",
             )
-        return _compressed(trace)
+        return trace
 
 
-def _compressed(trace: bytes) -> bytes:
+def _compressed(path: Path, num_bytes: int) -> bytes:
     """Without the host's name and path, which stand before and after all events."""
-    view, edge = memoryview(trace), min(_EDGE, len(trace) // 2)
+    edge = min(_EDGE, num_bytes // 2)
     packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=6) as file:
-        file.write(_HOST.sub(b'"host_name": ""', trace[:edge]))
-        file.write(view[edge : len(trace) - edge])
-        file.write(_PATH.sub(b'"traceName": ""', trace[len(trace) - edge :]))
+    with (
+        path.open("rb") as trace,
+        gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=6) as file,
+    ):
+        file.write(_HOST.sub(b'"host_name": ""', trace.read(edge)))
+        left = num_bytes - 2 * edge
+        while chunk := trace.read(min(left, _CHUNK)):
+            file.write(chunk)
+            left -= len(chunk)
+        file.write(_PATH.sub(b'"traceName": ""', trace.read()))
     return packed.getvalue()
