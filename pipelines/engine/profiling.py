@@ -71,6 +71,7 @@ class Profiling:
         self._changed = changed
         self._asked: _Asked | None = None
         self._is_closed = False
+        self._unasked = _Unasked(self)
 
     def ask(self, request: ProfileRequest) -> Future[Recording]:
         """Have the next ticks recorded. The future raises RequestTimeout when none came in time.
@@ -113,10 +114,13 @@ class Profiling:
         """Around a part of the loop's turn, to be seen by its name."""
         return _mark(name) if self.is_on else _NOTHING
 
-    @contextmanager
-    def tick(self, tick: Tick, counters: Counters) -> Generator[None]:
+    def tick(self, tick: Tick, counters: Counters) -> AbstractContextManager[None]:
         """Around a turn of the loop after its plan: where recordings begin and end."""
-        self._begin_if_asked()
+        return self._unasked if self._asked is None else self._recorded(tick, counters)
+
+    @contextmanager
+    def _recorded(self, tick: Tick, counters: Counters) -> Generator[None]:
+        self.begin_if_asked()
         number = counters.ticks + 1
         with self.phase(f"tick {number}: {len(tick.work_ids)} images, {tick.load.tokens} tokens"):
             yield
@@ -125,7 +129,7 @@ class Profiling:
             asked.ticks += counters.ticks + 1 - number
             if asked.ticks >= asked.request.ticks or time.monotonic() >= asked.deadline:
                 self._end(asked)
-        self._begin_if_asked()  # before the next plan, so that it is seen too
+        self.begin_if_asked()  # as after a turn that was not recorded
 
     def close(self) -> None:
         """The loop has ended: nothing can be recorded any more."""
@@ -134,7 +138,8 @@ class Profiling:
         if self._asked is not None:
             self._end(self._asked)
 
-    def _begin_if_asked(self) -> None:
+    def begin_if_asked(self) -> None:
+        """Begin what was asked for, if anything was, and is not begun."""
         asked = self._asked
         if asked is None or asked.profile is not None:
             return
@@ -208,6 +213,16 @@ def _harmless() -> Generator[None]:
 
 def _shutting_down() -> StageFailed:
     return StageFailed("the denoiser is shutting down", stage="Denoiser")
+
+
+class _Unasked(AbstractContextManager[None]):
+    """Around a turn that nobody asked for; one asked for meanwhile has its plan on record too."""
+
+    def __init__(self, profiling: Profiling) -> None:
+        self._profiling = profiling
+
+    def __exit__(self, *_: object) -> None:
+        self._profiling.begin_if_asked()
 
 
 def _start(request: ProfileRequest) -> profile:
