@@ -33,6 +33,7 @@ from deployments.packed import (
     PackedConditioning,
     PackedLatents,
 )
+from deployments.profiling import ReplicaLoad, TickProfile
 from deployments.weights.fetch import fetch
 from deployments.wire import (
     pack_checkpoint,
@@ -43,6 +44,7 @@ from deployments.wire import (
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import Checkpoint, LatentJob, Latents
 from pipelines.engine.entry import HandedOver
+from pipelines.engine.profiling import ProfileRequest
 from pipelines.engine.stats import EngineStats
 from pipelines.errors import StageFailed
 from pipelines.spans import tagged
@@ -159,6 +161,29 @@ class Denoiser(Held):
         many.
         """
         return self._engine.shed(keep_s)
+
+    async def load(self) -> ReplicaLoad:
+        """What this replica has to do, with its name."""
+        stats = self._engine.stats()
+        return ReplicaLoad(
+            replica=self._boundary.replica, works=stats.works, queued_s=stats.queued_s
+        )
+
+    async def profile(self, request: ProfileRequest, *, replica: str) -> TickProfile | None:
+        """The next ticks, recorded; None if another `replica` than this is meant.
+
+        Raises Overloaded while another profile is taken, RequestTimeout when no tick came in time,
+        StageFailed.
+        """
+        if replica != self._boundary.replica:
+            return None
+        recording = await asyncio.wrap_future(self._engine.profiling.ask(request))
+        return TickProfile(
+            replica=replica,
+            ticks=recording.ticks,
+            ranks=self._options.ranks,
+            trace=await asyncio.to_thread(recording.trace),
+        )
 
     async def ready(self) -> bool:
         """True: the constructor returns only once the weights are loaded and the engine runs."""

@@ -18,11 +18,13 @@ from deployments.graph import Graph, StageHandles
 from deployments.live import check_sections
 from deployments.local_handle import LocalHandle
 from deployments.options import StagesConfig
+from deployments.profiling import ReplicaLoad, TickProfile
 from deployments.safety import SafetyClassifier
 from deployments.text_encoder import TextEncoder
 from deployments.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.engine.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError
 from pipelines.open_spans import OpenSpan
 
@@ -62,6 +64,14 @@ class Fused:
         for key, stage in self._stages.items():
             if hasattr(stage, "reconfigure"):
                 stage.reconfigure((user_config or {}).get(key))
+
+    async def load(self) -> ReplicaLoad:
+        """What this replica's denoiser has to do."""
+        return await self._stages["denoiser"].load()
+
+    async def profile(self, request: ProfileRequest, *, replica: str) -> TickProfile | None:
+        """The next ticks of its denoiser; see `Denoiser.profile`."""
+        return await self._stages["denoiser"].profile(request, replica=replica)
 
     async def ready(self) -> bool:
         """True: the constructor returns only once all stages are loaded."""

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.errors import ConfigurationError
 from serve import gpus
 from serve.configurations import Configuration
 from serve.machines import PACKING, Machines, machines_of
 from serve.packing import Packing, faults, pack
 from serve.placement import Placement, placements
+from serve.ray_driver import joined
 from serve.suitability import too_little_memory
-
-_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +55,8 @@ def machines_at(address: str) -> Machines:
     """The machines of the Ray cluster at `address`. Raises ConfigurationError if there is none."""
     import ray
 
-    try:
-        # Ray tries an address that nobody listens at for minutes, and then ends the process.
-        host, _, port = address.rpartition(":")
-        if host and port.isdecimal():
-            socket.create_connection((host, int(port)), _CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--address: no Ray cluster at {address}: {error}") from error
-    try:
+    with joined(address):
         return machines_of(ray.nodes())
-    finally:
-        ray.shutdown()
 
 
 def _too_large(rows: Sequence[Placement]) -> list[str]:

@@ -1,4 +1,5 @@
-"""The command `sluice`: draw an image, look at traces, check a configuration, watch a machine.
+"""The command `sluice`: draw an image, look at traces, check a configuration, watch a machine,
+profile a denoiser.
 
 Every failure is one clear line on stderr and a non-zero exit code. torch is imported only by
 `generate` without `--url`.
@@ -28,6 +29,7 @@ from serve.client import ServerError, SluiceClient
 from serve.config import Settings
 from serve.http import product_version
 from serve.outputs import OutputFiles
+from serve.profile_command import profile
 from serve.spot import Cloud
 from serve.tables import machines_table, models_table, placement_table
 from serve.tracing import commands
@@ -218,6 +220,9 @@ def drain_on_notice(
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     metadata = cloud.metadata(metadata_url, rebalance=rebalance)
     SpotWatch(metadata, RayNode.find(node_id)).run()
+
+
+app.command()(profile)
 
 
 @app.command()

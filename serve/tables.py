@@ -12,9 +12,14 @@ from rich.table import Table
 from pipelines.catalog import ModelSpec
 
 if TYPE_CHECKING:
+    from deployments.profiling import ReplicaLoad
     from serve.machines import Machines
     from serve.packing import Packing
     from serve.placement import Placement
+    from serve.trace_summary import Cost
+
+_NAME_CHARS = 60
+"""Of an operator; the names of kernels are longer."""
 
 
 def models_table(specs: Sequence[ModelSpec]) -> Table:
@@ -84,6 +89,28 @@ def machines_table(machines: Machines, least: Packing, most: Packing) -> Table:
             _span(least.nodes[kind.name], most.nodes[kind.name]),
             _span(kind.min_nodes, kind.max_nodes),
             ", ".join(name for name, home in most.homes.items() if home[kind.name]) or "-",
+        )
+    return table
+
+
+def replicas_table(loads: Sequence[ReplicaLoad]) -> Table:
+    """One row per denoiser replica, in the order given."""
+    table = _table("replica", "images", "seconds of work")
+    for load in loads:
+        table.add_row(load.replica, f"{load.works}", f"{load.queued_s:.1f}")
+    return table
+
+
+def operators_table(costs: Sequence[tuple[str, Cost]], *, ticks: int) -> Table:
+    """One row per operator, with what it took itself in a tick."""
+    table = _table("took itself", "calls", "CPU ms", "CUDA ms")
+    table.caption, table.caption_justify = "A tick, on average.", "left"
+    for name, cost in costs:
+        table.add_row(
+            escape(name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 3]}..."),
+            f"{cost.calls / ticks:.0f}",
+            f"{cost.cpu_us / ticks / 1e3:.2f}",
+            f"{cost.device_us / ticks / 1e3:.2f}" if cost.device_us else "-",
         )
     return table
 

@@ -28,6 +28,7 @@ length of a tick can win no more than this share of throughput."""
 Matrix = NDArray[np.float64]
 
 _REFIT_EVERY = 64
+_REPRICE_EVERY = 16
 _OBSERVATIONS_KEPT = 512
 _FLOORS_TRIED = 16
 _MIN_SECONDS = 1e-6
@@ -235,6 +236,15 @@ class CostModel:
             return False
         self._refit()
         return True
+
+    def learn(self, load: Load, seconds: float) -> CostSurface | None:
+        """Take a tick into account; the surface when it is to be planned by from now on.
+
+        That is where it was fitted anew, and else every so many ticks: planning by another one
+        prices all works anew.
+        """
+        is_new = self.observe(load, seconds)
+        return self.surface if is_new or self._observed % _REPRICE_EVERY == 0 else None
 
     def _refit(self) -> None:
         points = self._points()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipelines.engine.breaker import Breaker
 from pipelines.engine.cost import CostModel
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
 from pipelines.engine.policies import Policy
+from pipelines.engine.profiling import Profiling
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.stats import Counters, EngineStats, OnTick
 from pipelines.engine.stepper import Stepper
@@ -30,9 +31,6 @@ from pipelines.errors import SluiceError, StageFailed, StageLost
 
 logger = logging.getLogger(__name__)
 
-_REPRICE_EVERY = 16
-"""Ticks after which the scheduler hears what they cost."""
-
 
 class Engine:
     """Runs jobs on a stage, one packed tick after the other.
@@ -40,6 +38,7 @@ class Engine:
     `checkpoint_every` steps an image's state is handed to who listens. `cost`, if given, learns
     from every tick. `max_queued_works` bounds what is accepted at all. Of works with a `trace`,
     every `tick_every`-th tick is kept as a span; `on_tick` hears of all, see `Counters`.
+    `profiling` records ticks on request.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Engine:
         self._tick_every = tick_every
         self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
+        self.profiling = Profiling(self._changed)
         self._is_stopping = False
         self._is_handing_over = False
         self._counters = Counters(on_tick)
@@ -177,7 +177,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._loop()
+            with closing(self.profiling):
+                self._loop()
         except Exception:  # the edge of the thread: it ends, and its works go on elsewhere
             logger.exception("the engine's loop failed")
             with self._changed:
@@ -188,11 +189,16 @@ class Engine:
         stepped: list[Entry] = []
         while (tick := self._plan()) is not None:
             self._counters.count_preempted(stepped, tick.work_ids)
-            with self._counters.turn(self._scheduler.cost.seconds(tick.load)):
-                stepped = self._step(self._prepare(tick), tick)
+            turn = self._counters.turn(self._scheduler.cost.seconds(tick.load))
+            with self.profiling.tick(tick, self._counters), turn:
+                with self.profiling.phase("prepare"):
+                    entries = self._prepare(tick)
+                with self.profiling.phase("step"):
+                    stepped = self._step(entries, tick)
                 if self._breaker.open:
                     self._breaker.pause()
-                stepped = self._advance(stepped, tick)
+                with self.profiling.phase("advance"):
+                    stepped = self._advance(stepped, tick)
 
     def _plan(self) -> Tick | None:
         """Wait for something to do; None when asked to stop."""
@@ -200,9 +206,11 @@ class Engine:
             while not self._is_stopping:
                 if self._is_handing_over:
                     self._give_away()
-                if (tick := self._scheduler.plan(time.monotonic())) is not None:
+                with self.profiling.phase("plan"):
+                    tick = self._scheduler.plan(time.monotonic())
+                if tick is not None:
                     return tick
-                self._changed.wait()
+                self.profiling.wait()
         return None
 
     def _prepare(self, tick: Tick) -> list[Entry]:
@@ -219,9 +227,7 @@ class Engine:
                 self._leave(entry)
                 continue
             with self._alone(entry):
-                entry.begin(self._stage)
-                if entry.id in cuts:
-                    self._stage.cut(entry.trajectory, cuts[entry.id].num_steps)
+                entry.begin(self._stage, cuts.get(entry.id))
         return [entry for entry in entries if not entry.future.done()]
 
     def _step(self, entries: Sequence[Entry], tick: Tick) -> list[Entry]:
@@ -232,17 +238,15 @@ class Engine:
         stepped = step(self._stage, entries, breaker=self._breaker, alone=self._alone)
         seconds = time.perf_counter() - began
         self._counters.count_tick(stepped.entries, seconds)
-        if stepped.together and len(entries) == len(tick.work_ids):
-            self._observe(tick, seconds)
+        if stepped.together and len(entries) == len(tick.work_ids) and not self.profiling.is_on:
+            self._learn(tick, seconds)
         note(stepped.entries, tick, number=self._counters.ticks, start_ns=start_ns)
         return stepped.entries
 
-    def _observe(self, tick: Tick, seconds: float) -> None:
-        if self._cost is None:
-            return
-        if self._cost.observe(tick.load, seconds) or self._counters.ticks % _REPRICE_EVERY == 0:
+    def _learn(self, tick: Tick, seconds: float) -> None:
+        if self._cost is not None and (surface := self._cost.learn(tick.load, seconds)):
             with self._changed:
-                self._scheduler.cost = self._cost.surface
+                self._scheduler.cost = surface
 
     def _advance(self, stepped: Sequence[Entry], tick: Tick) -> list[Entry]:
         """Tell the scheduler and whoever listens; finish what is done. Returns the others."""

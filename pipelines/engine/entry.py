@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.work import Tick, Work
@@ -55,12 +55,14 @@ class Entry:
     def id(self) -> str:
         return self.job.work_id
 
-    def begin(self, stage: Stepper[Any]) -> None:
-        """Have a trajectory, from noise or from `start`."""
+    def begin(self, stage: Stepper[Any], cut: Cut | None = None) -> None:
+        """Have a trajectory, from noise or from `start`, with its schedule shortened by `cut`."""
         if self.trajectory is None:
             if self.began is None:
                 self.began = time.monotonic()
             self.trajectory = stage.admit(self.job, self.positive, self.negative, self.start)
+        if cut is not None:
+            stage.cut(self.trajectory, cut.num_steps)
 
     def park(self, stage: Stepper[Any]) -> None:
         """Keep no more of a trajectory than what it needs to go on."""

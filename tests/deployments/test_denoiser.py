@@ -19,8 +19,10 @@ from deployments.packed import (
 )
 from deployments.wire import pack_conditioning, unpack_latents
 from pipelines.contracts import LatentJob, Latents, TextConditioning
-from pipelines.errors import InvalidRequest, StageFailed
+from pipelines.engine.profiling import ProfileRequest
+from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
+from tests.chrome_trace import events_of, ticks_of
 from tests.specs import tiny_spec
 
 EVERY = 3
@@ -175,6 +177,31 @@ async def test_an_unexpected_error_is_the_stages_failure(
     with pytest.raises(StageFailed):
         await _denoise(denoiser, _job("a"))
     await _until_idle(denoiser)
+
+
+async def test_a_profile_has_the_next_ticks_of_this_replica(denoiser: Denoiser) -> None:
+    load = await denoiser.load()
+    assert (load.works, load.queued_s) == (0, 0)
+    request = ProfileRequest(ticks=2)
+    assert await denoiser.profile(request, replica="another") is None
+    asked = asyncio.create_task(denoiser.profile(request, replica=load.replica))
+    latents = await _denoise(denoiser, _job("a", num_inference_steps=5))
+    profile = await asked
+    assert latents.steps_run == 5
+    assert profile is not None
+    assert (profile.replica, profile.ticks, profile.ranks) == (load.replica, 2, 1)
+    assert len(ticks_of(events_of(profile.trace))) == 2
+
+
+async def test_a_caller_of_a_profile_who_leaves_makes_room(denoiser: Denoiser) -> None:
+    name = (await denoiser.load()).replica
+    left = asyncio.create_task(denoiser.profile(ProfileRequest(), replica=name))
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    with pytest.raises(RequestTimeout, match="no tick"):
+        await denoiser.profile(ProfileRequest(timeout_s=0.05), replica=name)
 
 
 async def test_a_stopped_engine_fails_what_it_still_has(denoiser: Denoiser) -> None:

@@ -29,7 +29,9 @@ from pipelines.contracts import (
     ServiceTerms,
     Usage,
 )
+from pipelines.engine.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, StageFailed
+from tests.chrome_trace import events_of, ticks_of
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
 
@@ -77,6 +79,15 @@ async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> N
     assert "safety" not in result.timings
     assert await fused.ready()
     fused.check_health()
+
+
+async def test_its_denoiser_can_be_profiled(fused: Fused) -> None:
+    load = await fused.load()
+    asked = asyncio.create_task(fused.profile(ProfileRequest(ticks=2), replica=load.replica))
+    await fused.generate(JOB)
+    profile = await asked
+    assert profile is not None
+    assert len(ticks_of(events_of(profile.trace))) == profile.ticks == 2
 
 
 async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
