@@ -52,17 +52,14 @@ class Engine:
         tick_every: int = 1,
         on_tick: OnTick | None = None,
     ) -> None:
-        self._stage = stage
-        self._scheduler = scheduler
-        self._cost = cost
+        self._stage, self._scheduler, self._cost = stage, scheduler, cost
         self._checkpoint_every = checkpoint_every
         self._max_queued_works = max_queued_works
         self._tick_every = tick_every
         self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
         self.profiling = Profiling(self._changed)
-        self._is_stopping = False
-        self._is_handing_over = False
+        self._is_stopping = self._is_handing_over = False
         self._counters = Counters(on_tick)
         self._breaker = Breaker()
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
