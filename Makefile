@@ -45,8 +45,9 @@ types: env
 imports: env
 	$(BIN)/lint-imports
 
+# Two at a time: many tests wait for processes of a Ray cluster to start.
 unit: env
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --durations 25
 
 bench: env
 	$(BIN)/python -m benchmarks.exactness --quick

@@ -109,6 +109,7 @@ def _announce(server: ChildServer, output: Path, answer: ImagesResponse, seconds
     _console.print(f'\nDrew "{PROMPT}" ({answer.size}, seed {SEED}) in {seconds:.2f} s.')
     _console.print(f"Image:  {output.resolve()}")
     _console.print(f"Server: {server.url}  (docs at {server.url}/docs)")
+    _console.print(f"Trace:  {server.url}/traces")
     _console.print(f"\nTry:\n{curl_line(server.url)}", markup=False)
 
 

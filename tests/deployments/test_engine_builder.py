@@ -40,7 +40,7 @@ def test_costs_are_measured_once_and_kept(
     caplog.set_level(logging.INFO, logger="ray.serve")
     logging.getLogger("ray.serve").addHandler(caplog.handler)
     stage = DenoiserStage.load(str(dev_like))
-    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=0.3)
+    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=2)
     build_engine(stage, tiny_spec(dev_like), options)
     (kept,) = (tmp_path / "cost").iterdir()
     before = kept.read_bytes()

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 APP = "scaled"
 DEADLINE_S = 120.0
 START_UP_S = 1.0
-STEPS = 800
+STEPS = 500
 """Enough that a few images are seconds of work."""
 
 Driver = DeploymentHandle[Any]
