@@ -11,11 +11,12 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env demo test lint types imports unit train-embedded bench clean
+.PHONY: help env demo test test-long lint types imports unit train-embedded bench clean
 
 help:
 	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
 	@echo "make test            environment, linters, types, import contracts, all tests"
+	@echo "make test-long       tests that take minutes each, which make test leaves out"
 	@echo "make bench           the benchmarks, quickly"
 	@echo "make train-embedded  train the carried model anew (hours on a CPU)"
 	@echo "make clean           remove the environment and caches"
@@ -45,9 +46,13 @@ types: env
 imports: env
 	$(BIN)/lint-imports
 
-# Two at a time: many tests wait for processes of a Ray cluster to start.
+# Those of a cluster one after the other: each starts many processes.
 unit: env
-	$(BIN)/pytest -n 2 --dist loadfile --durations 25
+	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long"
+	$(BIN)/pytest -m "cluster and not long"
+
+test-long: env
+	$(BIN)/pytest -m long
 
 bench: env
 	$(BIN)/python -m benchmarks.exactness --quick

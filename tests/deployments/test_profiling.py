@@ -25,7 +25,7 @@ from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_denoisers, bind_driver, make_job
 from tests.specs import tiny_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
 
 APP, SLEEPER = "profiled", "sleeper"
 DEADLINE_S = 120.0

@@ -24,7 +24,7 @@ from tests.serve.rollout import (
     url_of,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
 
 Deploy = Callable[[str], None]
 

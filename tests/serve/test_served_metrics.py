@@ -20,7 +20,7 @@ from tests.serve.monitoring import exported_names
 from tests.serve.ray_metrics import RAY_METRICS
 from tests.serve.scraping import Sample, scrape, total
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.long]
 
 APP = "metrics-test"
 PROMPT = "a red circle on a white background"
