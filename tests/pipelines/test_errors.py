@@ -24,6 +24,7 @@ EXAMPLES = [
     errors.RequestTooLarge("too large"),
     errors.ModelNotFound("none", model="x"),
     errors.FileNotStored("none", file_id="x"),
+    errors.TraceNotKept("m"),
     errors.ContentPolicyViolation(
         "no", stage="image", category="sexual", score=0.9, threshold=0.8, image_index=1
     ),
