@@ -52,7 +52,7 @@ class OpenSpan:
         except asyncio.CancelledError:
             child.error = "cancelled"
             raise
-        except BaseException as error:
+        except BaseException as error:  # re-raised: whatever it is, the span says that it failed
             child.error = reason(error)
             raise
         finally:
