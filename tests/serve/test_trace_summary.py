@@ -99,6 +99,7 @@ def test_slices_of_other_threads_are_apart() -> None:
         gzip.compress(b"[]"),
         packed({"ph": "X", "name": "no time"}),
     ],
+    ids=["empty", "no gzip", "no json", "no events", "a list", "no time"],
 )
 def test_what_is_no_trace_is_said_to_be_none(trace: bytes) -> None:
     with pytest.raises(StageFailed, match="no trace"):
