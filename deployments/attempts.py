@@ -7,7 +7,6 @@ which the graph holds: its replica may be gone, and the image is the same wherev
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -15,10 +14,9 @@ from typing import TypeVar
 from deployments import metrics
 from deployments.failures import ReplicaLost
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
+from deployments.request_log import RequestLog
 from pipelines.contracts import ServiceTerms
 from pipelines.errors import StageFailed
-
-logger = logging.getLogger("ray.serve")
 
 MAX_ATTEMPTS = 3
 """Times that a stage, or a denoising that does not get further, is tried when replicas die."""
@@ -29,7 +27,7 @@ RETRY_PAUSE_S = 0.2
 T = TypeVar("T")
 
 
-async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
+async def retried(log: RequestLog, attempt: Callable[[int], Awaitable[T]]) -> T:
     """The result of `attempt`, given its number, tried again when a replica was lost.
 
     Raises StageFailed after `MAX_ATTEMPTS`, and whatever else `attempt` raises.
@@ -39,12 +37,11 @@ async def retried(request_id: str, attempt: Callable[[int], Awaitable[T]]) -> T:
             return await attempt(number)
         except ReplicaLost as lost:
             metrics.LOST_CALLS.add(stage=str(lost.stage))
-            logger.warning(
-                "request %s: a replica of %s was lost in attempt %d of %d",
-                request_id,
-                lost.stage,
-                number + 1,
-                MAX_ATTEMPTS,
+            log.warning(
+                "replica_lost",
+                f"a replica of {lost.stage} was lost in attempt {number + 1} of {MAX_ATTEMPTS}",
+                stage=str(lost.stage),
+                attempt=number + 1,
             )
             if number + 1 == MAX_ATTEMPTS:
                 raise _gave_up(lost) from None
@@ -66,13 +63,13 @@ class Relay:
     `last_span_id` names the last attempt.
     """
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, log: RequestLog) -> None:
         self.checkpoint: PackedCheckpoint | None = None
         self.resumed_at: list[int] = []
         self.attempts = 0
         self.was_accepted = False
         self.last_span_id = ""
-        self._request_id = request_id
+        self._log = log
         self._losses = 0
 
     async def run(self, attempt: Callable[[], Awaitable[PackedLatents | Moved]]) -> PackedLatents:
@@ -110,8 +107,8 @@ class Relay:
         self.resumed_at.append(self.step)
         metrics.RESUMED_IMAGES.add(1 if self.step else 0)
         self.was_accepted = True
-        logger.warning(
-            "request %s: %s, an image goes on from step %d", self._request_id, reason, self.step
+        self._log.warning(
+            "image_resumed", f"{reason}, an image goes on from step {self.step}", step=self.step
         )
 
     def _count_loss(self, lost: ReplicaLost, began_at: int) -> None:

@@ -20,7 +20,10 @@ from ray.serve.schema import ReplicaState
 
 from deployments.failures import CALL_ERRORS, ReplicaLost, translate
 from deployments.names import StageName
+from deployments.request_log import RequestLog
 from pipelines.errors import Overloaded, SluiceError
+
+_READINESS = RequestLog(request_id="readiness")
 
 
 class Calls:
@@ -29,8 +32,8 @@ class Calls:
     Serve cancels what a cancelled request has yet to send, but not always what already runs.
     """
 
-    def __init__(self, request_id: str) -> None:
-        self._request_id = request_id
+    def __init__(self, log: RequestLog) -> None:
+        self._log = log
         self._responses: list[DeploymentResponse[Any] | DeploymentResponseGenerator[Any]] = []
 
     def __enter__(self) -> Self:
@@ -86,7 +89,7 @@ class Calls:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             return error
-        return translate(error, stage=stage, request_id=self._request_id)
+        return translate(error, stage=stage, log=self._log)
 
 
 async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -106,7 +109,7 @@ async def is_ready(stage: StageName, handle: DeploymentHandle, *, timeout_s: flo
     every server away at its peak. The controller tells such a stage from one without a replica.
     """
     try:
-        with Calls("readiness") as calls:
+        with Calls(_READINESS) as calls:
             async with asyncio.timeout(timeout_s):
                 return bool(await calls.result(stage, handle))
     except (TimeoutError, Overloaded):

@@ -7,16 +7,14 @@ a replica that dies shows as one of several errors, depending on who was waiting
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Iterator
 
 import ray.exceptions
 import ray.serve.exceptions
 
+from deployments.request_log import RequestLog
 from pipelines.errors import NotReady, Overloaded, SluiceError, StageFailed
-
-logger = logging.getLogger("ray.serve")
 
 CALL_ERRORS = (
     SluiceError,
@@ -55,10 +53,8 @@ class ReplicaLost(Exception):
         self.stage = stage
 
 
-def translate(
-    error: BaseException, *, stage: str, request_id: str = ""
-) -> SluiceError | ReplicaLost:
-    """Our own error for what a call to `stage` raised; what clients must not see is logged.
+def translate(error: BaseException, *, stage: str, log: RequestLog) -> SluiceError | ReplicaLost:
+    """Our own error for what a call to `stage` raised; what clients must not see goes to `log`.
 
     A lost replica may be of a stage before `stage`, whose result was passed on by reference: the
     one that Ray names is blamed.
@@ -79,7 +75,7 @@ def translate(
             case _ if isinstance(link, _LOST):
                 named = _DEPLOYMENT.search(str(link))
                 return ReplicaLost(named.group(1) if named else stage)
-    logger.error("request %s: %s failed unexpectedly", request_id, stage, exc_info=error)
+    log.error("stage_failed", f"{stage} failed unexpectedly", error=error, stage=str(stage))
     return StageFailed(f"{stage} failed on this request", stage=stage)
 
 

@@ -29,6 +29,7 @@ from deployments.images import Drawn, Image, finish_spec, pixel_count, refuse_if
 from deployments.names import StageName
 from deployments.packed import Moved, PackedCheckpoint, PackedLatents
 from deployments.pools import pool_of
+from deployments.request_log import RequestLog
 from deployments.tail import TailEstimate
 from deployments.tracing import attempt_span
 from deployments.waking import Sleepers
@@ -116,7 +117,7 @@ class Graph:
         # Not the request's id, which a client may choose, and twice.
         group = uuid.uuid4().hex
         images = [Image(job, index, group) for index in range(job.params.num_images)]
-        with Calls(job.request_id) as calls, self._balance.kept():
+        with Calls(RequestLog.of(job)) as calls, self._balance.kept():
             prompts = self._start_encoding(calls, job)
             drawn = await all_or_none(*(self._draw(image, prompts, log) for image in images))
         facts = drawn[0].prompts
@@ -163,12 +164,12 @@ class Graph:
 
     async def _draw(self, image: Image, shared: Prompts, log: OpenSpan) -> Drawn:
         """One image of the request, from noise to file."""
-        began, request_id = time.perf_counter(), image.job.request_id
-        relay = Relay(request_id)
+        began, about = time.perf_counter(), RequestLog.of(image.job)
+        relay = Relay(about)
         with log.part("image", gaps=TRANSFER, image=image.index) as part:
             latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
             denoised = time.perf_counter()
-            file = await retried(request_id, lambda _: self._finish_image(image, latents, part))
+            file = await retried(about, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
         early = self._sleepers.waited_s(BEFORE_LATENTS, began)
         late = self._sleepers.waited_s(_AFTER_LATENTS, denoised)
@@ -187,7 +188,7 @@ class Graph:
     ) -> PackedLatents | Moved:
         """One replica's part in an image: all of its steps, or those until the replica goes."""
         job = image.job
-        with attempt_span(part, relay, job.trace) as attempt, Calls(job.request_id) as calls:
+        with attempt_span(part, relay, job.trace) as attempt, Calls(RequestLog.of(job)) as calls:
             # The encodings may have died with their replica; the encoder's cache is cheap.
             prompts = shared if relay.attempts == 0 else self._start_encoding(calls, job)
             stream = calls.start(
@@ -238,7 +239,7 @@ class Graph:
         self, image: Image, latents: PackedLatents, part: OpenSpan
     ) -> FinishedImage:
         job, index, _ = image
-        with part.part("finish", gaps=TRANSFER) as log, Calls(job.request_id) as calls:
+        with part.part("finish", gaps=TRANSFER) as log, Calls(RequestLog.of(job)) as calls:
             pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
             timings: Timings = {}
             if self._classifies:

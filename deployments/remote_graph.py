@@ -15,6 +15,7 @@ from deployments.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph import READY_TIMEOUT_S
 from deployments.names import StageName
 from deployments.pools import pool_of
+from deployments.request_log import RequestLog
 from deployments.waking import Sleepers
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.open_spans import OpenSpan
@@ -37,7 +38,7 @@ class RemoteGraph:
     async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         """As `Graph.generate`; when a replica dies, its requests begin anew on another."""
         log = OpenSpan("generate") if log is None else log
-        began = time.perf_counter()
+        began, about = time.perf_counter(), RequestLog.of(job)
         self._sleepers.wake(began)
         self._forecasts.refuse_late(job)
 
@@ -45,7 +46,7 @@ class RemoteGraph:
             terms = job.terms if number == 0 else accepted(job.terms)
             with (
                 log.part("fused", gaps=TRANSFER, attempt=number + 1) as part,
-                Calls(job.request_id) as calls,
+                Calls(about) as calls,
             ):
                 result = await calls.result(
                     StageName.FUSED, self._generate, replace(job, terms=terms)
@@ -53,7 +54,7 @@ class RemoteGraph:
                 part.add(result.spans)
                 return replace(result, spans=())
 
-        result = await retried(job.request_id, attempt)
+        result = await retried(about, attempt)
         if waited := self._sleepers.waited_s((StageName.FUSED,), began):
             timings = {**result.timings, COLD_START: max(waited.values())}
             timings["total"] = time.perf_counter() - began

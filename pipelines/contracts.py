@@ -257,7 +257,7 @@ class GenerationJob:
     """One request as the ingress hands it to the graph.
 
     `finish` describes every image of the request (its `seed` is the first image's). `trace` is the
-    `traceparent` under which its spans are kept, "" to keep none.
+    `traceparent` under which its spans are kept, "" to keep none; `trace_id` is for the log.
     """
 
     request_id: str
@@ -265,6 +265,7 @@ class GenerationJob:
     finish: FinishSpec
     terms: ServiceTerms = ServiceTerms()
     trace: str = ""
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,7 @@ async def _generate(
         finish=plan.finish,
         terms=terms,
         trace=trace.job_trace,
+        trace_id=trace.trace_id,
     )
     with services.admission.slot(terms.tenant, plan.params.num_images):
         return await while_connected(request, services.sharing.answer(job, trace.root))

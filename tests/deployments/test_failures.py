@@ -15,6 +15,7 @@ from ray.serve.exceptions import (
 )
 
 from deployments.failures import ReplicaLost, translate
+from deployments.request_log import RequestLog
 from pipelines.errors import (
     ContentPolicyViolation,
     DeadlineUnreachable,
@@ -26,6 +27,7 @@ from pipelines.errors import (
     StageFailed,
 )
 
+LOG = RequestLog(request_id="req")
 DEATH = "The actor died unexpectedly before finishing this task.\n\tclass_name: ServeReplica:app:"
 
 
@@ -59,7 +61,7 @@ REFUSED = ContentPolicyViolation(
 )
 def test_our_own_errors_come_out_as_themselves(own: Any) -> None:
     for wrapped in (own, _task_error(own), _task_error(_task_error(own))):
-        found = translate(wrapped, stage="Denoiser")
+        found = translate(wrapped, stage="Denoiser", log=LOG)
         assert type(found) is type(own)
         assert isinstance(found, SluiceError)
         assert (found.message, found.fields) == (own.message, own.fields)
@@ -86,30 +88,32 @@ def _upstream_death() -> RayServeException:
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
 )
 def test_a_death_is_a_lost_replica_of_the_stage_that_died(error: BaseException, stage: str) -> None:
-    found = translate(error, stage="VaeDecoder")
+    found = translate(error, stage="VaeDecoder", log=LOG)
     assert isinstance(found, ReplicaLost)
     assert found.stage == stage
 
 
 def test_back_pressure_is_overload_and_says_when_to_come_back() -> None:
-    found = translate(BackPressureError(3, 2, 429, 7.0), stage="Denoiser")
+    found = translate(BackPressureError(3, 2, 429, 7.0), stage="Denoiser", log=LOG)
     assert isinstance(found, Overloaded)
     assert found.retry_after_s == 7.0
-    found = translate(_task_error(BackPressureError(3, 2)), stage="Denoiser")
+    found = translate(_task_error(BackPressureError(3, 2)), stage="Denoiser", log=LOG)
     assert isinstance(found, Overloaded)
     assert found.retry_after_s
 
 
 def test_a_stage_that_could_not_be_deployed_is_not_ready() -> None:
     error = DeploymentUnavailableError(DeploymentID("Denoiser", "app"))
-    assert isinstance(translate(error, stage="Denoiser"), NotReady)
+    assert isinstance(translate(error, stage="Denoiser", log=LOG), NotReady)
 
 
 def test_anything_else_is_the_stages_failure_and_only_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
-    found = translate(_task_error(KeyError("/secret/path")), stage="Finisher", request_id="req-7")
+    found = translate(
+        _task_error(KeyError("/secret/path")), stage="Finisher", log=RequestLog(request_id="req-7")
+    )
     assert isinstance(found, StageFailed)
     assert found.stage == "Finisher"
     assert "secret" not in found.message
