@@ -1,6 +1,7 @@
 """One image on several ranks, under torchrun, and by how much it differs from one rank's:
 
-    torchrun --nproc-per-node 4 -m pipelines.parallel --tensor 2 --ulysses 2 [--device cuda]
+    torchrun --standalone --nproc-per-node 4 -m pipelines.parallel --tensor 2 --ulysses 2 \
+        [--device cuda]
         [--model NAME] [--source FOLDER] [--dtype bfloat16] [--prompt TEXT] [--output image.png]
 
 Prints a line of JSON. With `--alone` nothing is compared: one GPU need not hold the whole model.

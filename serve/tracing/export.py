@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_
 """OpenTelemetry's own: set one, and traces are sent there over HTTP."""
 
 _MAX_WAITING = 1000
+_CLOSE_S = 5.0
 
 
 def resource(replica: str, version: str) -> Resource:
@@ -65,6 +67,12 @@ class Collector:
         for span in sdk_spans(trace, self._resource):
             self._processor.on_end(span)
 
+    def close(self) -> None:
+        """Send what waits; a collector that does not answer holds this up for seconds only."""
+        ending = threading.Thread(target=self._processor.shutdown, daemon=True)
+        ending.start()
+        ending.join(_CLOSE_S)
+
 
 class TraceFile:
     """Appends a line of OTLP JSON for each trace, from a thread of its own.
@@ -86,9 +94,10 @@ class TraceFile:
             logger.warning("tracing.file: a trace was dropped, as %s is too slow", self._path)
 
     def close(self) -> None:
-        """Write what was put, and end; blocks."""
-        self._waiting.put(None)
-        self._thread.join()
+        """Write what was put, and end; blocks, but not on a disk that hangs."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_CLOSE_S)
+        self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
         while (trace := self._waiting.get()) is not None:

@@ -6,8 +6,9 @@ OTLP in JSON differs from protobuf's own mapping: identities are hexadecimal, en
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
@@ -26,7 +27,10 @@ _CODES = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
 
 
 def sdk_spans(trace: Trace, resource: Resource) -> list[ReadableSpan]:
-    """All spans of a trace, the root first. Spans without an id are given one."""
+    """All spans of a trace, the root first.
+
+    A span without an id is given one by its place, so that all outputs of a trace name it alike.
+    """
     parent = None if trace.parent_id is None else _context(trace.trace_id, trace.parent_id)
     return list(_sdk_spans(trace.root, trace.trace_id, parent, resource, SpanKind.SERVER))
 
@@ -47,7 +51,7 @@ def to_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
 def _sdk_spans(
     span: Span, trace_id: str, parent: SpanContext | None, resource: Resource, kind: SpanKind
 ) -> Generator[ReadableSpan]:
-    context = _context(trace_id, span.id or secrets.token_hex(8))
+    context = _context(trace_id, span.id)
     yield ReadableSpan(
         name=span.name,
         context=context,
@@ -64,8 +68,13 @@ def _sdk_spans(
         end_time=span.end_ns,
         instrumentation_scope=InstrumentationScope(SCOPE),
     )
-    for child in span.children:
-        yield from _sdk_spans(child, trace_id, context, resource, SpanKind.INTERNAL)
+    for place, child in enumerate(span.children):
+        named = child if child.id else replace(child, id=_id_of(span.id, place))
+        yield from _sdk_spans(named, trace_id, context, resource, SpanKind.INTERNAL)
+
+
+def _id_of(parent_id: str, place: int) -> str:
+    return hashlib.blake2b(f"{parent_id}/{place}".encode(), digest_size=8).hexdigest()
 
 
 def _context(trace_id: str, span_id: str) -> SpanContext:

@@ -40,6 +40,10 @@ class Sink(Protocol):
         """Take it; must neither block nor raise."""
         ...
 
+    def close(self) -> None:
+        """Hand over what was taken, and end; blocks, for seconds at most."""
+        ...
+
 
 class RequestTrace:
     """One request's trace while it is under way."""
@@ -90,6 +94,11 @@ class Recorder:
         )
         for sink in self._sinks:
             sink.put(finished)
+
+    def close(self) -> None:
+        """Have all sinks hand over what they have; blocks."""
+        for sink in self._sinks:
+            sink.close()
 
 
 def _count(span: Span) -> int:

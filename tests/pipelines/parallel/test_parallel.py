@@ -23,12 +23,11 @@ from pipelines.engine.scheduler import Scheduler
 from pipelines.errors import ConfigurationError, StageLost
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.stage import ParallelStage
-from pipelines.parallel.team import free_port
 from pipelines.parallel.traffic import tick_traffic
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
-from tests.pipelines.parallel.ranks import GUARD_S, HOST, Workers, begin, replica, settings_for
+from tests.pipelines.parallel.ranks import GUARD_S, Workers, begin, replica, settings_for
 
 BOUND = 1e-5
 """Of the largest value, as for one request in a packed batch (`test_ragged.py`)."""
@@ -282,15 +281,16 @@ def test_ranks_end_when_rank_0_is_killed(workers: Workers, dev_like: Path) -> No
 
 
 def test_the_carried_model_draws_the_same_image_under_torchrun() -> None:
-    command = "-m torch.distributed.run --nproc-per-node 2 --master-port"
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2"
     ours = "-m pipelines.parallel --ulysses 2"
     run = subprocess.run(
-        [sys.executable, *command.split(), str(free_port(HOST)), *ours.split()],
+        [sys.executable, *command.split(), *ours.split()],
         capture_output=True,
         text=True,
         timeout=GUARD_S,
-        check=True,
+        check=False,
     )
+    assert run.returncode == 0, run.stderr
     values = json.loads(run.stdout.splitlines()[-1])
     assert values["max_abs_diff"] <= 1
     assert values["identical_share"] >= 0.999

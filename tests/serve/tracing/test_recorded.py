@@ -194,6 +194,13 @@ def test_the_store_keeps_the_latest_whole() -> None:
     assert list(store.latest()) == [huge]
 
 
+def test_one_trace_of_many_requests_is_bounded_too() -> None:
+    store = TraceStore(max_spans=7)
+    for number in range(9):
+        store.put(Trace(trace_id=TRACE, parent_id=SPAN, root=tree(str(number), children=2)))
+    assert [trace.root.name for trace in store.get(TRACE)] == ["7", "8"]
+
+
 def test_a_file_has_a_line_for_each_trace(tmp_path: Path) -> None:
     path = tmp_path / "new" / "traces.jsonl"
     file = TraceFile(path, Resource({}))
