@@ -22,8 +22,11 @@ from deployments.calls import Calls
 from deployments.draining import PERIOD_S, is_deleted, replica_flag
 from deployments.graph import Graph, StageHandles
 from deployments.names import StageName
+from deployments.request_log import RequestLog
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.open_spans import OpenSpan
+
+_CLOSING = RequestLog(request_id="closing")
 
 
 class ClosingGraph(Graph):
@@ -68,7 +71,7 @@ class ClosingGraph(Graph):
         app = ray.serve.get_replica_context().app_name
         if not await asyncio.to_thread(is_deleted, app):
             return
-        with Calls("closing") as calls:
+        with Calls(_CLOSING) as calls:
             while True:
                 for stage, handle in self._holds.items():
                     calls.start(stage, handle)

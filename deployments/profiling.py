@@ -19,9 +19,11 @@ from ray.serve.schema import ApplicationStatusOverview, ReplicaState
 
 from deployments.failures import translate
 from deployments.names import StageName
+from deployments.request_log import RequestLog
 from pipelines.engine.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, NotReady, RequestTimeout, SluiceError
 
+_PROFILING = RequestLog(request_id="profile")
 _LOOK_S = 10.0
 """Within which replicas say what they have to do."""
 _WRITE_S = 300.0
@@ -121,7 +123,7 @@ class Denoisers:
         return NotReady(f"this replica of {self._name} is not there any more")
 
     def _translated(self, error: BaseException) -> SluiceError:
-        found = translate(error, stage=self._name)
+        found = translate(error, stage=self._name, log=_PROFILING)
         if isinstance(found, SluiceError):
             return found
         return NotReady(f"a replica of {self._name} was lost meanwhile")

@@ -20,9 +20,12 @@ from deployments.calls import Calls
 from deployments.failures import ReplicaLost
 from deployments.names import StageName
 from deployments.pools import Pool, pool_of
+from deployments.request_log import RequestLog
 from pipelines.errors import SluiceError
 
 logger = logging.getLogger("ray.serve")
+
+_WAKING = RequestLog(request_id="waking")
 
 
 class Sleeper(NamedTuple):
@@ -97,7 +100,7 @@ class Sleepers:
     async def _wake(self, stage: StageName) -> None:
         sleeper = self._sleepers[stage]
         try:
-            with Calls("waking") as calls:
+            with Calls(_WAKING) as calls:
                 await calls.result(stage, sleeper.ready)
         except (ReplicaLost, SluiceError) as error:
             # Nobody waits for this: the requests that need the stage meet what is wrong themselves.
