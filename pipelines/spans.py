@@ -21,7 +21,8 @@ TRANSFER = "transfer"
 _LEAST_GAP_NS = 100_000
 
 
-def _no_attributes() -> dict[str, Attribute]:
+def no_attributes() -> dict[str, Attribute]:
+    """None, as a dataclass default."""
     return {}
 
 
@@ -45,7 +46,7 @@ class Span:
     id: str = ""
     start_ns: int
     end_ns: int
-    attributes: Attributes = field(default_factory=_no_attributes)
+    attributes: Attributes = field(default_factory=no_attributes)
     events: tuple[Event, ...] = ()
     links: tuple[str, ...] = ()
     error: str | None = None

@@ -63,8 +63,8 @@ class Ingress:
             spec=spec,
             rules=rules,
             context_of=own_context,
-            resource=(of := resource(own_replica(), product_version())),
-            sinks=sinks(settings.tracing, of),
+            resource=resource(own_replica(), product_version()),
+            sinks=sinks(settings.tracing),
             ask_all=ask_all_ingresses,
         )
 

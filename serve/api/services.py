@@ -11,7 +11,6 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from opentelemetry.sdk.resources import Resource
 from starlette.requests import Request
 
 from deployments.forecast import Forecast
@@ -20,6 +19,7 @@ from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
 from pipelines.open_spans import OpenSpan
+from pipelines.spans import Attributes
 from serve.api.admission import Admission
 from serve.api.result_cache import ResultCache
 from serve.api.sharing import Sharing
@@ -75,7 +75,6 @@ class Services:
     recorder: Recorder
     traces: TraceStore
     archive: Archive
-    resource: Resource
     now: Callable[[], float] = time.time
 
     @classmethod
@@ -89,7 +88,7 @@ class Services:
         rules: PromptRules | None,
         context_of: Callable[[str], Context] = _empty_context,
         now: Callable[[], float] = time.time,
-        resource: Resource | None = None,
+        resource: Attributes | None = None,
         sinks: Sequence[Sink] = (),
         ask_all: AskAll | None = None,
     ) -> Self:
@@ -112,10 +111,9 @@ class Services:
                 ResultCache(cache.max_bytes, cache.ttl_s),
                 context_of=context_of,
             ),
-            recorder=Recorder(settings.tracing, (traces, *sinks)),
+            recorder=Recorder(settings.tracing, (traces, *sinks), resource),
             traces=traces,
             archive=Archive(traces, ask_all),
-            resource=Resource.create() if resource is None else resource,
             now=now,
         )
 

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, Response
 
 from pipelines.errors import TraceNotKept
 from serve.api.errors import ApiResponse
-from serve.api.services import Services, services_of
+from serve.api.services import services_of
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.page import content_security_policy, list_page, trace_page
 from serve.tracing.recorder import Trace
@@ -42,8 +42,8 @@ async def trace(request: Request, trace_id: str, format: Format = None) -> Respo
             f"no trace {trace_id[:64]!r} is kept here; it may be too old, or was not recorded"
         )
     if _wants_page(request, format):
-        return await _page(lambda: trace_page(as_otlp(services, kept)))
-    return ApiResponse(await run_in_threadpool(as_otlp, services, kept))
+        return await _page(lambda: trace_page(as_otlp(kept)))
+    return ApiResponse(await run_in_threadpool(as_otlp, kept))
 
 
 @router.get("/traces")
@@ -62,16 +62,16 @@ async def traces(
     filters = TraceFilters(slow=slow, missed=missed, failed=failed, tenant=tenant)
     latest = await services.archive.latest()
     chosen = await run_in_threadpool(
-        lambda: filters.select(summarise(as_otlp(services, [each])) for each in latest)
+        lambda: filters.select(summarise(as_otlp([each])) for each in latest)
     )
     if _wants_page(request, format):
         return await _page(lambda: list_page(chosen, filters))
     return ApiResponse(TraceList(data=tuple(chosen)).as_json())
 
 
-def as_otlp(services: Services, traces: Sequence[Trace]) -> dict[str, Any]:
+def as_otlp(traces: Sequence[Trace]) -> dict[str, Any]:
     """Requests of one trace as OTLP's JSON."""
-    return to_json([span for each in traces for span in sdk_spans(each, services.resource)])
+    return to_json([span for each in traces for span in sdk_spans(each)])
 
 
 def _wants_page(request: Request, format: str | None) -> bool:

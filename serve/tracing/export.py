@@ -14,6 +14,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from pipelines.spans import Attribute, Attributes
 from serve.config_sections import TracingConfig
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Sink, Trace
@@ -27,15 +28,15 @@ _MAX_WAITING = 1000
 _CLOSE_S = 5.0
 
 
-def resource(replica: str, version: str) -> Resource:
+def resource(replica: str, version: str) -> Attributes:
     """This process, as OpenTelemetry names one; `OTEL_RESOURCE_ATTRIBUTES` are added."""
-    return Resource.create(
-        {
-            "service.name": os.environ.get("OTEL_SERVICE_NAME", "sluice"),
-            "service.version": version,
-            "service.instance.id": replica,
-        }
-    )
+    own = {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME", "sluice"),
+        "service.version": version,
+        "service.instance.id": replica,
+    }
+    described = Resource.create(own).attributes
+    return {name: value for name, value in described.items() if isinstance(value, Attribute)}
 
 
 def has_endpoint() -> bool:
@@ -43,13 +44,13 @@ def has_endpoint() -> bool:
     return any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
 
 
-def sinks(config: TracingConfig, of: Resource) -> list[Sink]:
+def sinks(config: TracingConfig) -> list[Sink]:
     """Those that are configured."""
     found: list[Sink] = []
     if config.enabled and has_endpoint():
-        found.append(Collector(of))
+        found.append(Collector())
     if config.enabled and config.file is not None:
-        found.append(TraceFile(config.file, of))
+        found.append(TraceFile(config.file))
     return found
 
 
@@ -59,12 +60,11 @@ class Collector:
     What cannot be sent is retried and then dropped by the SDK, which logs it.
     """
 
-    def __init__(self, of: Resource) -> None:
-        self._resource = of
+    def __init__(self) -> None:
         self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
     def put(self, trace: Trace) -> None:
-        for span in sdk_spans(trace, self._resource):
+        for span in sdk_spans(trace):
             self._processor.on_end(span)
 
     def close(self) -> None:
@@ -80,9 +80,8 @@ class TraceFile:
     A disk that is too slow or full loses traces, with a line in the log, and nothing else.
     """
 
-    def __init__(self, path: Path, of: Resource) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._resource = of
         self._waiting: queue.Queue[Trace | None] = queue.Queue(_MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="trace-file", daemon=True)
         self._thread.start()
@@ -101,10 +100,11 @@ class TraceFile:
 
     def _run(self) -> None:
         while (trace := self._waiting.get()) is not None:
-            line = json.dumps(to_json(sdk_spans(trace, self._resource)))
+            line = json.dumps(to_json(sdk_spans(trace))) + "\n"
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a") as file:
-                    file.write(line + "\n")
+                # In one write, as other replicas of this machine may append as well.
+                with self._path.open("ab", buffering=0) as file:
+                    file.write(line.encode())
             except OSError as error:
                 logger.warning("tracing.file: %s", error)

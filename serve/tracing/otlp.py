@@ -7,7 +7,8 @@ OTLP in JSON differs from protobuf's own mapping: identities are hexadecimal, en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,24 +27,25 @@ _KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
 _CODES = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
 
 
-def sdk_spans(trace: Trace, resource: Resource) -> list[ReadableSpan]:
+def sdk_spans(trace: Trace) -> list[ReadableSpan]:
     """All spans of a trace, the root first.
 
     A span without an id is given one by its place, so that all outputs of a trace name it alike.
     """
     parent = None if trace.parent_id is None else _context(trace.trace_id, trace.parent_id)
+    resource = Resource(dict(trace.resource))
     return list(_sdk_spans(trace.root, trace.trace_id, parent, resource, SpanKind.SERVER))
 
 
-def to_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
-    """Spans of one resource as OTLP's `TracesData`."""
-    resource: Mapping[str, Any] = spans[0].resource.attributes if spans else {}
+def to_json(spans: Iterable[ReadableSpan]) -> dict[str, Any]:
+    """Spans as OTLP's `TracesData`, in their order; neighbours of one resource are together."""
     return {
         "resourceSpans": [
             {
-                "resource": {"attributes": _attributes(resource)},
-                "scopeSpans": [{"scope": {"name": SCOPE}, "spans": [_span(s) for s in spans]}],
+                "resource": {"attributes": _attributes(resource.attributes)},
+                "scopeSpans": [{"scope": {"name": SCOPE}, "spans": [_span(s) for s in of]}],
             }
+            for resource, of in itertools.groupby(spans, key=lambda span: span.resource)
         ]
     }
 

@@ -8,11 +8,11 @@ the requests is recorded (`tracing.sample_ratio`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipelines.open_spans import OpenSpan
-from pipelines.spans import Span
+from pipelines.spans import Attributes, Span, no_attributes
 from serve.config_sections import TracingConfig
 from serve.tracing.parent import Parent, is_chosen, new_trace_id, parent_in, traceparent
 
@@ -22,11 +22,15 @@ INGRESS = "ingress"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A finished trace: `root` as recorded, under the client's span if there is a `parent_id`."""
+    """A finished trace: `root` as recorded, under the client's span if there is a `parent_id`.
+
+    `resource` says who recorded it, in OpenTelemetry's terms.
+    """
 
     trace_id: str
     parent_id: str | None
     root: Span
+    resource: Attributes = field(default_factory=no_attributes)
 
     @property
     def num_spans(self) -> int:
@@ -68,11 +72,14 @@ class RequestTrace:
 
 
 class Recorder:
-    """Begins and ends traces, and hands those that are recorded to its sinks."""
+    """Begins and ends traces, and hands those that are recorded, by `resource`, to its sinks."""
 
-    def __init__(self, config: TracingConfig, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self, config: TracingConfig, sinks: Sequence[Sink] = (), resource: Attributes | None = None
+    ) -> None:
         self._config = config
         self._sinks = tuple(sinks)
+        self._resource = resource or {}
 
     def begin(self, name: str, header: str | None) -> RequestTrace:
         """A request has come, with this `traceparent` if any."""
@@ -91,6 +98,7 @@ class Recorder:
             trace_id=trace.trace_id,
             parent_id=None if trace.parent is None else trace.parent.span_id,
             root=trace.root.span(),
+            resource=self._resource,
         )
         for sink in self._sinks:
             sink.put(finished)

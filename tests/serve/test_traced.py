@@ -37,6 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(cluster: LocalCluster, file: Path) -> Iterator[httpx.Client]:
     settings = {
         "stages.storage.directory": str(file.parent / "files"),
+        "ingress.num_replicas": 2,
         "stages.denoiser.num_replicas": 2,
         "stages.denoiser.num_cpus": 0.2,
         "stages.denoiser.health_check_period_s": 1,
@@ -106,6 +107,23 @@ def value(span: Span, key: str) -> Any:
         if item["key"] == key:
             return next(iter(item["value"].values()))
     raise KeyError(key)
+
+
+def test_any_ingress_replica_shows_any_trace(
+    client: httpx.Client, traces: dict[str, list[Span]]
+) -> None:
+    replicas = {
+        attribute["value"]["stringValue"]
+        for otlp in (client.get(f"/v1/traces/{trace_id}").json() for trace_id in traces)
+        for attribute in otlp["resourceSpans"][0]["resource"]["attributes"]
+        if attribute["key"] == "service.instance.id"
+    }
+    for trace_id, spans in traces.items():
+        for _ in range(3):
+            assert spans_of(client.get(f"/v1/traces/{trace_id}").json()) == spans
+            listed = client.get("/traces").json()["data"]
+            assert {trace["trace_id"] for trace in listed} >= set(traces)
+    assert len(replicas) == 2
 
 
 def test_each_request_has_one_root_and_no_span_is_an_orphan(

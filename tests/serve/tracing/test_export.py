@@ -21,7 +21,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
-from opentelemetry.sdk.resources import Resource
 
 from serve.api.services import Services
 from serve.config import Settings, TracingConfig
@@ -96,7 +95,7 @@ def draw(config: TracingConfig, **fields: Any) -> dict[str, Any]:
         spec=SPEC,
         rules=None,
         resource=OF,
-        sinks=sinks(config, OF),
+        sinks=sinks(config),
     )
     with TestClient(create_app(given)) as client:
         answer = client.post(URL, json={"prompt": PROMPT, **fields})
@@ -149,4 +148,4 @@ def test_a_collector_that_is_not_there_holds_nobody_up(monkeypatch: pytest.Monke
 
 def test_without_an_endpoint_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    assert sinks(TracingConfig(), Resource({})) == []
+    assert sinks(TracingConfig()) == []

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.resources import Resource
 
 from pipelines.errors import StageFailed
 from pipelines.spans import Event, Span
@@ -160,8 +159,9 @@ def tree(name: str = "root", children: int = 0) -> Span:
 
 
 def test_otlp_json_is_as_the_standard_has_it() -> None:
-    trace = Trace(trace_id=TRACE, parent_id=SPAN, root=tree(children=1))
-    otlp = to_json(sdk_spans(trace, Resource({"service.name": "sluice"})))
+    who = {"service.name": "sluice"}
+    trace = Trace(trace_id=TRACE, parent_id=SPAN, root=tree(children=1), resource=who)
+    otlp = to_json(sdk_spans(trace))
     resource = otlp["resourceSpans"][0]["resource"]
     assert resource["attributes"] == [{"key": "service.name", "value": {"stringValue": "sluice"}}]
     root, part = spans_of(otlp)
@@ -203,7 +203,7 @@ def test_one_trace_of_many_requests_is_bounded_too() -> None:
 
 def test_a_file_has_a_line_for_each_trace(tmp_path: Path) -> None:
     path = tmp_path / "new" / "traces.jsonl"
-    file = TraceFile(path, Resource({}))
+    file = TraceFile(path)
     for number in range(3):
         file.put(Trace(trace_id=f"{number}" * 32, parent_id=None, root=tree()))
     file.close()
@@ -214,7 +214,7 @@ def test_a_file_has_a_line_for_each_trace(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_named_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = TraceFile(tmp_path, Resource({}))
+    file = TraceFile(tmp_path)
     file.put(Trace(trace_id=TRACE, parent_id=None, root=tree()))
     file.close()
     assert "tracing.file" in caplog.text
@@ -225,10 +225,10 @@ def test_a_collector_is_used_where_the_environment_names_one(
 ) -> None:
     from serve.config import TracingConfig
 
-    assert sinks(TracingConfig(), Resource({})) == []
+    assert sinks(TracingConfig()) == []
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    assert len(sinks(TracingConfig(), Resource({}))) == 1
-    assert sinks(TracingConfig(enabled=False), Resource({})) == []
+    assert len(sinks(TracingConfig())) == 1
+    assert sinks(TracingConfig(enabled=False)) == []
 
 
 async def test_a_browser_gets_pages(client: httpx.AsyncClient) -> None:
