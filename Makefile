@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env demo test test-long lint types imports unit train-embedded bench clean
+.PHONY: help env demo test test-long lint types imports unit unit-alone unit-cluster train-embedded bench clean
 
 help:
 	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
@@ -46,10 +46,16 @@ types: env
 imports: env
 	$(BIN)/lint-imports
 
-# Those of a cluster one after the other: each starts many processes.
+# Side by side, as those of a cluster often wait; these go one after the other, because each starts
+# many processes, and Ray runs its workers as nice as the others are made here.
 unit: env
-	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long"
-	$(BIN)/pytest -m "cluster and not long"
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line unit-alone unit-cluster
+
+unit-alone: env
+	@nice -n 15 $(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long"
+
+unit-cluster: env
+	@$(BIN)/pytest -m "cluster and not long"
 
 test-long: env
 	$(BIN)/pytest -m long

@@ -69,7 +69,7 @@ class Denoiser(Held):
         a replica whose engine has ended takes the process with it.
         """
         self._options = options
-        self._autoscaling = options.autoscaling
+        self._autoscaling, self._policy = options.autoscaling, options.policy
         with starting("Denoiser", options):
             import torch
 
@@ -133,8 +133,13 @@ class Denoiser(Held):
                 yield Moved(was_accepted=future is not None)
 
     def _signed(self, item: Traced) -> Traced:
-        """With this replica's name in the spans that are its own."""
-        return replace(item, spans=tagged(item.spans, "denoise.", replica=self._boundary.replica))
+        """With this replica's name, and its policy, in the spans that are its own."""
+        return replace(
+            item,
+            spans=tagged(
+                item.spans, "denoise.", replica=self._boundary.replica, policy=self._policy
+            ),
+        )
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What callers choose a replica by: a `Report`. Serve asks every second, so metrics are
@@ -151,7 +156,7 @@ class Denoiser(Held):
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.live`."""
         if (options := taken_over(self._options, user_config)) is not None:
-            self._autoscaling = options.autoscaling
+            self._autoscaling, self._policy = options.autoscaling, options.policy
             self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
     async def shed(self, keep_s: float) -> int:

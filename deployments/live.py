@@ -81,9 +81,13 @@ def section(content: object, where: str) -> Mapping[str, Any]:
 
 
 def taken_over(options: AnyOptions, user_config: Mapping[str, Any] | None) -> AnyOptions | None:
-    """`changed`, or None with a line in the log: a mistake must not take down what runs."""
+    """`changed`, or None where that fails, as a mistake must not take down what runs; the log has
+    either."""
     try:
-        return changed(options, user_config)
+        found = changed(options, user_config)
     except ConfigurationError as error:
         logger.error("nothing was changed: %s", error.message)
         return None
+    if user_config:
+        logger.info("user_config is taken over: %s", user_config)
+    return found

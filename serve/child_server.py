@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -39,6 +39,7 @@ _FAILED_DEPLOYMENT = re.compile(
     r"|(?:CheckpointError|ConfigurationError): "
 )
 _OWN_ERROR = re.compile(r"pipelines\.errors\.(\w+: .+)")
+_DASHBOARD = re.compile(r"dashboard at (http://\S+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -127,6 +128,29 @@ class ChildServer:
         if self._child is None or self._child.poll() is not None:
             raise ServerDied("`serve run` has ended")
 
+    def deploy(self, *overrides: Mapping[str, object]) -> None:
+        """Change deployments in place, as `serve deploy` of a changed file: each of `overrides` is
+        an entry of `deployments` in a Serve configuration, with its `name`.
+
+        Returns once Serve's controller has it; replicas follow within seconds. Raises ServerDied
+        when it is refused, or there is no dashboard to send it to.
+        """
+        dashboard = _DASHBOARD.search(self._read_log())
+        if dashboard is None:
+            raise ServerDied("no dashboard has been started, which `serve deploy` needs")
+        command = [sys.executable, "-m", "ray.serve.scripts", "deploy", "--address", dashboard[1]]
+        done = subprocess.run(
+            [*command, str(self._write_config(overrides))],
+            cwd=_ROOT,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerDied(f"`serve deploy` was refused: {done.stderr[-2000:]}")
+
     def stop(self) -> None:
         """End the child and whatever it has started; returns when all of it is gone."""
         if self._child is None:
@@ -167,22 +191,24 @@ class ChildServer:
         self._log_offset += len(whole)
         return _COLOUR.sub("", whole.decode(errors="replace"))
 
-    def _write_config(self) -> Path:
+    def _write_config(self, overrides: Sequence[Mapping[str, object]] = ()) -> Path:
         """A Serve configuration that differs from the plain command in port and settings alone."""
         application = {
             "name": "default",
             "route_prefix": "/",
             "import_path": self._builder,
             "args": self._args,
+            "deployments": [dict(override) for override in overrides],
         }
         config = {
             "http_options": {"host": HOST, "port": self._port},
             "applications": [application],
         }
-        handle, name = tempfile.mkstemp(prefix="sluice-demo-", suffix=".yaml")
-        with os.fdopen(handle, "w") as file:
-            yaml.safe_dump(config, file)
-        self._config = Path(name)
+        if self._config is None:
+            handle, name = tempfile.mkstemp(prefix="sluice-demo-", suffix=".yaml")
+            os.close(handle)
+            self._config = Path(name)
+        self._config.write_text(yaml.safe_dump(config))
         return self._config
 
 

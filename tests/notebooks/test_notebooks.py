@@ -21,10 +21,8 @@ NEEDS_CLUSTER = {"01_quickstart", "03_trace_review"}
 
 
 def case(path: Path) -> Any:
-    # A server or two are started, which takes most of a minute each on a busy machine.
+    # A server is started, which takes most of a minute on a busy machine.
     marks = [pytest.mark.cluster, pytest.mark.timeout(600)] if path.stem in NEEDS_CLUSTER else []
-    if path.stem == "03_trace_review":  # two servers, each under load
-        marks.append(pytest.mark.long)
     return pytest.param(path, id=path.stem, marks=marks)
 
 

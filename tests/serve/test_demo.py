@@ -192,6 +192,7 @@ def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path):
 @pytest.mark.cluster
 def test_a_stage_that_cannot_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLUICE_MODEL_SOURCE", str(tmp_path / "no-weights"))
+    monkeypatch.setenv("SLUICE_STAGES__LAYOUT", "fused")  # one process to wait for, not six
     demo = Demo(tmp_path, "--once")
     output = demo.finish(240)
     assert demo.process.returncode == 1
