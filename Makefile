@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env demo test test-long lint types imports unit unit-alone unit-cluster train-embedded bench clean
+.PHONY: help env demo test test-long lint types imports unit train-embedded bench clean
 
 help:
 	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
@@ -46,16 +46,14 @@ types: env
 imports: env
 	$(BIN)/lint-imports
 
-# Side by side, as those of a cluster often wait; these go one after the other, because each starts
-# many processes, and Ray runs its workers as nice as the others are made here.
+# Side by side, as tests of a cluster often wait; these go one after the other, because each starts
+# many processes. The others are as nice as Ray's workers, and print after them.
+ALONE_LOG := $(VENV)/.unit-alone.log
 unit: env
-	@$(MAKE) --no-print-directory -j 2 --output-sync=line unit-alone unit-cluster
-
-unit-alone: env
-	@nice -n 15 $(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long"
-
-unit-cluster: env
-	@$(BIN)/pytest -m "cluster and not long"
+	@nice -n 15 $(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long" \
+	  > $(ALONE_LOG) 2>&1 & alone=$$!; trap 'kill $$alone 2> /dev/null' INT TERM; \
+	$(BIN)/pytest -m "cluster and not long"; status=$$?; \
+	wait $$alone || status=1; cat $(ALONE_LOG); exit $$status
 
 test-long: env
 	$(BIN)/pytest -m long
