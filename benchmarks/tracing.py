@@ -1,11 +1,13 @@
 """What tracing costs: images per second without, with every tenth request traced, and with all.
 
-    python -m benchmarks.tracing [--rounds 4] [--seconds 12] [--in-flight 16] [--save]
+    python -m benchmarks.tracing [--rounds 40] [--seconds 4] [--in-flight 16] [--save]
 
-The sides alternate within each round, on one server each, so that a machine that changes changes
-for all. Requests are one image of 64x64, the cheapest there is: what a request costs weighs most.
-Traces are kept in the server's store; those of `on` are written to a file as well after the timing
-has ended, and from them comes how much of a request's time its leaf spans cover.
+The sides alternate within each round on one server, so that a machine that changes changes for all.
+A `traceparent` says of each request whether it is recorded, and what is not recorded takes the very
+path that all take without tracing (`tracing.enabled`). Processor time per image is told as well, as
+it strays less on a shared machine. Requests are one image of 64x64, the cheapest there is: what a
+request costs weighs most. The traces of `on`, as the server keeps them, tell how much of a
+request's time their leaf spans cover.
 """
 
 from __future__ import annotations
@@ -21,17 +23,14 @@ from typing import Any
 import httpx
 
 from benchmarks.exactness import quiet
-from benchmarks.load import HttpClient, closed_loop, steady_rate
-from benchmarks.report import device_name, print_json, print_table, save_json, spread
+from benchmarks.load import Answer, HttpClient, closed_loop, steady_rate
+from benchmarks.report import Spread, device_name, print_json, print_table, save_json, spread
 from benchmarks.requests import bodies, square
-from benchmarks.servers import add_server_arguments, pin, start_sluice, warm_up
-from serve.child_server import ChildServer
+from benchmarks.servers import add_server_arguments, cpu_seconds, pin, start_sluice, warm_up
+from serve.tracing.parent import new_trace_id, traceparent
 
-SIDES: Mapping[str, Mapping[str, str]] = {
-    "off": {"tracing.enabled": "false"},
-    "10pct": {"tracing.sample_ratio": "0.1"},
-    "on": {"tracing.sample_ratio": "1"},
-}
+SIDES: Mapping[str, int | None] = {"off": None, "10pct": 10, "on": 1}
+"""Of how many requests one is recorded; None for none."""
 
 _SIZES = ((square(64), 1.0),)
 _COVERED = 200
@@ -42,25 +41,42 @@ def main() -> None:
     arguments = _arguments()
     quiet()
     pin(arguments.cores)
-    servers: dict[str, ChildServer] = {}
+    server = start_sluice(arguments.sluice, log=Path("output/tracing.log"))
     try:
-        for side, settings in SIDES.items():
-            log = Path(f"output/tracing-{side}.log")
-            servers[side] = start_sluice({**settings, **arguments.sluice}, log=log)
-            bodies_ = itertools.islice(bodies(1, _SIZES), 40)
-            warm_up(servers[side].url, list(bodies_), at_once=8)
+        bodies_ = itertools.islice(bodies(1, _SIZES), 40)
+        warm_up(server.url, list(bodies_), at_once=8)
         rates: dict[str, list[float]] = {side: [] for side in SIDES}
+        cpu_ms: dict[str, list[float]] = {side: [] for side in SIDES}
+        seeds = itertools.count(1000)  # a prompt that comes again would be encoded already
         for number in range(arguments.rounds):
             for side in _turned(list(SIDES), number):
-                rate, trace_ids = asyncio.run(_measure(servers[side].url, number, arguments))
+                used = cpu_seconds(server)
+                rate, trace_ids = asyncio.run(_measure(server.url, side, next(seeds), arguments))
                 rates[side].append(rate)
+                cpu_ms[side].append(1e3 * (cpu_seconds(server) - used) / len(trace_ids))
                 if side == "on":
                     last = trace_ids
-        covered = sorted(coverages(servers["on"].url, last[-_COVERED:]))
+        covered = sorted(coverages(server.url, last[-_COVERED:]))
     finally:
-        for server in servers.values():
-            server.stop()
-    _report(rates, covered, arguments)
+        server.stop()
+    _report(rates, cpu_ms, covered, arguments)
+
+
+class _Client(HttpClient):
+    """Asks for one of `one_of` requests to be recorded."""
+
+    def __init__(self, url: str, one_of: int | None) -> None:
+        super().__init__(url)
+        self._one_of = one_of
+        self._numbers = itertools.count()
+
+    async def post(
+        self, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        number = next(self._numbers)
+        is_recorded = self._one_of is not None and number % self._one_of == 0
+        parent = traceparent(new_trace_id(), "b" * 16, is_sampled=is_recorded)
+        return await super().post(path, body, {**(headers or {}), "traceparent": parent})
 
 
 def coverages(url: str, trace_ids: Iterable[str]) -> Iterator[float]:
@@ -97,12 +113,14 @@ def coverage_of(spans: Sequence[Mapping[str, Any]]) -> float:
     return covered / (end - start)
 
 
-async def _measure(url: str, seed: int, arguments: argparse.Namespace) -> tuple[float, list[str]]:
+async def _measure(
+    url: str, side: str, seed: int, arguments: argparse.Namespace
+) -> tuple[float, list[str]]:
     """Images per second, and the ids of the traces in the answers."""
-    async with HttpClient(url) as client:
+    async with _Client(url, SIDES[side]) as client:
         outcomes = await closed_loop(
             client,
-            bodies(1000 + seed, _SIZES),
+            bodies(seed, _SIZES),
             in_flight=arguments.in_flight,
             seconds=arguments.seconds,
         )
@@ -120,21 +138,32 @@ def _turned(sides: list[str], number: int) -> list[str]:
 
 
 def _report(
-    rates: Mapping[str, Sequence[float]], covered: Sequence[float], arguments: argparse.Namespace
+    rates: Mapping[str, Sequence[float]],
+    cpu_ms: Mapping[str, Sequence[float]],
+    covered: Sequence[float],
+    arguments: argparse.Namespace,
 ) -> None:
-    ratios = {
-        side: spread([rate / off for rate, off in zip(rates[side], rates["off"], strict=True)])
-        for side in SIDES
-    }
+    ratios, cpu_ratios = _of_off(rates), _of_off(cpu_ms)
     print_table(
         f"{arguments.rounds} rounds of {arguments.seconds:g} s, {arguments.in_flight} in flight",
-        ("tracing", "images/s", "of off"),
-        [(side, str(spread(rates[side])), str(ratios[side])) for side in SIDES],
+        ("tracing", "images/s", "of off", "CPU ms an image", "of off"),
+        [
+            (
+                side,
+                str(spread(rates[side])),
+                str(ratios[side]),
+                str(spread(cpu_ms[side])),
+                str(cpu_ratios[side]),
+            )
+            for side in SIDES
+        ],
     )
     values = {f"throughput_{side}": round(median(rates[side]), 3) for side in SIDES}
     values |= {
         "ratio_10pct": round(ratios["10pct"].median, 4),
         "ratio_on": round(ratios["on"].median, 4),
+        "cpu_ratio_10pct": round(cpu_ratios["10pct"].median, 4),
+        "cpu_ratio_on": round(cpu_ratios["on"].median, 4),
         "coverage_p50": round(median(covered), 4),
         "coverage_min": round(covered[0], 4),
     }
@@ -143,10 +172,18 @@ def _report(
     print_json(values)
 
 
+def _of_off(values: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """Each side over `off`, round by round."""
+    return {
+        side: spread([value / off for value, off in zip(values[side], values["off"], strict=True)])
+        for side in values
+    }
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each block")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each block")
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     add_server_arguments(parser)

@@ -59,8 +59,7 @@ class Relay:
     """One image's denoising, passed on from replica to replica until it is done.
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
-    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on;
-    `last_span_id` names the last attempt.
+    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on.
     """
 
     def __init__(self, log: RequestLog) -> None:
@@ -68,7 +67,6 @@ class Relay:
         self.resumed_at: list[int] = []
         self.attempts = 0
         self.was_accepted = False
-        self.last_span_id = ""
         self._log = log
         self._losses = 0
 

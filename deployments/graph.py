@@ -239,7 +239,10 @@ class Graph:
         self, image: Image, latents: PackedLatents, part: OpenSpan
     ) -> FinishedImage:
         job, index, _ = image
-        with part.part("finish", gaps=TRANSFER) as log, Calls(RequestLog.of(job)) as calls:
+        with (
+            part.part("finish", gaps=TRANSFER, attempt_in=job.trace) as log,
+            Calls(RequestLog.of(job)) as calls,
+        ):
             pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
             timings: Timings = {}
             if self._classifies:

@@ -45,7 +45,7 @@ class RemoteGraph:
         async def attempt(number: int) -> GenerationResult:
             terms = job.terms if number == 0 else accepted(job.terms)
             with (
-                log.part("fused", gaps=TRANSFER, attempt=number + 1) as part,
+                log.part("fused", gaps=TRANSFER, attempt_in=job.trace, attempt=number + 1) as part,
                 Calls(about) as calls,
             ):
                 result = await calls.result(

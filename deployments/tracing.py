@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from deployments.attempts import Relay
 from deployments.packed import Moved, PackedLatents
 from pipelines.open_spans import OpenSpan
-from pipelines.spans import TRANSFER, Spans, linked
+from pipelines.spans import TRANSFER, Spans
 
 HANDED_OVER = "handed over"
 """Why an attempt ended whose replica went away, or had more to do than others."""
@@ -41,10 +41,7 @@ class AttemptSpan:
 def attempt_span(part: OpenSpan, relay: Relay, trace: str) -> Generator[AttemptSpan]:
     """Around an attempt of `relay`, linked to the one before; a part of `part`."""
     numbers = {"attempt": relay.attempts + 1, "start_step": relay.step}
-    with part.part("denoise", gaps=TRANSFER, **numbers) as span:
-        if trace and relay.last_span_id:
-            span.links.append(linked(trace, relay.last_span_id))
-        relay.last_span_id = span.id
+    with part.part("denoise", gaps=TRANSFER, attempt_in=trace, **numbers) as span:
         attempt = AttemptSpan(span)
         try:
             yield attempt

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from pipelines.errors import SluiceError
-from pipelines.spans import Attribute, Event, Span, joined, lately, named
+from pipelines.spans import Attribute, Event, Span, joined, lately, linked, named
 
 
 def waited_and_ran(
@@ -41,11 +41,17 @@ class OpenSpan:
 
     @contextmanager
     def part(
-        self, name: str, *, gaps: str | None = None, **attributes: Attribute
+        self, name: str, *, gaps: str | None = None, attempt_in: str = "", **attributes: Attribute
     ) -> Generator[OpenSpan]:
-        """A part of it, as long as the body; an exception is noted and goes on."""
+        """A part of it, as long as the body; an exception is noted and goes on.
+
+        With `attempt_in`, a `traceparent` of the trace, it is linked to the last part of its name,
+        as what was tried before.
+        """
         child = OpenSpan(name, gaps=gaps)
         child.attributes.update(named(attributes))
+        if attempt_in and (before := self._last_id(name)):
+            child.links.append(linked(attempt_in, before))
         self._parts.append(child)
         try:
             yield child
@@ -57,6 +63,9 @@ class OpenSpan:
             raise
         finally:
             child.end()
+
+    def _last_id(self, name: str) -> str:
+        return next((part.id for part in reversed(self._parts) if part.name == name), "")
 
     def add(self, spans: Iterable[Span]) -> None:
         """Parts that were made elsewhere."""

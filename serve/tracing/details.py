@@ -58,6 +58,7 @@ def _batch(facts: Facts, _: Sequence[ReadSpan]) -> list[str]:
 _WORDS: Mapping[str, Callable[[Facts, Sequence[ReadSpan]], list[str]]] = {
     "image": _image,
     "denoise": _attempt,
+    "fused": _attempt,
     "denoise.run": _stretch,
     "tick": _tick,
     "encode.run": _encoded,

@@ -20,7 +20,7 @@ from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import Attempt, bind_denoisers, bind_driver, make_job
 from tests.specs import tiny_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
 
 DENOISERS, APP = "lives-denoisers", "lives"
 DEADLINE_S = 120.0

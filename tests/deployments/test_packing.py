@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_replica_of_two_gpus_is_placed_only_where_serve_packs() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.deployments.packing_driver"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -84,3 +85,20 @@ def test_what_a_call_waited_and_ran_ends_now() -> None:
 def test_a_link_keeps_the_trace() -> None:
     header = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     assert linked(header, "c" * 16) == "00-" + "a" * 32 + "-" + "c" * 16 + "-01"
+
+
+def test_an_attempt_is_linked_to_the_one_before() -> None:
+    header = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    log = OpenSpan("image")
+    for _ in range(3):
+        with log.part("encode"), suppress(ValueError), log.part("finish", attempt_in=header):
+            raise ValueError
+        with log.part("store", attempt_in=""):  # nobody records it
+            pass
+    parts = log.span().children
+    finishes = [part for part in parts if part.name == "finish"]
+    assert [part.links for part in finishes] == [
+        (),
+        *((linked(header, part.id),) for part in finishes[:-1]),
+    ]
+    assert all(part.links == () for part in parts if part.name != "finish")

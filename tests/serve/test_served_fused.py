@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import httpx
 import numpy as np
 import pytest
 import ray.serve
 
+from benchmarks.tracing import coverage_of, spans_of
 from serve.api.schemas import parse_request
 from serve.app import build
 from serve.config import Settings
@@ -80,3 +82,26 @@ def test_requests_of_a_replica_that_dies_are_drawn_by_the_other(
         answers = [drawn(future.result(120)) for future in futures]
     for here, there in zip(answers, expected, strict=True):
         assert_alike(here, there)
+
+
+def test_traces_tell_of_every_stage_and_of_the_attempt_that_was_lost(
+    client: httpx.Client, cluster: LocalCluster
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        bodies = [{**LONG, "seed": 9 + seed} for seed in range(4)]
+        futures = [pool.submit(client.post, URL, json=body) for body in bodies]
+        pool.submit(cluster.kill_replica, "Fused", app=APP).result(60)
+        ids = [future.result(120).headers["x-trace-id"] for future in futures]
+    links = 0
+    for trace_id in ids:
+        spans = spans_of(client.get(f"/v1/traces/{trace_id}").json())
+        assert coverage_of(spans) >= 0.98
+        assert {"encode.run", "denoise.run", "decode.run", "finish.run", "store"} <= {
+            span["name"] for span in spans
+        }
+        attempts = [span for span in spans if span["name"] == "fused"]
+        for before, after in pairwise(attempts):
+            assert [link["spanId"] for link in after["links"]] == [before["spanId"]]
+            assert before["status"]["code"] == 2
+            links += 1
+    assert links, "nobody was on the replica that was killed"
