@@ -17,6 +17,7 @@ from deployments.packed import Moved, PackedCheckpoint, PackedLatents
 from deployments.request_log import RequestLog
 from pipelines.contracts import ServiceTerms
 from pipelines.errors import StageFailed
+from pipelines.open_spans import OpenSpan
 
 MAX_ATTEMPTS = 3
 """Times that a stage, or a denoising that does not get further, is tried when replicas die."""
@@ -27,8 +28,10 @@ RETRY_PAUSE_S = 0.2
 T = TypeVar("T")
 
 
-async def retried(log: RequestLog, attempt: Callable[[int], Awaitable[T]]) -> T:
+async def retried(log: RequestLog, span: OpenSpan, attempt: Callable[[int], Awaitable[T]]) -> T:
     """The result of `attempt`, given its number, tried again when a replica was lost.
+
+    `span` is what the attempts, and the pauses between them, are parts of.
 
     Raises StageFailed after `MAX_ATTEMPTS`, and whatever else `attempt` raises.
     """
@@ -45,7 +48,7 @@ async def retried(log: RequestLog, attempt: Callable[[int], Awaitable[T]]) -> T:
             )
             if number + 1 == MAX_ATTEMPTS:
                 raise _gave_up(lost) from None
-        await asyncio.sleep(RETRY_PAUSE_S)
+        await _pause(span)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -59,15 +62,17 @@ class Relay:
     """One image's denoising, passed on from replica to replica until it is done.
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
-    start from noise, after `attempts` in all. `was_accepted` once a replica has taken it on.
+    start from noise, after `attempts` in all, which are parts of `span`. `was_accepted` once a
+    replica has taken it on.
     """
 
-    def __init__(self, log: RequestLog) -> None:
+    def __init__(self, log: RequestLog, span: OpenSpan) -> None:
         self.checkpoint: PackedCheckpoint | None = None
         self.resumed_at: list[int] = []
         self.attempts = 0
         self.was_accepted = False
         self._log = log
+        self._span = span
         self._losses = 0
 
     async def run(self, attempt: Callable[[], Awaitable[PackedLatents | Moved]]) -> PackedLatents:
@@ -94,7 +99,7 @@ class Relay:
                 self._go_on(f"a replica of {lost.stage} was lost")
             finally:
                 self.attempts += 1
-            await asyncio.sleep(RETRY_PAUSE_S)
+            await _pause(self._span)
 
     @property
     def step(self) -> int:
@@ -115,6 +120,11 @@ class Relay:
         self._losses += 1
         if self._losses == MAX_ATTEMPTS:
             raise _gave_up(lost) from None
+
+
+async def _pause(span: OpenSpan) -> None:
+    with span.part("retry.wait"):
+        await asyncio.sleep(RETRY_PAUSE_S)
 
 
 def _gave_up(lost: ReplicaLost) -> StageFailed:

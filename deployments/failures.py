@@ -49,7 +49,8 @@ class ReplicaLost(Exception):
     """A replica of `stage` was lost under a call, which may be repeated. Never leaves the graph."""
 
     def __init__(self, stage: str) -> None:
-        super().__init__(f"a replica of {stage} was lost")
+        self.span_error = f"a replica of {stage} was lost"
+        super().__init__(self.span_error)
         self.stage = stage
 
 

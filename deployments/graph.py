@@ -165,11 +165,11 @@ class Graph:
     async def _draw(self, image: Image, shared: Prompts, log: OpenSpan) -> Drawn:
         """One image of the request, from noise to file."""
         began, about = time.perf_counter(), RequestLog.of(image.job)
-        relay = Relay(about)
         with log.part("image", gaps=TRANSFER, image=image.index) as part:
+            relay = Relay(about, part)
             latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
             denoised = time.perf_counter()
-            file = await retried(about, lambda _: self._finish_image(image, latents, part))
+            file = await retried(about, part, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
         early = self._sleepers.waited_s(BEFORE_LATENTS, began)
         late = self._sleepers.waited_s(_AFTER_LATENTS, denoised)

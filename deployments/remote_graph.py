@@ -54,7 +54,7 @@ class RemoteGraph:
                 part.add(result.spans)
                 return replace(result, spans=())
 
-        result = await retried(about, attempt)
+        result = await retried(about, log, attempt)
         if waited := self._sleepers.waited_s((StageName.FUSED,), began):
             timings = {**result.timings, COLD_START: max(waited.values())}
             timings["total"] = time.perf_counter() - began

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from deployments.attempts import Relay
+from deployments.failures import ReplicaLost
 from deployments.packed import Moved, PackedLatents
 from pipelines.open_spans import OpenSpan
-from pipelines.spans import TRANSFER, Spans
+from pipelines.spans import TRANSFER, Span, Spans
 
 HANDED_OVER = "handed over"
 """Why an attempt ended whose replica went away, or had more to do than others."""
+
+LOST = "denoise.lost"
+"""Of an attempt whose replica was lost: from the last that it told of until that was noticed."""
 
 
 class AttemptSpan:
@@ -20,6 +25,7 @@ class AttemptSpan:
     def __init__(self, span: OpenSpan) -> None:
         self._span = span
         self._told: Spans = ()
+        self._heard_ns = time.time_ns()
 
     def so_far(self, spans: Spans) -> None:
         """What its replica has done until a checkpoint, all of it."""
@@ -31,6 +37,12 @@ class AttemptSpan:
             self._told = item.spans
         else:
             self._span.error = HANDED_OVER
+
+    def was_lost(self) -> None:
+        """Its replica is gone, and what it did since its last checkpoint."""
+        heard_ns = max((span.end_ns for span in self._told), default=self._heard_ns)
+        now = time.time_ns()
+        self._told = (*self._told, Span(name=LOST, start_ns=min(heard_ns, now), end_ns=now))
 
     def close(self) -> None:
         """It is over, whatever became of it."""
@@ -45,5 +57,8 @@ def attempt_span(part: OpenSpan, relay: Relay, trace: str) -> Generator[AttemptS
         attempt = AttemptSpan(span)
         try:
             yield attempt
+        except ReplicaLost:
+            attempt.was_lost()
+            raise
         finally:
             attempt.close()

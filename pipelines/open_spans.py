@@ -99,5 +99,10 @@ class OpenSpan:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, without what a prompt may have in it."""
-    return error.message if isinstance(error, SluiceError) else type(error).__name__
+    """Why something failed, without what a prompt may have in it.
+
+    An error that is none of `pipelines.errors` may have words for spans as its `span_error`.
+    """
+    if isinstance(error, SluiceError):
+        return error.message
+    return getattr(error, "span_error", type(error).__name__)

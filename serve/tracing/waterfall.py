@@ -141,6 +141,8 @@ def _children(spans: Iterable[ReadSpan]) -> dict[str, list[ReadSpan]]:
     found: dict[str, list[ReadSpan]] = {}
     for span in spans:
         found.setdefault(span.parent_span_id, []).append(span)
+    for parts in found.values():  # what took no time came before what began then
+        parts.sort(key=lambda span: (span.start_time_unix_nano, span.end_ns))
     return found
 
 
@@ -186,7 +188,7 @@ def _looks(name: str, depth: int, parts: Sequence[ReadSpan]) -> tuple[str, Kind]
     if any(part.name != TICK for part in parts) or depth == 0 or name in _HOLDERS:
         return stage, Kind.GROUP
     match doing:
-        case "wait":
+        case "wait" | "lost":
             return stage, Kind.WAIT
         case "paused":
             return stage, Kind.PAUSED

@@ -183,5 +183,9 @@ def test_an_attempt_whose_replica_was_lost_is_linked_by_the_next(
             before = attempts[link["spanId"]]
             assert before["status"]["code"] == 2
             assert before["parentSpanId"] == attempt["parentSpanId"]
+            assert before["status"]["message"] == "a replica of Denoiser was lost"
             assert int(before["endTimeUnixNano"]) <= int(attempt["startTimeUnixNano"])
+            assert [span["parentSpanId"] for span in named(spans, "denoise.lost")].count(
+                before["spanId"]
+            ) == 1
     assert lost, "no image was in the middle"
