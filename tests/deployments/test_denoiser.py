@@ -100,6 +100,16 @@ async def test_latents_with_timings(denoiser: Denoiser) -> None:
     denoiser.check_health()
 
 
+async def test_spans_say_which_policy_drew_them_from_then_on(denoiser: Denoiser) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    for policy in ("edf", "fifo"):
+        denoiser.reconfigure({"policy": policy})
+        *_, last = await _stream(denoiser, _job("a", trace=trace))
+        assert isinstance(last, PackedLatents)
+        runs = [span for span in last.spans if span.name == "denoise.run"]
+        assert {span.attributes["sluice.policy"] for span in runs} == {policy}
+
+
 async def test_company_does_not_change_the_latents(denoiser: Denoiser) -> None:
     expected = (await _denoise(denoiser, _job("alone"))).packed
     together = await asyncio.gather(

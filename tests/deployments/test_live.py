@@ -66,6 +66,15 @@ def test_what_cannot_change_names_its_field(
     assert hint in caught.value.message
 
 
+def test_what_is_taken_over_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("ray.serve").propagate = True
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        assert taken_over(VaeDecoderOptions(), None) == VaeDecoderOptions()
+        assert "taken over" not in caplog.text
+        assert taken_over(DenoiserOptions(), {"policy": "fifo"}) == DenoiserOptions(policy="fifo")
+    assert "user_config is taken over: {'policy': 'fifo'}" in caplog.text
+
+
 def test_a_mistake_changes_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("ray.serve").propagate = True
     assert taken_over(VaeDecoderOptions(), {"device": "cuda"}) is None

@@ -95,6 +95,16 @@ def test_the_log_of_a_start_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
         server.check_starting()
 
 
+def test_a_change_needs_a_dashboard_to_send_it_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stand_in(tmp_path, monkeypatch) as server:
+        with pytest.raises(ServerDied, match="no dashboard"):
+            server.deploy({"name": "Denoiser", "user_config": {"policy": "edf"}})
+        server.log.write_text("View the dashboard at \x1b[1m\x1b[32mhttp://127.0.0.1:1 \x1b[39m\n")
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(ServerDied, match="`serve deploy` was refused"):
+            server.deploy({"name": "Denoiser", "user_config": {"policy": "edf"}})
+
+
 def test_a_ready_server_is_not_ended_by_what_clients_send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

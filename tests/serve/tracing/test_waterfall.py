@@ -53,6 +53,25 @@ def test_what_a_row_looks_like_comes_from_its_name_and_its_parts():
     assert looks["store"] == ("store", Kind.RUN)
 
 
+def test_what_took_no_time_comes_before_what_began_then():
+    built = TraceBuilder()
+    top = built.span("POST /v1/images/generations", 0, 10)
+    built.span("decode.run", 2, 9, top)
+    built.span("decode.wait", 2, 2, top)
+    assert [row.name for row in waterfall(built.otlp()).rows[1:]] == ["decode.wait", "decode.run"]
+
+
+def test_time_that_was_lost_is_no_work():
+    built = TraceBuilder()
+    top = built.span("POST /v1/images/generations", 0, 10)
+    built.span("denoise.run", 0, 4, top)
+    built.span("denoise.lost", 4, 9, top)
+    built.span("retry.wait", 9, 10, top)
+    times = {each.stage: each for each in waterfall(built.otlp()).stages()}
+    assert (times["denoise"].worked_ns, times["denoise"].waited_ns) == (4e6, 5e6)
+    assert times["other"].waited_ns == 1e6
+
+
 def test_details_in_a_few_words():
     assert [row.detail for row in named(sample(), "denoise")] == [
         "attempt 1",
