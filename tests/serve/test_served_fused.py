@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -11,14 +12,16 @@ import httpx
 import numpy as np
 import pytest
 import ray.serve
+from ray.serve.schema import ReplicaState
 
 from benchmarks.tracing import coverage_of, spans_of
 from serve.api.schemas import parse_request
 from serve.app import build
 from serve.config import Settings
 from serve.drawing import LocalDrawing
-from tests.cluster import LocalCluster
+from tests.cluster import LocalCluster, wait_until
 from tests.serve.test_served import pixels, wait_until_ready
+from tests.serve.test_traced import Span
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -46,6 +49,15 @@ def client(
             yield client
     finally:
         ray.serve.delete(APP)
+
+
+def running() -> int:
+    states = ray.serve.status().applications[APP].deployments["Fused"].replica_states
+    return states.get(ReplicaState.RUNNING, 0)
+
+
+def traced(client: httpx.Client, answer: httpx.Response) -> list[Span]:
+    return spans_of(client.get(f"/v1/traces/{answer.headers['x-trace-id']}").json())
 
 
 def drawn(response: httpx.Response) -> list[np.ndarray]:
@@ -87,14 +99,25 @@ def test_requests_of_a_replica_that_dies_are_drawn_by_the_other(
 def test_traces_tell_of_every_stage_and_of_the_attempt_that_was_lost(
     client: httpx.Client, cluster: LocalCluster
 ) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        bodies = [{**LONG, "seed": 9 + seed} for seed in range(4)]
+    lost = 0
+    for _ in range(5):  # which replica is killed is not chosen: it may be one without a request
+        if not lost:
+            lost = lost_attempts(client, cluster)
+    assert lost
+
+
+def lost_attempts(client: httpx.Client, cluster: LocalCluster) -> int:
+    """How many attempts of six requests are lost with a replica; looks at all of their traces."""
+    wait_until(lambda: running() == 2)
+    with ThreadPoolExecutor(6) as pool:
+        bodies = [{**LONG, "seed": 9 + seed} for seed in range(6)]
         futures = [pool.submit(client.post, URL, json=body) for body in bodies]
-        pool.submit(cluster.kill_replica, "Fused", app=APP).result(60)
-        ids = [future.result(120).headers["x-trace-id"] for future in futures]
-    links = 0
-    for trace_id in ids:
-        spans = spans_of(client.get(f"/v1/traces/{trace_id}").json())
+        time.sleep(1.0)
+        cluster.kill_replica("Fused", app=APP)
+        answers = [future.result(120) for future in futures]
+    lost = 0
+    for answer in answers:
+        spans = traced(client, answer)
         assert coverage_of(spans) >= 0.98
         assert {"encode.run", "denoise.run", "decode.run", "finish.run", "store"} <= {
             span["name"] for span in spans
@@ -103,5 +126,5 @@ def test_traces_tell_of_every_stage_and_of_the_attempt_that_was_lost(
         for before, after in pairwise(attempts):
             assert [link["spanId"] for link in after["links"]] == [before["spanId"]]
             assert before["status"]["code"] == 2
-            links += 1
-    assert links, "nobody was on the replica that was killed"
+            lost += 1
+    return lost
