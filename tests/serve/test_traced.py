@@ -178,14 +178,15 @@ def test_an_attempt_whose_replica_was_lost_is_linked_by_the_next(
             if value(attempt, "sluice.attempt") == "1":
                 assert attempt["links"] == []
                 continue
-            lost += 1
             (link,) = attempt["links"]
             before = attempts[link["spanId"]]
             assert before["status"]["code"] == 2
             assert before["parentSpanId"] == attempt["parentSpanId"]
-            assert before["status"]["message"] == "a replica of Denoiser was lost"
             assert int(before["endTimeUnixNano"]) <= int(attempt["startTimeUnixNano"])
-            assert [span["parentSpanId"] for span in named(spans, "denoise.lost")].count(
-                before["spanId"]
-            ) == 1
+            # A denoiser may also have given it away, as the other had less to do.
+            was_lost = before["status"]["message"] == "a replica of Denoiser was lost"
+            assert was_lost or before["status"]["message"] == "handed over"
+            told = [span["parentSpanId"] for span in named(spans, "denoise.lost")]
+            assert told.count(before["spanId"]) == was_lost
+            lost += was_lost
     assert lost, "no image was in the middle"
