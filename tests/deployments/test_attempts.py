@@ -15,6 +15,8 @@ from deployments.graph import Graph
 from deployments.packed import PackedLatents
 from pipelines.contracts import GenerationResult, LatentJob, ServiceTerms, TextPrompt
 from pipelines.errors import StageFailed
+from pipelines.open_spans import OpenSpan
+from pipelines.spans import linked
 from tests.deployments.driver import make_job
 from tests.deployments.fakes import FakeStages, GoesAway
 
@@ -44,6 +46,27 @@ async def test_a_death_is_survived_and_only_its_image_is_drawn_again() -> None:
     assert [job.seed for job in stages.started].count(10) == 1
     assert len({job.work_id for job in stages.started}) == MAX_ATTEMPTS + 1
     assert result.resumed_at == (0, 0)
+
+
+async def test_a_trace_tells_of_the_attempt_that_was_lost_and_of_the_pause_after_it() -> None:
+    deaths = iter([ActorDiedError()])
+
+    async def die_once(_: LatentJob) -> None:
+        if (death := next(deaths, None)) is not None:
+            raise death
+
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    log = OpenSpan("request")
+    job = replace(make_job(prompt="a cat"), trace=trace)
+    await Graph(FakeStages(on_denoise=die_once).handles()).generate(job, log)
+    (image,) = (part for part in log.span().children if part.name == "image")
+    lost, again = (part for part in image.children if part.name == "denoise")
+    assert lost.error == "a replica of Denoiser was lost"
+    assert [part.name for part in lost.children].count("denoise.lost") == 1
+    assert again.links == (linked(trace, lost.id),)
+    assert not any(part.name == "denoise.lost" for part in again.children)
+    (pause,) = (part for part in image.children if part.name == "retry.wait")
+    assert lost.end_ns <= pause.start_ns <= pause.end_ns <= again.start_ns
 
 
 async def test_a_death_of_a_decoder_repeats_only_the_decoding() -> None:
