@@ -67,7 +67,7 @@ bench: env
 	$(BIN)/python -m benchmarks.autoscale --quick
 
 train-embedded: env
-	$(BIN)/python -m pipelines.embedded.train
+	$(BIN)/python -m pipelines.embedded.training.train
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache output

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.report import print_json, print_table
 from pipelines.embedded import EMBEDDED_MODEL_DIR
-from pipelines.embedded.evaluate import evaluate, question_for
-from pipelines.embedded.world import CANVASES
+from pipelines.embedded.training.evaluate import evaluate, question_for
+from pipelines.embedded.training.world import CANVASES
 
 LABELS = {
     "one_object": "one object: all right",

@@ -25,8 +25,8 @@ from benchmarks.live import Call
 from benchmarks.requests import MIXED_SIZES
 from benchmarks.simulation import Overheads, Pace
 from pipelines.catalog import ModelSpec
-from pipelines.engine.calibrate import Mix, Shape, choose_shapes, measure
-from pipelines.engine.cost import CostSurface, Load, Observation, fit, relative_errors
+from pipelines.engine.costs.calibrate import Mix, Shape, choose_shapes, measure
+from pipelines.engine.costs.surface import CostSurface, Load, Observation, fit, relative_errors
 from pipelines.stages.denoiser import DenoiserStage
 
 _ROUNDS = 3

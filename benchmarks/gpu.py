@@ -38,7 +38,7 @@ from benchmarks.random_flux import (
     twin_of,
 )
 from benchmarks.report import device_name, print_json, print_table, save_json, spread
-from pipelines.attention import BACKENDS
+from pipelines.packing.attention import BACKENDS
 from pipelines.ragged import PackedFlux
 
 PEAK_TFLOPS = {

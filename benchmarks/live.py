@@ -21,7 +21,7 @@ from pipelines.contracts import (
     StepEvent,
     TextConditioning,
 )
-from pipelines.engine.cost import EMPTY, Load
+from pipelines.engine.costs.surface import EMPTY, Load
 from pipelines.engine.engine import Engine
 from pipelines.engine.stepper import Stepper
 

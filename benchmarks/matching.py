@@ -26,9 +26,9 @@ from benchmarks.simulation import EngineModel, Overheads, Pace, Request
 from benchmarks.trace import Arrival
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import TextConditioning
-from pipelines.engine.cost import CostModel, CostSurface, fit
+from pipelines.engine.costs.surface import CostModel, CostSurface, fit
 from pipelines.engine.engine import Engine
-from pipelines.engine.policies import Policy
+from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.stepper import Stepper
 
 TOLERANCE = 0.1

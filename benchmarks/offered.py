@@ -28,7 +28,7 @@ from benchmarks.trace import (
     arrivals,
 )
 from pipelines.catalog import ModelSpec
-from pipelines.engine.calibrate import Shape
+from pipelines.engine.costs.calibrate import Shape
 
 _MOST_STREAMS = 1000
 

@@ -24,13 +24,13 @@ import torch
 
 from benchmarks.exactness import quiet
 from benchmarks.report import print_json, print_table, spread
-from deployments.files import encode_image
+from deployments.storage.encode import encode_image
 from pipelines.catalog import ModelSpec, models
 from pipelines.contracts import GenerationParams
 from pipelines.local import LocalChain
-from pipelines.stages.safety import load_image_classifier
-from serve.child_server import ChildServer, choose_port
-from serve.client import SluiceClient
+from pipelines.stages.safety.safety import load_image_classifier
+from serve.cli.client import SluiceClient
+from serve.demo.child_server import ChildServer, choose_port
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "white"]
 SHAPES = ["circle", "square", "triangle", "star", "cross", "diamond"]

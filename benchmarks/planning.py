@@ -25,10 +25,10 @@ from statistics import median, quantiles
 from typing import Literal, NamedTuple, get_args
 
 from benchmarks.report import device_name, print_json, print_table, save_json
-from pipelines.engine.cost import CostSurface, Load
-from pipelines.engine.policies import Policy
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Work
+from pipelines.engine.costs.surface import CostSurface, Load
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.work import Work
 
 Mix = Literal["on_time", "late", "shortened", "flooding"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from benchmarks.simulation import EngineModel, Request, replay
-from pipelines.engine.policies import Policy
+from pipelines.engine.scheduling.policies import Policy
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)

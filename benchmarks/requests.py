@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from pipelines.embedded.captions import captions
-from pipelines.embedded.world import sample_codes
+from pipelines.embedded.training.captions import captions
+from pipelines.embedded.training.world import sample_codes
 
 
 class Size(NamedTuple):

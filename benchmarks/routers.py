@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Literal, Protocol
 
-from deployments.backlog import REPORT_EVERY_S, Backlogs, Report, Shape
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Work
+from deployments.routing.backlog import REPORT_EVERY_S, Backlogs, Report, Shape
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.work import Work
 
 
 class Routed(Protocol):

@@ -18,8 +18,8 @@ import psutil
 
 from benchmarks.baselines.serve_batch import BaselineOptions
 from benchmarks.load import GENERATE, Answer, HttpClient
-from serve.child_server import ChildServer, choose_port
-from serve.client import SluiceClient
+from serve.cli.client import SluiceClient
+from serve.demo.child_server import ChildServer, choose_port
 
 BASELINE = "benchmarks.baselines.serve_batch:build"
 READY_TIMEOUT_S = 300.0

@@ -36,7 +36,7 @@ from benchmarks.simulation import EngineModel, Overheads, Request
 from benchmarks.trace import Arrival, drawn_trace, read_trace
 from pipelines.catalog import ModelSpec, models
 from pipelines.contracts import TextPrompt
-from pipelines.engine.policies import Policy
+from pipelines.engine.scheduling.policies import Policy
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 

@@ -23,10 +23,10 @@ from random import Random
 from typing import NamedTuple
 
 from benchmarks.routers import ROUTERS, RouterName
-from pipelines.engine.cost import CostSurface, Load
-from pipelines.engine.policies import Policy
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Tick, Work
+from pipelines.engine.costs.surface import CostSurface, Load
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.work import Tick, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines import skipping
 from pipelines.catalog import find
 from pipelines.contracts import DecodedImage, LatentJob, TextConditioning, TextPrompt
-from pipelines.embedded import checker
-from pipelines.embedded.evaluate import held_out_prompts
+from pipelines.embedded.training import checker
+from pipelines.embedded.training.evaluate import held_out_prompts
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory

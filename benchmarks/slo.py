@@ -40,7 +40,7 @@ from benchmarks.trace import (
     rerolled_share,
 )
 from pipelines.catalog import models
-from serve.child_server import ChildServer
+from serve.demo.child_server import ChildServer
 
 BASELINE = "baseline"
 POLICIES = ("fifo", "srpt", "edf")

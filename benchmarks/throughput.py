@@ -37,7 +37,7 @@ from benchmarks.servers import (
     warm_up,
 )
 from pipelines.catalog import models
-from serve.child_server import ChildServer
+from serve.demo.child_server import ChildServer
 
 DIFFUSERS, BASELINE, SLUICE = SIDES = ("diffusers", "serve_batch", "sluice")
 

@@ -12,22 +12,22 @@ from ray.serve import Application, Deployment
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.backlog import REPORT_EVERY_S
-from deployments.denoiser import Denoiser
-from deployments.finisher import Finisher
-from deployments.fused import Fused
 from deployments.names import StageName
-from deployments.options import StageOptions, StagesConfig
-from deployments.safety import SafetyClassifier
-from deployments.text_encoder import TextEncoder
-from deployments.vae_decoder import VaeDecoder
+from deployments.options.stages import StageOptions, StagesConfig
+from deployments.routing.backlog import REPORT_EVERY_S
+from deployments.stages.denoiser import Denoiser
+from deployments.stages.finisher import Finisher
+from deployments.stages.fused import Fused
+from deployments.stages.safety import SafetyClassifier
+from deployments.stages.text_encoder import TextEncoder
+from deployments.stages.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 
 _FINISH_FIRST = {
-    "request_router_class": "deployments.routing:FinishFirstRouter",
+    "request_router_class": "deployments.routing.routers:FinishFirstRouter",
     "request_routing_stats_period_s": REPORT_EVERY_S,
 }
-_LESS_BUSY = {"request_router_class": "deployments.routing:LessBusyRouter"}
+_LESS_BUSY = {"request_router_class": "deployments.routing.routers:LessBusyRouter"}
 _ROUTERS: dict[StageName, dict[str, Any]] = {
     StageName.DENOISER: _FINISH_FIRST,
     StageName.FUSED: _FINISH_FIRST,

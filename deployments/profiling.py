@@ -17,10 +17,10 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ReplicaState
 
-from deployments.failures import translate
+from deployments.graph.failures import translate
+from deployments.graph.request_log import RequestLog
 from deployments.names import StageName
-from deployments.request_log import RequestLog
-from pipelines.engine.profiling import ProfileRequest
+from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, NotReady, RequestTimeout, SluiceError
 
 _PROFILING = RequestLog(request_id="profile")
@@ -42,7 +42,7 @@ class ReplicaLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickProfile:
-    """`ticks` ticks of a replica, as `pipelines.engine.recording` writes them.
+    """`ticks` ticks of a replica, as `pipelines.engine.observe.recording` writes them.
 
     Of several `ranks`, those of rank 0.
     """

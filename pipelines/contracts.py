@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.spans import Spans, Timed
+from pipelines.tracing.spans import Spans, Timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,10 +283,10 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult(Timed):
     """All images of a request, in order, and the slowest one's timings. `resumed_at` are the steps
-    at which images went on elsewhere, `slept` the stages whose start the request waited for."""
+    at which images went on elsewhere, `cold_stages` those whose start the request waited for."""
 
     images: tuple[FinishedImage, ...]
     usage: Usage
     warnings: tuple[str, ...] = ()
     resumed_at: tuple[int, ...] = ()
-    slept: tuple[str, ...] = ()
+    cold_stages: tuple[str, ...] = ()

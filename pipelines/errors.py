@@ -19,7 +19,7 @@
     └── ConfigurationError        settings that cannot work
 
 They cross process boundaries, so each rebuilds from its fields alone (`__reduce__`). This module
-knows nothing of HTTP: the one table from error to status is `serve/api/errors.py`.
+knows nothing of HTTP: the one table from error to status is `serve/errors.py`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
 
 if TYPE_CHECKING:
-    from pipelines.stages.safety import ImageClassifier
+    from pipelines.stages.safety.safety import ImageClassifier
 
 _MAX_TOKENS_PER_TICK = 4608
 """One 1024x1024 image with 512 text tokens: past that a bigger tick only takes longer."""

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import FluxTransformer2DModel
 
-from pipelines import blocks
-from pipelines.attention import AttentionBackend, backend
-from pipelines.block_weights import Total, double_weights, single_weights
-from pipelines.blocks import Places, Rotation
+from pipelines.flux1 import blocks
+from pipelines.flux1.block_weights import Total, double_weights, single_weights
+from pipelines.flux1.blocks import Places, Rotation
+from pipelines.packing.attention import AttentionBackend, backend
 
 
 class SegmentShape(NamedTuple):
@@ -121,8 +121,8 @@ class PackedFlux:
     `torch.inference_mode`. Compiled code keeps float32 between operations where bfloat16 would
     round, so its results are close to those of eager code, but not equal to the bit.
 
-    The weights of `transformer` are rearranged in place (`pipelines.block_weights`): move it to its
-    device before, and not after.
+    The weights of `transformer` are rearranged in place (`pipelines.flux1.block_weights`): move it
+    to its device before, and not after.
     """
 
     def __init__(

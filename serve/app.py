@@ -18,10 +18,10 @@ from deployments.application import bind_stages
 from deployments.names import INGRESS_NAME
 from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
-from serve.config import PromptRulesConfig, Settings
+from serve.capacity.check_cluster import check_machines
+from serve.capacity.placement import placements
 from serve.ingress import Ingress
-from serve.placement import placements
-from serve.preflight import check_machines
+from serve.settings.settings import PromptRulesConfig, Settings
 
 _SPARE_SLOTS = 100
 """Requests an ingress replica accepts beyond its generations: refusals, health, files, models."""

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from serve.api import files, health, images, models, preflight, traces
-from serve.api.errors import install_error_handlers
 from serve.api.services import Services
+from serve.errors import install_error_handlers
 from serve.middleware import middleware
 
 TITLE = "Sluice"

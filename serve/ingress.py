@@ -17,20 +17,20 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.boundary import own_replica
-from deployments.closing import ClosingGraph
-from deployments.graph import Graph, StageHandles
+from deployments.graph.draining_graph import DrainingGraph
+from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.remote_graph import RemoteGraph
+from deployments.lifecycle.boundary import own_replica
 from deployments.names import INGRESS_NAME, StageName
-from deployments.remote_graph import RemoteGraph
-from deployments.storage import open_store
+from deployments.storage.store import open_store
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
 from serve.api.services import Services
-from serve.config import Settings
+from serve.capacity.check_cluster import check_machines
 from serve.http import create_app, product_version
-from serve.live import live_settings
-from serve.preflight import check_machines
+from serve.settings.reconfigure import live_settings
+from serve.settings.settings import Settings
 from serve.tracing.archive import roots_of
 from serve.tracing.export import resource, sinks
 from serve.tracing.recorder import Trace
@@ -89,11 +89,13 @@ class Ingress:
 
 
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
-    may_sleep = settings.stages.may_sleep()
+    scales_to_zero = settings.stages.scales_to_zero()
     if settings.stages.layout == "fused":
-        return RemoteGraph(handles[StageName.FUSED.key], may_sleep=may_sleep)
+        return RemoteGraph(handles[StageName.FUSED.key], scales_to_zero=scales_to_zero)
     classifies = settings.stages.safety.classifier != "off"
-    return ClosingGraph(StageHandles(**handles), classifies=classifies, may_sleep=may_sleep)
+    return DrainingGraph(
+        StageHandles(**handles), classifies=classifies, scales_to_zero=scales_to_zero
+    )
 
 
 async def ask_all_ingresses(method: str, *arguments: Any) -> list[Any]:

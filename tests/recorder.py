@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from deployments.instruments import Counter, Metric
+from deployments.metrics.instruments import Counter, Metric
 
 
 class Recorder:
@@ -35,5 +35,5 @@ class Recorder:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr("deployments.instruments.record", recorder.record)
+    monkeypatch.setattr("deployments.metrics.instruments.record", recorder.record)
     return recorder

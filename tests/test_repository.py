@@ -74,8 +74,8 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         "pipelines/moderation/default_rules.yaml",
         "serve/configs/embedded.yaml",
         "serve/configs/flux-dev.yaml",
-        "serve/tracing/templates/trace.html",
-        "serve/tracing/templates/page.css",
+        "serve/tracing/views/templates/trace.html",
+        "serve/tracing/views/templates/page.css",
         "serve/monitoring/grafana.json",
         "serve/monitoring/alerts.yaml",
     ):

@@ -27,8 +27,8 @@ import ray
 import ray.exceptions
 import ray.serve
 
-from serve.child_server import HOST, choose_port
-from serve.process_family import ProcessFamily
+from serve.demo.child_server import HOST, choose_port
+from serve.demo.process_family import ProcessFamily
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,13 +20,13 @@ from ray.serve import Application
 
 from benchmarks.trace import Kind
 from deployments.application import bind_stages
-from deployments.autoscaling import AutoscalingOptions
-from deployments.denoiser import Denoiser
-from deployments.options import DenoiserOptions
+from deployments.options.autoscaling import AutoscalingOptions
+from deployments.options.stages import DenoiserOptions
+from deployments.stages.denoiser import Denoiser
 from pipelines.catalog import SIZE_MULTIPLE, models
-from pipelines.engine.cost import CostSurface, Load
+from pipelines.engine.costs.surface import CostSurface, Load
 from serve.app import ingress_deployment
-from serve.config import Settings
+from serve.settings.settings import Settings
 
 MODEL = next(iter(models().values()))
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deployments.files import encode_image
+from deployments.storage.encode import encode_image
 from pipelines.catalog import ModelSpec
 
 

@@ -25,7 +25,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from benchmarks.baselines.grouping import ImageTask, Shape, groups, prompts_of
-from deployments.files import encode_image
+from deployments.storage.encode import encode_image
 from pipelines.catalog import ModelSpec, models
 
 _UNBOUNDED = 100_000

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from deployments.options import WeightsOptions
+from deployments.options.stages import WeightsOptions
+from deployments.options.weights_source import Folder, HubRevision, parse_source
 from deployments.weights.download import Remote, begun, download
 from deployments.weights.integrity import Expected, Record, verify
 from deployments.weights.layout import MANIFEST, check_structure, files_of, listing
 from deployments.weights.manifest import Manifest
-from deployments.weights.source import Folder, HubRevision, parse_source
 from pipelines.errors import CheckpointError
 
 logger = logging.getLogger("ray.serve")

@@ -27,9 +27,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+from deployments.options.weights_source import HubRevision
 from deployments.weights.download import Interrupted, Stream
 from deployments.weights.integrity import GIT_BLOB, Digest, Expected
-from deployments.weights.source import HubRevision
 from pipelines.errors import CheckpointError
 
 logger = logging.getLogger("ray.serve")

@@ -22,11 +22,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as UnconnectedError
 
+from deployments.options.weights_source import S3Prefix
 from deployments.weights.download import Interrupted, Stream
 from deployments.weights.integrity import Digest, Expected
 from deployments.weights.layout import MANIFEST, is_ours
 from deployments.weights.manifest import Manifest
-from deployments.weights.source import S3Prefix
 from pipelines.errors import CheckpointError
 
 logger = logging.getLogger("ray.serve")

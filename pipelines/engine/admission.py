@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines.contracts import LatentJob
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.work import Work
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.work import Work
 from pipelines.errors import DeadlineUnreachable, InvalidRequest, Overloaded
 
 

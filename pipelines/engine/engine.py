@@ -18,15 +18,15 @@ from typing import Any
 from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
-from pipelines.engine.cost import CostModel
+from pipelines.engine.costs.surface import CostModel
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
-from pipelines.engine.policies import Policy
-from pipelines.engine.profiling import Profiling
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.stats import Counters, EngineStats, OnTick
+from pipelines.engine.observe.profiling import Profiling
+from pipelines.engine.observe.stats import Counters, EngineStats, OnTick
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.work import Tick
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.stepping import step
-from pipelines.engine.work import Tick
 from pipelines.errors import SluiceError, StageFailed, StageLost
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Engine:
             self._is_handing_over = True
             self._changed.notify()
 
-    def shed(self, keep_s: float) -> int:
+    def rebalance(self, keep_s: float) -> int:
         """Give works away that have not begun, those first that would be the last, as long as what
         is left takes `keep_s` seconds; their futures raise HandedOver. Returns how many."""
         with self._changed:

@@ -11,10 +11,10 @@ from typing import Any
 
 from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.journal import Journal, TickRecord
+from pipelines.engine.scheduling.work import Tick, Work
 from pipelines.engine.stepper import Stepper
-from pipelines.engine.work import Tick, Work
 from pipelines.errors import SluiceError
-from pipelines.spans import Spans
+from pipelines.tracing.spans import Spans
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipelines.spans import Attribute, Event, Span, Spans, named
+from pipelines.tracing.spans import Attribute, Event, Span, Spans, named
 
 
 class TickRecord(NamedTuple):

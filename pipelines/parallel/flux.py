@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel
 
-from pipelines.attention import AttentionBackend
+from pipelines.packing.attention import AttentionBackend
 from pipelines.parallel.mesh import RankMesh
 from pipelines.parallel.ulysses import ShardedLayout, UlyssesAttention, shard_layout
 from pipelines.ragged import Layout, PackedBatch, PackedFlux, RotaryTable, SegmentShape

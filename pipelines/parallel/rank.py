@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from pipelines.checkpoint import open_transformer
-from pipelines.footprint import modulation_width
+from pipelines.flux1.checkpoint import open_transformer
+from pipelines.flux1.memory import modulation_width
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.line import READY, Line

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pipelines import footprint
-from pipelines.checkpoint import open_transformer
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
 from pipelines.errors import StageLost
+from pipelines.flux1 import memory as footprint
+from pipelines.flux1.checkpoint import open_transformer
 from pipelines.parallel.commands import Admit, Command, Order, Recut, Stop, Table, Tick, encode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.team import RankSettings, Team, connect

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipelines.attention import AttentionBackend
-from pipelines.blocks import Places
+from pipelines.flux1.blocks import Places
+from pipelines.packing.attention import AttentionBackend
 from pipelines.parallel.degrees import shares, spans
 from pipelines.parallel.mesh import RankMesh
 from pipelines.ragged import Layout, SegmentShape, make_places

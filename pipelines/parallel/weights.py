@@ -19,8 +19,8 @@ from diffusers.hooks.tensor_parallel import TPShardSpec, resolve_tp_shard_specs
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from pipelines.checkpoint import TransformerFiles, resolve_dtype
 from pipelines.errors import CheckpointError
+from pipelines.flux1.checkpoint import TransformerFiles, resolve_dtype
 from pipelines.parallel.degrees import spans
 from pipelines.parallel.mesh import RankMesh
 

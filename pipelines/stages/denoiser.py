@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from pipelines import footprint
-from pipelines.checkpoint import load_denoiser_components
 from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
 from pipelines.errors import StageFailed
+from pipelines.flux1 import memory as footprint
+from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
 from pipelines.sampling import (
     Schedule,

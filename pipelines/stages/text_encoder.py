@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipelines.checkpoint import TextComponents, load_text_components
 from pipelines.contracts import TextConditioning, TextPrompt
+from pipelines.flux1.checkpoint import TextComponents, load_text_components
 
 
 class TextEncoderStage:

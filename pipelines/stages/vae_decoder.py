@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
-from pipelines.checkpoint import load_vae
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
+from pipelines.flux1.checkpoint import load_vae
 from pipelines.sampling import unpack
 
 

@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments import metrics
+from deployments.metrics import declared as metrics
 from serve.api.services import services_of
 
 _HEADERS = {

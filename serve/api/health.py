@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.api.errors import ApiResponse
 from serve.api.services import services_of
+from serve.errors import ApiResponse
 
 _READY_TIMEOUT_S = 10.0
 

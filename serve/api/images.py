@@ -20,10 +20,8 @@ from pipelines.contracts import (
     Usage,
 )
 from pipelines.errors import DeadlineUnreachable
-from pipelines.spans import Timings
+from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
-from serve.api.errors import ApiResponse, in_milliseconds
-from serve.api.generation_log import generation_log
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan
 from serve.api.planning import plan_of, tenant_in
@@ -38,9 +36,11 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import Services, services_of
-from serve.api.sharing import Answer
-from serve.api.terms import Wish
-from serve.api.tracing import trace_of
+from serve.api.terms import RequestedTerms
+from serve.errors import ApiResponse, in_milliseconds
+from serve.generation.log import generation_log
+from serve.generation.sharing import Answer
+from serve.generation.trace_attributes import trace_of
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -85,11 +85,11 @@ async def generate_images(request: Request) -> Response:
         with trace.root.part("admit"):
             entry.tenant = tenant_in(request, services, fields)
             entry.plan = plan = await plan_of(services, fields)
-            entry.terms = terms = plan.wish.terms(tenant=entry.tenant, arrived=arrived)
+            entry.terms = terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
         except DeadlineUnreachable as error:
-            raise _in_milliseconds(error, plan.wish, services.now() - arrived) from error
+            raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
     with trace.root.part("respond"):
         body = _images_response(request, services, fields, plan, answer.result)
         return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
@@ -113,12 +113,12 @@ async def _generate(
 
 
 def _in_milliseconds(
-    error: DeadlineUnreachable, wish: Wish, elapsed_s: float
+    error: DeadlineUnreachable, requested: RequestedTerms, elapsed_s: float
 ) -> DeadlineUnreachable:
     """The error in the client's terms: from the arrival of the request, as `deadline_ms` is."""
     earliest_s = error.earliest_s + max(0.0, elapsed_s)
     return DeadlineUnreachable(
-        f"deadline_ms: {wish.deadline_ms} cannot be met;"
+        f"deadline_ms: {requested.deadline_ms} cannot be met;"
         f" the shortest that could be promised now is {in_milliseconds(earliest_s)}",
         earliest_s=earliest_s,
         retry_after_s=error.retry_after_s,
@@ -176,9 +176,9 @@ def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> lis
 
 def _cold_start(result: GenerationResult) -> list[str]:
     """A warning that names the stages whose start the request waited for."""
-    if not result.slept:
+    if not result.cold_stages:
         return []
-    *others, last = result.slept
+    *others, last = result.cold_stages
     stages, whose = (f"{', '.join(others)} and {last}", "their") if others else (last, "its")
     return [
         f"cold start: {stages} slept; {result.timings['cold_start']:.1f} s of this request were"

@@ -13,12 +13,12 @@ from typing import Literal
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
-from pipelines.prompt import parse_prompt
+from pipelines.prompts.syntax import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Size, SizeRules
-from serve.api.terms import Wish, wish_of
+from serve.api.terms import RequestedTerms, requested_terms
 from serve.api.values import check_number, check_within
-from serve.config import Deadlines, Limits
+from serve.settings.settings import Deadlines, Limits
 
 ResolvedQuality = Literal["low", "medium", "high"]
 
@@ -43,7 +43,7 @@ class Plan:
 
     params: GenerationParams
     finish: FinishSpec
-    wish: Wish
+    requested: RequestedTerms
     quality: ResolvedQuality | None
     revised_prompt: str | None
     warnings: tuple[str, ...]
@@ -74,7 +74,7 @@ def normalise(
         known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
-    wish = wish_of(request, deadlines)
+    requested = requested_terms(request, deadlines)
     negative_prompt, true_cfg_scale = _true_cfg(request, limits, warnings)
     count = check_within("n", request.n, 1, limits.max_images)
     params = GenerationParams(
@@ -88,13 +88,13 @@ def normalise(
         seed=_seed(request, count, random_seed),
         num_images=count,
         max_sequence_length=spec.max_sequence_length,
-        min_inference_steps=_min_steps(request, steps, quality, wish, warnings),
+        min_inference_steps=_min_steps(request, steps, quality, requested, warnings),
         skips_steps=quality == SKIPPING_QUALITY,
     )
     return Plan(
         params=params,
         finish=_finish(request, params, served_names[0], warnings),
-        wish=wish,
+        requested=requested,
         quality=quality,
         revised_prompt=prompt if prompt != request.prompt else None,
         warnings=tuple(warnings),
@@ -173,7 +173,7 @@ def _min_steps(
     request: ImageGenerationRequest,
     steps: int,
     quality: ResolvedQuality | None,
-    wish: Wish,
+    requested: RequestedTerms,
     warnings: list[str],
 ) -> int | None:
     """The fewest steps allowed, None where all are to be run."""
@@ -186,7 +186,7 @@ def _min_steps(
             param="min_steps",
         )
     fewest = check_within("min_steps", request.min_steps, 1, steps)
-    if wish.deadline_ms is None:
+    if requested.deadline_ms is None:
         warnings.append("min_steps: not used without deadline_ms")
         return None
     return fewest if fewest < steps else None

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from deployments import metrics
+from deployments.metrics import declared as metrics
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan
 from serve.api.planning import plan_of, tenant_in
@@ -105,8 +105,8 @@ def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledP
         seed=None if fields.seed is None else params.seed,
         output_format=fields.output_format,
         output_compression=plan.finish.output_compression,
-        deadline_ms=plan.wish.deadline_ms,
-        priority=plan.wish.priority,
+        deadline_ms=plan.requested.deadline_ms,
+        priority=plan.requested.priority,
     )
 
 

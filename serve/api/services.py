@@ -13,24 +13,24 @@ from typing import Any, Protocol, Self
 
 from starlette.requests import Request
 
-from deployments.forecast import Forecast
-from deployments.storage import StoredFile
+from deployments.graph.forecast import Forecast
+from deployments.storage.store import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
-from pipelines.open_spans import OpenSpan
-from pipelines.spans import Attributes
-from serve.api.admission import Admission
-from serve.api.result_cache import ResultCache
-from serve.api.sharing import Sharing
-from serve.config import Settings
+from pipelines.tracing.open_spans import OpenSpan
+from pipelines.tracing.spans import Attributes
+from serve.generation.admission import Admission
+from serve.generation.result_cache import ResultCache
+from serve.generation.sharing import Sharing
+from serve.settings.settings import Settings
 from serve.tracing.archive import Archive, AskAll
 from serve.tracing.recorder import Recorder, Sink
 from serve.tracing.store import TraceStore
 
 
 class ImageGraph(Protocol):
-    """Runs one job through all stages; `deployments.graph.Graph` in the product."""
+    """Runs one job through all stages; `deployments.graph.graph.Graph` in the product."""
 
     def generate(self, job: GenerationJob, log: OpenSpan) -> Coroutine[Any, Any, GenerationResult]:
         """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled. What is
@@ -47,7 +47,7 @@ class ImageGraph(Protocol):
 
 
 class ReadableStore(Protocol):
-    """Where finished files are read from; `deployments.storage` in the product."""
+    """Where finished files are read from; `deployments.storage.store` in the product."""
 
     def get(self, file_id: str) -> StoredFile:
         """The file; blocks. Raises FileNotStored, StageFailed."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
 from pipelines.errors import InvalidRequest
-from pipelines.prompt import size_for_ratio
-from serve.config import Limits
+from pipelines.prompts.syntax import size_for_ratio
+from serve.settings.settings import Limits
 
 _SIZE = re.compile(r"([+-]?\d{1,9})[xX×]([+-]?\d{1,9})", re.ASCII)
 

@@ -9,14 +9,14 @@ from pipelines.contracts import ServiceTerms
 from pipelines.errors import InvalidRequest
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.values import check_within
-from serve.config import Deadlines, Tenants
-from serve.config_sections import MAX_PRIORITY, MIN_PRIORITY
+from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
+from serve.settings.settings import Deadlines, Tenants
 
 MAX_TENANT_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class RequestedTerms:
     """When a request is wanted: milliseconds after its arrival, or None for no deadline.
 
     With `refuses_late`, a deadline that cannot be kept is answered with an error at once.
@@ -36,7 +36,7 @@ class Wish:
         )
 
 
-def wish_of(request: ImageGenerationRequest, deadlines: Deadlines) -> Wish:
+def requested_terms(request: ImageGenerationRequest, deadlines: Deadlines) -> RequestedTerms:
     """What `request` says, else the server's defaults, by which nothing is refused.
 
     Raises InvalidRequest naming `deadline_ms` or `priority`.
@@ -46,7 +46,7 @@ def wish_of(request: ImageGenerationRequest, deadlines: Deadlines) -> Wish:
         check_within("deadline_ms", deadline_ms, 1, deadlines.max_ms)
     if priority is not None:
         check_within("priority", priority, MIN_PRIORITY, MAX_PRIORITY)
-    return Wish(
+    return RequestedTerms(
         deadline_ms=deadlines.default_ms if deadline_ms is None else deadline_ms,
         refuses_late=deadline_ms is not None and deadlines.unreachable == "refuse",
         priority=deadlines.default_priority if priority is None else priority,

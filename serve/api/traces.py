@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from pipelines.errors import TraceNotKept
-from serve.api.errors import ApiResponse
 from serve.api.services import services_of
+from serve.errors import ApiResponse
 from serve.tracing.otlp import sdk_spans, to_json
-from serve.tracing.page import content_security_policy, list_page, trace_page
 from serve.tracing.recorder import Trace
-from serve.tracing.summary import TraceFilters, TraceList, summarise
+from serve.tracing.views.page import content_security_policy, list_page, trace_page
+from serve.tracing.views.summary import TraceFilters, TraceList, summarise
 
 router = APIRouter(tags=["traces"])
 

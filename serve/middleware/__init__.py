@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from starlette.middleware import Middleware
 
-from serve.config import Limits
 from serve.middleware.body_limit import BodyLimitMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
 from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
 from serve.middleware.tracing import TracingMiddleware
+from serve.settings.settings import Limits
 from serve.tracing.recorder import Recorder
 
 

@@ -14,8 +14,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from pipelines.spans import Attribute, Attributes
-from serve.config_sections import TracingConfig
+from pipelines.tracing.spans import Attribute, Attributes
+from serve.settings.sections import TracingConfig
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Sink, Trace
 

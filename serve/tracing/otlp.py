@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from pipelines.spans import Attributes, Span
+from pipelines.tracing.spans import Attributes, Span
 from serve.tracing.parent import parent_in
 from serve.tracing.recorder import Trace
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipelines.open_spans import OpenSpan
-from pipelines.spans import Attributes, Span, no_attributes
-from serve.config_sections import TracingConfig
+from pipelines.tracing.open_spans import OpenSpan
+from pipelines.tracing.spans import Attributes, Span, no_attributes
+from serve.settings.sections import TracingConfig
 from serve.tracing.parent import Parent, is_chosen, new_trace_id, parent_in, traceparent
 
 INGRESS = "ingress"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.engine_model import calibrate, engine_times, pace_of, stretched
 from benchmarks.live import Call
-from pipelines.engine.cost import CostSurface, Load, Observation
+from pipelines.engine.costs.surface import CostSurface, Load, Observation
 
 SURFACE = CostSurface(base=0.004, per_token=5e-5, per_square=1e-8, per_segment=1e-3)
 LOADS = [Load.of([length] * count) for length in (32, 80, 160, 272) for count in (1, 2, 4, 8)]

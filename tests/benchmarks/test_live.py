@@ -17,7 +17,7 @@ from benchmarks.simulation import Overheads
 from benchmarks.trace import Arrival, drawn_trace
 from pipelines.catalog import models
 from pipelines.contracts import LatentJob, TextConditioning
-from pipelines.engine.cost import CostSurface, Load, Observation
+from pipelines.engine.costs.surface import CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.stages.denoiser import DenoiserStage
 

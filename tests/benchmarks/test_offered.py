@@ -9,7 +9,7 @@ from benchmarks.offered import OfferedLoad
 from benchmarks.simulation import Overheads, replay
 from benchmarks.trace import DEADLINE_SLACK_S, LOOSE, TIGHT, drawn_trace
 from pipelines.catalog import models
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.costs.surface import CostSurface
 
 SPEC = next(iter(models().values()))
 SURFACE = CostSurface(base=0.004, per_token=5e-5, per_segment=2e-4)

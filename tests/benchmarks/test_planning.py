@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import planning
 from benchmarks.planning import Mix, Simulation, measure
-from pipelines.engine.policies import Policy
+from pipelines.engine.scheduling.policies import Policy
 
 
 @pytest.mark.parametrize("mix", get_args(Mix))

@@ -17,7 +17,7 @@ from benchmarks.replays import (
     summarise,
 )
 from benchmarks.simulation import EngineModel, Overheads, Request
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.costs.surface import CostSurface
 
 MODEL = EngineModel(
     cost=CostSurface(base=0.15, per_token=0.01),

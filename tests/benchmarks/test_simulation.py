@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.routers import RouterName
 from benchmarks.simulation import EngineModel, Overheads, Pace, Request, replay
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.costs.surface import CostSurface
 
 ONE = Request(at_s=0.0, deadline_s=100.0, tenant="t", num_images=1, segments=(10,), num_steps=12)
 MODEL = EngineModel(

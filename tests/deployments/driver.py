@@ -12,12 +12,12 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
-from deployments.denoiser import Denoiser
-from deployments.forecast import Forecast
-from deployments.graph import Graph, StageHandles
+from deployments.graph.forecast import Forecast
+from deployments.graph.graph import Graph, StageHandles
 from deployments.names import StageName
-from deployments.options import DenoiserOptions, StagesConfig
-from deployments.packed import Moved, PackedCheckpoint
+from deployments.options.stages import DenoiserOptions, StagesConfig
+from deployments.stages.denoiser import Denoiser
+from deployments.wire.packed import HandOver, PackedCheckpoint
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     FinishSpec,
@@ -26,7 +26,7 @@ from pipelines.contracts import (
     GenerationResult,
     LatentJob,
 )
-from pipelines.engine.stats import EngineStats
+from pipelines.engine.observe.stats import EngineStats
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class _WatchedStream:
         item = await anext(self._stream)
         if isinstance(item, PackedCheckpoint):
             self._attempt.reached = item.step
-        self._attempt.was_handed_over = isinstance(item, Moved)
+        self._attempt.was_handed_over = isinstance(item, HandOver)
         return item
 
     def cancel(self) -> None:
@@ -85,12 +85,14 @@ class _WatchedStream:
 class GraphDriver:
     """Runs jobs through the graph, as the ingress does."""
 
-    def __init__(self, may_sleep: Mapping[StageName, float], **stages: DeploymentHandle) -> None:
+    def __init__(
+        self, scales_to_zero: Mapping[StageName, float], **stages: DeploymentHandle
+    ) -> None:
         self._denoiser = stages["denoiser"]
         self._attempts: list[Attempt] = []
         watched = cast(Any, WatchedHandle(self._denoiser, self._attempts))
         handles = StageHandles(**{**stages, "denoiser": watched})
-        self._graph = Graph(handles, may_sleep=may_sleep)
+        self._graph = Graph(handles, scales_to_zero=scales_to_zero)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         return await self._graph.generate(job)
@@ -124,7 +126,7 @@ def bind_driver(
     )
     if denoiser is not None:
         stages["denoiser"] = denoiser
-    return decorate(GraphDriver).bind(config.may_sleep(), **stages)
+    return decorate(GraphDriver).bind(config.scales_to_zero(), **stages)
 
 
 def bind_denoisers(spec: ModelSpec, options: DenoiserOptions) -> Application:

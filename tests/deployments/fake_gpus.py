@@ -6,8 +6,8 @@ wants just that.
 
 from __future__ import annotations
 
-from deployments.options import DenoiserOptions, TextEncoderOptions, VaeDecoderOptions
-from deployments.placement import StageOptions
+from deployments.options.stage import StageOptions
+from deployments.options.stages import DenoiserOptions, TextEncoderOptions, VaeDecoderOptions
 
 
 class _OnCpu(StageOptions):

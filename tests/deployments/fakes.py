@@ -14,10 +14,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from deployments.advice import PromptFacts
-from deployments.graph import StageHandles
-from deployments.local_handle import LocalHandle
-from deployments.packed import Denoising, Moved, PackedCheckpoint, PackedLatents, PackedTensor
+from deployments.graph.graph import StageHandles
+from deployments.graph.warnings import PromptFacts
+from deployments.stages.local_handle import LocalHandle
+from deployments.wire.packed import (
+    Denoising,
+    HandOver,
+    PackedCheckpoint,
+    PackedLatents,
+    PackedTensor,
+)
 from pipelines.contracts import (
     FinishedImage,
     FinishSpec,
@@ -124,7 +130,7 @@ class FakeStages:
         except GoesAway:
             if step:
                 yield PackedCheckpoint(step=step, latents=mark)
-            yield Moved()
+            yield HandOver()
             return
         except asyncio.CancelledError:
             self.cancelled.append(job)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deployments.scaling import ScalingRule, ScalingState, StageLoad, decide
+from deployments.scaling.rule import ScalingRule, ScalingState, StageLoad, decide
 
 STEP_S = 0.5
 

@@ -23,7 +23,12 @@ from ray.cluster_utils import Cluster
 from ray.serve.schema import ReplicaState
 from ray.util.placement_group import placement_group_table
 
-from deployments.options import ParallelOptions, StagesConfig, TextEncoderOptions, VaeDecoderOptions
+from deployments.options.stages import (
+    ParallelOptions,
+    StagesConfig,
+    TextEncoderOptions,
+    VaeDecoderOptions,
+)
 from tests.cluster import ENVIRONMENT, wait_until
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.fake_gpus import FakeGpuDenoiser, FakeGpuTextEncoder, FakeGpuVaeDecoder
@@ -142,7 +147,13 @@ def _watches() -> Iterator[dict[str, tuple[subprocess.Popen[str], FakeMetadata]]
 def _start_watch(node_id: str, metadata_url: str) -> subprocess.Popen[str]:
     options = ["--cloud", "gcp", "--node-id", node_id, "--metadata-url", metadata_url]
     return subprocess.Popen(
-        [sys.executable, "-c", "import serve.cli; serve.cli.main()", "drain-on-notice", *options],
+        [
+            sys.executable,
+            "-c",
+            "import serve.cli.main; serve.cli.main.main()",
+            "drain-on-notice",
+            *options,
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )

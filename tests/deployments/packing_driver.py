@@ -16,7 +16,7 @@ import ray.serve
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from deployments.options import StageOptions
+from deployments.options.stages import StageOptions
 from tests.cluster import ENVIRONMENT
 
 _STORE_BYTES = 100 * 2**20

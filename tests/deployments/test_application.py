@@ -11,7 +11,7 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
-from deployments.options import StagesConfig
+from deployments.options.stages import StagesConfig
 from pipelines import catalog
 from pipelines.contracts import GenerationResult
 from pipelines.embedded import EMBEDDED_MODEL_NAME
@@ -28,7 +28,9 @@ def classifier() -> Iterator[FakeClassifier]:
     """In the place of the real one: random weights draw nothing that it could judge."""
     fake = FakeClassifier()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.stages.safety.load_image_classifier", lambda kind, **options: fake)
+        patch.setattr(
+            "pipelines.stages.safety.safety.load_image_classifier", lambda kind, **options: fake
+        )
         yield fake
 
 

@@ -10,9 +10,9 @@ import pytest
 import ray.serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.options import DenoiserOptions, StagesConfig, VaeDecoderOptions
+from deployments.options.stages import DenoiserOptions, StagesConfig, VaeDecoderOptions
 from pipelines.contracts import GenerationResult
-from pipelines.engine.stats import EngineStats
+from pipelines.engine.observe.stats import EngineStats
 from pipelines.errors import DegenerateImage, SluiceError
 from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_driver, make_job
@@ -91,7 +91,7 @@ def test_a_negative_prompt_takes_part(driver: Driver) -> None:
 def test_the_ingress_process_needs_no_torch(driver: Driver) -> None:
     _generate(driver)
     assert not driver.loaded.remote("torch").result(timeout_s=DEADLINE_S)
-    assert driver.loaded.remote("deployments.graph").result(timeout_s=DEADLINE_S)
+    assert driver.loaded.remote("deployments.graph.graph").result(timeout_s=DEADLINE_S)
 
 
 def test_every_stage_is_ready(driver: Driver) -> None:

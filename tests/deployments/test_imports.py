@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", ["deployments.graph", "deployments.application"])
+@pytest.mark.parametrize("module", ["deployments.graph.graph", "deployments.application"])
 def test_neither_ingress_nor_driver_loads_torch(module: str) -> None:
     heavy = "('torch', 'diffusers', 'transformers', 'boto3', 'onnxruntime')"
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

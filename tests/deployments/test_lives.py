@@ -14,7 +14,7 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus
 
-from deployments.options import DenoiserOptions, StagesConfig
+from deployments.options.stages import DenoiserOptions, StagesConfig
 from pipelines.contracts import GenerationResult
 from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import Attempt, bind_denoisers, bind_driver, make_job

@@ -15,10 +15,10 @@ import ray
 import ray.serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.options import AutoscalingOptions, DenoiserOptions, StagesConfig
+from deployments.options.stages import AutoscalingOptions, DenoiserOptions, StagesConfig
 from deployments.profiling import Denoisers, ReplicaLoad
 from pipelines.contracts import GenerationResult
-from pipelines.engine.profiling import ProfileRequest
+from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, NotReady, Overloaded, RequestTimeout
 from tests.chrome_trace import events_of, marks_of, ticks_of
 from tests.cluster import LocalCluster, wait_until
@@ -32,7 +32,7 @@ DEADLINE_S = 120.0
 STEPS = 1_500
 """Of images that are drawn while a command starts, connects and asks."""
 
-COMMAND = (sys.executable, "-c", "from serve.cli import main; main()", "profile")
+COMMAND = (sys.executable, "-c", "from serve.cli.main import main; main()", "profile")
 
 Driver = DeploymentHandle[Any]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

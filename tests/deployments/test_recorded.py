@@ -9,17 +9,19 @@ from typing import Any, cast
 import pytest
 from ray.exceptions import ActorDiedError
 
-from deployments import attempts, balance, metrics
-from deployments.balance import Balance
-from deployments.boundary import Boundary
-from deployments.graph import Graph
-from deployments.storage import LocalStore
+from deployments.graph import attempts
+from deployments.graph.graph import Graph
+from deployments.lifecycle.boundary import Boundary
+from deployments.metrics import declared as metrics
+from deployments.routing import balance
+from deployments.routing.balance import Balance
+from deployments.storage.store import LocalStore
 from pipelines.contracts import LatentJob
 from pipelines.errors import DegenerateImage, StageFailed
 from tests.deployments.driver import make_job
 from tests.deployments.fakes import FakeStages, GoesAway
-from tests.deployments.test_balance import Denoisers, heard
-from tests.deployments.test_waking import FIVE, JOB, App, turns
+from tests.deployments.graph.test_waking import FIVE, JOB, App, turns
+from tests.deployments.routing.test_balance import Denoisers, heard
 from tests.recorder import Recorder, recorded
 
 __all__ = ["recorded"]

@@ -11,8 +11,8 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
-from deployments.forecast import Forecast
-from deployments.options import AutoscalingOptions, DenoiserOptions, StagesConfig
+from deployments.graph.forecast import Forecast
+from deployments.options.stages import AutoscalingOptions, DenoiserOptions, StagesConfig
 from tests.cluster import LocalCluster, wait_until
 from tests.deployments.driver import bind_driver, make_job
 from tests.specs import tiny_spec
@@ -70,7 +70,7 @@ def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
     assert forecast(driver) == Forecast(asleep=("Denoiser",), cold_start_s=START_UP_S)
     first = driver.generate.remote(make_job("first")).result(timeout_s=DEADLINE_S)
     assert len(first.images) == 1
-    assert first.slept == ("Denoiser",)
+    assert first.cold_stages == ("Denoiser",)
     assert 0 < first.timings["cold_start"] < first.timings["total"]
     wait_until(lambda: running() == 1)
     jobs = [driver.generate.remote(make_job(f"job-{i}", seed=i, steps=STEPS)) for i in range(24)]
@@ -82,7 +82,7 @@ def test_a_sleeping_denoiser_is_woken_grows_with_its_queue_and_sleeps_again(
         driver.attempts.remote(f"job-{i}").result(timeout_s=DEADLINE_S) for i in range(len(jobs))
     ]
     assert any(first.was_handed_over and not first.reached for first, *_ in attempts)
-    assert {result.slept for result in results} == {()}
+    assert {result.cold_stages for result in results} == {()}
     wait_until(lambda: asked_for() == 0)
     wait_until(lambda: forecast(driver).asleep == ("Denoiser",))
     known = forecast(driver)  # what a start takes, and what the last denoiser could do

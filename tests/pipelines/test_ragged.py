@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from pipelines.checkpoint import load_denoiser_components
+from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.ragged import PackedFlux, SegmentShape, make_places
 from tests.pipelines.packed import SegmentSpec, draw, random_specs, references, velocities
 

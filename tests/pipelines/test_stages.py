@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.checkpoint import load_vae
 from pipelines.contracts import DecodedImage, LatentJob, Latents, TextConditioning, TextPrompt
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
+from pipelines.flux1.checkpoint import load_vae
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage

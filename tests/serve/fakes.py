@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from deployments.forecast import Forecast
-from deployments.storage import StoredFile
+from deployments.graph.forecast import Forecast
+from deployments.storage.store import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     FinishedImage,
@@ -21,10 +21,10 @@ from pipelines.contracts import (
 )
 from pipelines.errors import FileNotStored, SluiceError
 from pipelines.moderation import PromptRules
-from pipelines.open_spans import OpenSpan
-from pipelines.spans import Timings
+from pipelines.tracing.open_spans import OpenSpan
+from pipelines.tracing.spans import Timings
 from serve.api.services import Services
-from serve.config import Settings
+from serve.settings.settings import Settings
 
 SPEC = ModelSpec(
     name="test-model",
@@ -69,8 +69,8 @@ class FakeGraph:
 
     `jobs` are the jobs it was given, `cancelled` the ids of those cancelled while they hung;
     `entered` is released by each job. `steps_run` is what each image is said to have taken, by
-    default what was asked for, `resumed_at`, `slept` and `cold_start_s` are every result's, and
-    `forecast_of` is every request's forecast; hanging jobs go on when `go` is set.
+    default what was asked for, `resumed_at`, `cold_stages` and `cold_start_s` are every result's,
+    and `forecast_of` is every request's forecast; hanging jobs go on when `go` is set.
     """
 
     store: FakeStore = field(default_factory=FakeStore)
@@ -79,7 +79,7 @@ class FakeGraph:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     steps_run: int | None = None
     resumed_at: tuple[int, ...] = ()
-    slept: tuple[str, ...] = ()
+    cold_stages: tuple[str, ...] = ()
     cold_start_s: float = 0.0
     forecast_of: Forecast = field(default_factory=lambda: Forecast(asleep=(), cold_start_s=0.0))
     forecast_for: list[GenerationParams] = field(default_factory=list)
@@ -105,7 +105,7 @@ class FakeGraph:
             warnings=("from the graph",) if "warn me" in job.params.prompt else (),
             timings=self._timings(),
             resumed_at=self.resumed_at,
-            slept=self.slept,
+            cold_stages=self.cold_stages,
         )
 
     def forecast(self, params: GenerationParams) -> Forecast:
@@ -118,7 +118,7 @@ class FakeGraph:
         return self.stages
 
     def _timings(self) -> Timings:
-        cold = {"cold_start": self.cold_start_s} if self.slept else {}
+        cold = {"cold_start": self.cold_start_s} if self.cold_stages else {}
         return {"encode": 0.004, "denoise.wait": 0.0015, **cold}
 
     def _image(self, job: GenerationJob, index: int) -> FinishedImage:

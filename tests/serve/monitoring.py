@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from deployments.instruments import Histogram, Metric
+from deployments.metrics.instruments import Histogram, Metric
 
 FOLDER = Path(__file__).resolve().parents[2] / "serve" / "monitoring"
 

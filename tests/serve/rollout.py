@@ -20,7 +20,7 @@ from PIL import Image
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ReplicaState, ServeDeploySchema
 
-from serve.configurations import read_configurations
+from serve.cli.configurations import read_configurations
 from tests.cluster import ROOT, LocalCluster
 
 APP = "rollout"

@@ -13,7 +13,7 @@ from ray.serve._private.build_app import build_app
 
 from pipelines.errors import ConfigurationError
 from serve.app import build, load_rules
-from serve.config import PromptRulesConfig
+from serve.settings.settings import PromptRulesConfig
 from tests.serve.deployed import deployments, replicas, resources
 
 STAGES = ["Denoiser", "Finisher", "Ingress", "SafetyClassifier", "TextEncoder", "VaeDecoder"]
@@ -86,7 +86,7 @@ def test_arguments_of_the_ingress_can_be_sent():
 
 def test_importing_the_http_side_imports_no_torch():
     code = (
-        "import sys, serve.app, serve.ingress, serve.cli, serve.demo;"
+        "import sys, serve.app, serve.ingress, serve.cli.main, serve.demo;"
         "serve.app.build({});"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"

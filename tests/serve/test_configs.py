@@ -13,13 +13,13 @@ import yaml
 from ray.serve import Deployment
 from ray.serve.schema import ServeDeploySchema
 
-from serve import gpus
 from serve.app import build
-from serve.config import Settings
-from serve.configurations import read_configurations
-from serve.machines import PACKING, read_machines
-from serve.packing import faults, pack
-from serve.placement import placements
+from serve.capacity import gpus
+from serve.capacity.machines import PACKING, read_machines
+from serve.capacity.packing import faults, pack
+from serve.capacity.placement import placements
+from serve.cli.configurations import read_configurations
+from serve.settings.settings import Settings
 from tests.serve.deployed import deployments, replicas, resources
 
 ROOT = Path(__file__).resolve().parents[2]

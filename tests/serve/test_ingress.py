@@ -9,9 +9,9 @@ import pytest
 import ray.serve.context
 
 from pipelines.errors import ConfigurationError, Overloaded
-from serve.config import Settings
 from serve.ingress import own_context
-from serve.live import live_settings
+from serve.settings.reconfigure import live_settings
+from serve.settings.settings import Settings
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from deployments import metrics
+from deployments.metrics import declared as metrics
 from tests.serve.monitoring import (
     FOLDER,
     dashboard,
@@ -52,7 +52,7 @@ def test_every_label_that_is_asked_for_is_one_of_that_metric() -> None:
 
 
 def test_outcomes_are_codes_that_there_are() -> None:
-    from serve.api.errors import ERROR_TABLE
+    from serve.errors import ERROR_TABLE
 
     codes = {rule.code for rule in ERROR_TABLE.values()}
     for expression in expressions():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployments.options import StagesConfig
-from deployments.placement import Options
-from serve.api.errors import ERROR_TABLE
+from deployments.options.stage import Options
+from deployments.options.stages import StagesConfig
 from serve.api.schemas import ImageGenerationRequest
-from serve.config import Settings
+from serve.errors import ERROR_TABLE
+from serve.settings.settings import Settings
 
 SERVE = Path(__file__).resolve().parents[2] / "serve"
 README = (SERVE / "README.md").read_text()

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import ray.serve
 
-from deployments.options import AutoscalingOptions
-from pipelines.engine.stats import EngineStats
+from deployments.options.stages import AutoscalingOptions
+from pipelines.engine.observe.stats import EngineStats
 from pipelines.errors import ConfigurationError
 from tests.cluster import LocalCluster, wait_until
 from tests.serve.rollout import (

@@ -17,8 +17,8 @@ from PIL import Image
 
 from serve.api.schemas import parse_request
 from serve.app import build
-from serve.config import Settings
-from serve.drawing import LocalDrawing
+from serve.cli.drawing import LocalDrawing
+from serve.settings.settings import Settings
 from tests.cluster import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -17,8 +17,8 @@ from ray.serve.schema import ReplicaState
 from benchmarks.tracing import coverage_of, spans_of
 from serve.api.schemas import parse_request
 from serve.app import build
-from serve.config import Settings
-from serve.drawing import LocalDrawing
+from serve.cli.drawing import LocalDrawing
+from serve.settings.settings import Settings
 from tests.cluster import LocalCluster, wait_until
 from tests.serve.test_served import pixels, wait_until_ready
 from tests.serve.test_traced import Span

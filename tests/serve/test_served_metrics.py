@@ -11,10 +11,10 @@ import httpx
 import pytest
 import ray.serve
 
-from deployments import metrics
-from deployments.instruments import Metric
+from deployments.metrics import declared as metrics
+from deployments.metrics.instruments import Metric
 from serve.app import build
-from serve.config import Limits, Settings
+from serve.settings.settings import Limits, Settings
 from tests.cluster import LocalCluster, wait_until
 from tests.serve.monitoring import exported_names
 from tests.serve.ray_metrics import RAY_METRICS
@@ -31,9 +31,9 @@ LARGE = {"size": "512x512", "num_inference_steps": 60}
 SHORT = {"prompt": PROMPT, "num_inference_steps": 4}
 
 NOT_HERE: dict[Metric, str] = {
-    metrics.STAGE_FAILURES: "nothing fails: tests/deployments/test_boundary.py",
-    metrics.MOVED_IMAGES: "no denoiser goes away: tests/deployments/test_attempts.py",
-    metrics.SHED_IMAGES: "there is one denoiser: tests/deployments/test_balance.py",
+    metrics.STAGE_FAILURES: "nothing fails: tests/deployments/lifecycle/test_boundary.py",
+    metrics.MOVED_IMAGES: "no denoiser goes away: tests/deployments/graph/test_attempts.py",
+    metrics.SHED_IMAGES: "there is one denoiser: tests/deployments/routing/test_balance.py",
 }
 """What does not occur in this load, and where it is tested."""
 

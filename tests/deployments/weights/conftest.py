@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from deployments.options import WeightsOptions
+from deployments.options.stages import WeightsOptions
 from tests.deployments.weights.fake_hub import FakeHub
 
 

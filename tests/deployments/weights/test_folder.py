@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from deployments.options import WeightsOptions
+from deployments.options.stages import WeightsOptions
 from deployments.weights import integrity
 from deployments.weights.fetch import fetch
 from deployments.weights.layout import MANIFEST
 from deployments.weights.manifest import write_manifest
-from pipelines.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS, load_vae
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.errors import CheckpointError
+from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS, load_vae
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TRANSFORMER = "transformer/diffusion_pytorch_model"

@@ -14,10 +14,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from deployments.options import WeightsOptions
+from deployments.options.stages import WeightsOptions
 from deployments.weights.fetch import fetch
-from pipelines.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
 from pipelines.errors import CheckpointError
+from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
 from tests.deployments.weights.fake_hub import COMMIT, REPOSITORY, FakeHub
 
 PINNED = f"hf://{REPOSITORY}@{COMMIT}"
@@ -193,7 +193,7 @@ class Process:
         "import logging, sys\n"
         "from pathlib import Path\n"
         "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
-        "from deployments.options import WeightsOptions\n"
+        "from deployments.options.stages import WeightsOptions\n"
         "from deployments.weights.fetch import fetch\n"
         "fetch(sys.argv[1], sys.argv[3:], WeightsOptions(cache_dir=Path(sys.argv[2])))\n"
     )

@@ -11,13 +11,13 @@ import boto3
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from deployments.options import WeightsOptions
+from deployments.options.stages import WeightsOptions
 from deployments.weights import s3
 from deployments.weights.fetch import fetch
 from deployments.weights.layout import MANIFEST
 from deployments.weights.manifest import write_manifest
-from pipelines.checkpoint import TEXT_PARTS, VAE_PARTS
 from pipelines.errors import CheckpointError
+from pipelines.flux1.checkpoint import TEXT_PARTS, VAE_PARTS
 
 SOURCE = "s3://weights/models/tiny/"
 PREFIX = "models/tiny/"

@@ -13,15 +13,20 @@ import torch
 from PIL import Image
 
 from deployments.application import bind_stages
-from deployments.fused import Fused
-from deployments.options import StagesConfig, TextEncoderOptions, VaeDecoderOptions, WeightsOptions
-from deployments.text_encoder import TextEncoder
-from deployments.vae_decoder import VaeDecoder
+from deployments.options.stages import (
+    StagesConfig,
+    TextEncoderOptions,
+    VaeDecoderOptions,
+    WeightsOptions,
+)
+from deployments.stages.fused import Fused
+from deployments.stages.text_encoder import TextEncoder
+from deployments.stages.vae_decoder import VaeDecoder
 from deployments.weights.fetch import fetch
-from deployments.wire import unpack_conditioning
+from deployments.wire.tensors import unpack_conditioning
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, TextPrompt
 from pipelines.errors import CheckpointError
-from pipelines.stages.safety import CLASSIFIER_PARTS
+from pipelines.stages.safety.safety import CLASSIFIER_PARTS
 from pipelines.stages.text_encoder import TextEncoderStage
 from tests.deployments.weights.fake_hub import COMMIT, REPOSITORY, FakeHub
 from tests.deployments.weights.test_s3 import upload

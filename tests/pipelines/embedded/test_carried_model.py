@@ -9,15 +9,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from pipelines.embedded import (
-    EMBEDDED_MODEL_DIR,
-    EMBEDDED_MODEL_NAME,
-    EMBEDDED_MODEL_VERSION,
-    card,
-    checker,
-    evaluate,
-    world,
-)
+from pipelines.embedded import EMBEDDED_MODEL_DIR, EMBEDDED_MODEL_NAME, EMBEDDED_MODEL_VERSION
+from pipelines.embedded.training import card, checker, evaluate, world
 
 
 @pytest.fixture(scope="module")

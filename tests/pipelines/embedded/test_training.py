@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.embedded import EMBEDDED_MODEL_DIR, evaluate, latents, loop, world
-from pipelines.embedded.distill import distill
-from pipelines.embedded.evaluator import Evaluator, View
-from pipelines.embedded.export import export, folder_bytes
-from pipelines.embedded.train_flow import train_flow
-from pipelines.embedded.train_text import load_encoders, text_accuracy
-from pipelines.embedded.train_vae import round_trip
+from pipelines.embedded import EMBEDDED_MODEL_DIR
+from pipelines.embedded.training import evaluate, latents, loop, world
+from pipelines.embedded.training.distill import distill
+from pipelines.embedded.training.evaluator import Evaluator, View
+from pipelines.embedded.training.export import export, folder_bytes
+from pipelines.embedded.training.train_flow import train_flow
+from pipelines.embedded.training.train_text import load_encoders, text_accuracy
+from pipelines.embedded.training.train_vae import round_trip
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from pipelines.contracts import (
     ServiceTerms,
     TextConditioning,
 )
-from pipelines.engine.cost import CostModel, CostSurface
+from pipelines.engine.costs.surface import CostModel, CostSurface
 from pipelines.engine.engine import Engine
-from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage
 
 TEXT = TextConditioning(

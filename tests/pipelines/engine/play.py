@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine, HandedOver
-from pipelines.engine.policies import Policy
-from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.ragged import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory

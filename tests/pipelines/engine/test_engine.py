@@ -13,7 +13,7 @@ from pipelines.contracts import (
     Latents,
     StepEvent,
 )
-from pipelines.engine.cost import CostModel, CostSurface, Load, Observation
+from pipelines.engine.costs.surface import CostModel, CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.stepper import Stepper

@@ -17,9 +17,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipelines.checkpoint import load_denoiser_components
 from pipelines.contracts import LatentJob, ServiceTerms
-from pipelines.engine.policies import Policy
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.ragged import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.oracle import load_oracle

@@ -105,11 +105,11 @@ def test_what_has_not_begun_is_shed_down_to_what_is_to_be_kept(
     begun = hold(stage, serial_engine)
     waiting = [serial_engine.submit(job(f"w{number}"), TEXT) for number in range(4)]
     each_s = serial_engine.stats().queued_s / 5
-    assert serial_engine.shed(2.5 * each_s) == 2
+    assert serial_engine.rebalance(2.5 * each_s) == 2
     assert [future.done() for future in waiting] == [False, False, True, True]
     for future in waiting[2:]:
         assert isinstance(future.exception(), HandedOver)
-    assert serial_engine.shed(0.0) == 2
+    assert serial_engine.rebalance(0.0) == 2
     assert serial_engine.stats().works == 1
     again = serial_engine.submit(job("w3"), TEXT)
     stage.gate.set()

@@ -8,7 +8,7 @@ from pipelines.contracts import Checkpoint, Latents
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.journal import Journal, TickRecord
-from pipelines.spans import Span, Spans
+from pipelines.tracing.spans import Span, Spans
 from tests.pipelines.engine.fakes import TEXT, FakeStage, job
 
 MINE, OTHER = ("00-" + letter * 32 + "-" + letter * 16 + "-01" for letter in "ab")

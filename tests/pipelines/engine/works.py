@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.engine.cost import CostSurface
-from pipelines.engine.feasible import Feasible, feasible_set
-from pipelines.engine.group import Group
-from pipelines.engine.policies import Policy
-from pipelines.engine.pricing import Pricing
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.table import Table
-from pipelines.engine.work import Tick, Work
+from pipelines.engine.costs.surface import CostSurface
+from pipelines.engine.scheduling.feasible import Feasible, feasible_set
+from pipelines.engine.scheduling.group import Group
+from pipelines.engine.scheduling.policies import Policy
+from pipelines.engine.scheduling.pricing import Pricing
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.engine.scheduling.table import Table
+from pipelines.engine.scheduling.work import Tick, Work
 
 SURFACE = CostSurface(base=0.15, per_token=0.01)
 """Knee at one second, or at 85 tokens."""

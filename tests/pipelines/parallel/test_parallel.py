@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
-from pipelines.engine.cost import CostSurface
+from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
-from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import ConfigurationError, StageLost
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.stage import ParallelStage

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.distributed.tensor import Shard
 
-from pipelines.checkpoint import load_denoiser_components, open_transformer
 from pipelines.errors import CheckpointError
+from pipelines.flux1.checkpoint import load_denoiser_components, open_transformer
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.weights import load_transformer
 

@@ -9,7 +9,7 @@ from pipelines.catalog import ModelSpec
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from serve.api.normalise import MAX_SEED, Plan, normalise
 from serve.api.schemas import parse_request
-from serve.config import Deadlines, Limits
+from serve.settings.settings import Deadlines, Limits
 from tests.serve.fakes import SPEC
 
 RANDOM_SEED = 4242
@@ -277,18 +277,30 @@ def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
 
 class TestDeadlines:
     def test_the_servers_default_orders_and_refuses_nothing(self):
-        wish = plan().wish
-        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (30_000, 0, False)
+        requested = plan().requested
+        assert (requested.deadline_ms, requested.priority, requested.refuses_late) == (
+            30_000,
+            0,
+            False,
+        )
 
     def test_what_the_request_says(self):
-        wish = plan(deadline_ms=1500, priority=-3).wish
-        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (1500, -3, True)
+        requested = plan(deadline_ms=1500, priority=-3).requested
+        assert (requested.deadline_ms, requested.priority, requested.refuses_late) == (
+            1500,
+            -3,
+            True,
+        )
 
     def test_other_defaults(self):
         deadlines = Deadlines(default_ms=None, default_priority=2, unreachable="best_effort")
-        wish = plan(deadlines=deadlines).wish
-        assert (wish.deadline_ms, wish.priority, wish.refuses_late) == (None, 2, False)
-        assert not plan(deadlines=deadlines, deadline_ms=5).wish.refuses_late
+        requested = plan(deadlines=deadlines).requested
+        assert (requested.deadline_ms, requested.priority, requested.refuses_late) == (
+            None,
+            2,
+            False,
+        )
+        assert not plan(deadlines=deadlines, deadline_ms=5).requested.refuses_late
 
     def test_fewer_steps(self):
         assert plan().params.min_inference_steps is None

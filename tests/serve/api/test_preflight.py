@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.forecast import Forecast
+from deployments.graph.forecast import Forecast
 from pipelines.moderation import PromptRules
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
@@ -134,8 +134,8 @@ async def test_the_api_describes_it(client: httpx.AsyncClient):
 
 class TestColdStart:
     async def test_a_request_that_waited_for_a_start_is_told(self, client_of: ClientOf):
-        slept = ("TextEncoder", "Denoiser", "VaeDecoder")
-        client = client_of(services(FakeGraph(slept=slept, cold_start_s=4.26)))
+        cold_stages = ("TextEncoder", "Denoiser", "VaeDecoder")
+        client = client_of(services(FakeGraph(cold_stages=cold_stages, cold_start_s=4.26)))
         answer = await client.post(GENERATIONS, json={"prompt": "a cat"})
         assert answer.json()["warnings"] == [
             "cold start: TextEncoder, Denoiser and VaeDecoder slept; 4.3 s of this request were"
@@ -144,7 +144,7 @@ class TestColdStart:
         assert "cold_start;dur=4260.0" in answer.headers["server-timing"]
 
     async def test_an_answer_that_was_kept_has_waited_for_none(self, client_of: ClientOf):
-        graph = FakeGraph(slept=("Denoiser",), cold_start_s=1.0)
+        graph = FakeGraph(cold_stages=("Denoiser",), cold_start_s=1.0)
         client = client_of(services(graph, result_cache={"max_bytes": 1 << 20}))
         first, second = [
             await client.post(GENERATIONS, json={"prompt": "a cat", "seed": 1}) for _ in range(2)

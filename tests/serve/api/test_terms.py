@@ -4,17 +4,21 @@ import pytest
 
 from pipelines.errors import InvalidRequest
 from serve.api.schemas import parse_request
-from serve.api.terms import Wish, tenant_of
-from serve.config import Tenants
+from serve.api.terms import RequestedTerms, tenant_of
+from serve.settings.settings import Tenants
 
 GATEWAY = Tenants(header="x-tenant")
 
 
 def test_a_deadline_counts_from_the_arrival():
-    terms = Wish(deadline_ms=1500, refuses_late=True, priority=3).terms(tenant="t", arrived=100.0)
+    terms = RequestedTerms(deadline_ms=1500, refuses_late=True, priority=3).terms(
+        tenant="t", arrived=100.0
+    )
     assert (terms.tenant, terms.deadline, terms.priority) == ("t", 101.5, 3)
     assert terms.refuses_late
-    none = Wish(deadline_ms=None, refuses_late=False, priority=0).terms(tenant="", arrived=100.0)
+    none = RequestedTerms(deadline_ms=None, refuses_late=False, priority=0).terms(
+        tenant="", arrived=100.0
+    )
     assert none.deadline is None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.spans import Span
+from pipelines.tracing.spans import Span
 from serve.tracing.archive import MAX_LISTED, Archive, roots_of
 from serve.tracing.recorder import Trace
 from serve.tracing.store import TraceStore

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageStat
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from serve.tracing.page import content_security_policy, list_page, trace_page
-from serve.tracing.summary import TraceFilters, summarise
+from serve.tracing.views.page import content_security_policy, list_page, trace_page
+from serve.tracing.views.summary import TraceFilters, summarise
 from tests.serve.tracing.sample import TRACE_ID, large, others, sample
 
 HOST = "http://localhost"

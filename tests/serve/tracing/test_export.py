@@ -23,8 +23,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
 
 from serve.api.services import Services
-from serve.config import Settings, TracingConfig
 from serve.http import create_app
+from serve.settings.settings import Settings, TracingConfig
 from serve.tracing.export import resource, sinks
 from tests.cluster import free_port
 from tests.serve.fakes import SPEC, FakeGraph

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pipelines.errors import StageFailed
-from pipelines.spans import Event, Span
+from pipelines.tracing.spans import Event, Span
 from serve.tracing.export import TraceFile, sinks
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Trace
@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_written_is_named_in_the_log(
 def test_a_collector_is_used_where_the_environment_names_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from serve.config import TracingConfig
+    from serve.settings.settings import TracingConfig
 
     assert sinks(TracingConfig()) == []
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")

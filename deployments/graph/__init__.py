@@ -1,0 +1,1 @@
+"""One job through the stages: fan-out, retries, cancellation, forecasts; runs in the ingress."""

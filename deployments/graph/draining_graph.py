@@ -1,0 +1,78 @@
+"""DrainingGraph: what is under way when the application is deleted, or Serve ends, is finished.
+
+Serve then takes all replicas away at once. Each finishes the calls that it has, but one that has
+none is gone within a second, and an image that is being denoised still needs a decoder. So an
+ingress replica that goes with its application holds a replica of each stage, by calls as long as it
+has requests itself. Its routers go on to where the replicas were (`sticky.py`), and a
+denoiser keeps its works, as there is no other to hand them to. The bound of all this is every
+replica's `graceful_shutdown_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import Context
+from dataclasses import fields
+
+import ray.serve
+
+from deployments.graph.calls import Calls
+from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.request_log import RequestLog
+from deployments.lifecycle.boundary import HOLD_S
+from deployments.lifecycle.draining import PERIOD_S, is_deleted, replica_flag
+from deployments.names import StageName
+from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.tracing.open_spans import OpenSpan
+
+_CLOSING = RequestLog(request_id="closing")
+
+
+class DrainingGraph(Graph):
+    """A `Graph` in an ingress replica."""
+
+    def __init__(
+        self,
+        handles: StageHandles,
+        *,
+        classifies: bool = True,
+        scales_to_zero: Mapping[StageName, float] | None = None,
+    ) -> None:
+        super().__init__(handles, classifies=classifies, scales_to_zero=scales_to_zero)
+        self._holds = {
+            StageName[field.name.upper()]: getattr(handles, field.name).options(method_name="hold")
+            for field in fields(handles)
+        }
+        self._in_flight = 0
+        self._watch: asyncio.Task[None] | None = None
+
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+        """As `Graph.generate`."""
+        self._in_flight += 1
+        if self._watch is None:
+            # Not in the request's context: Serve would take what is held for the request's own.
+            self._watch = asyncio.create_task(self._hold_if_closing(), context=Context())
+        try:
+            return await super().generate(job, log)
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._watch.cancel()
+                self._watch = None
+
+    async def _hold_if_closing(self) -> None:
+        """Until it is cancelled: wait for the end of the application, then hold its stages."""
+        goes_away = replica_flag()
+        if goes_away is None:
+            return
+        while not goes_away():  # noqa: ASYNC110  it is a flag of Serve's
+            await asyncio.sleep(PERIOD_S)
+        app = ray.serve.get_replica_context().app_name
+        if not await asyncio.to_thread(is_deleted, app):
+            return
+        with Calls(_CLOSING) as calls:
+            while True:
+                for stage, handle in self._holds.items():
+                    calls.start(stage, handle)
+                await asyncio.sleep(HOLD_S / 3)

@@ -1,0 +1,265 @@
+"""The graph: one job through the stages, from prompt to files.
+
+    encode (prompt, negative prompt) ── denoise ── decode ── classify ── finish
+                 once per request      └───────── once per image ─────────┘
+
+Runs in the ingress, so it imports no torch, and neither conditionings nor pixels pass through it:
+what one stage returns is handed to the next by reference. Latents do, as numpy: at most half a MiB
+in an image's checkpoints and last as its result, so that an image outlives the replicas that work
+on it. Knows retries, cancellation and errors; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from deployments.graph.attempt_span import attempt_span
+from deployments.graph.attempts import DenoiseAttempts, accepted, retried
+from deployments.graph.calls import Calls, all_or_none, is_ready
+from deployments.graph.decode_latency import DecodeLatency
+from deployments.graph.forecast import BEFORE_LATENTS, COLD_START, Forecast, Forecasts
+from deployments.graph.image import (
+    Drawn,
+    Image,
+    finish_spec,
+    pixel_count,
+    refuse_if_flagged,
+    usage_of,
+)
+from deployments.graph.request_log import RequestLog
+from deployments.graph.waking import ColdPools
+from deployments.graph.warnings import warnings_for
+from deployments.names import StageName
+from deployments.routing.balance import Balance
+from deployments.routing.pools import pool_of
+from deployments.wire.packed import HandOver, PackedCheckpoint, PackedLatents
+from pipelines.contracts import (
+    FinishedImage,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    LatentJob,
+    TextPrompt,
+)
+from pipelines.errors import DeadlineUnreachable
+from pipelines.tracing.open_spans import OpenSpan
+from pipelines.tracing.spans import TRANSFER, Timings
+
+READY_TIMEOUT_S = 3.0
+
+_AFTER_LATENTS = (StageName.VAE_DECODER, StageName.SAFETY, StageName.FINISHER)
+
+Prompts = tuple[DeploymentResponse[Any], ...]
+"""The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageHandles:
+    """The five stages as Serve handles; fields are named as in `StagesConfig`."""
+
+    text_encoder: DeploymentHandle
+    denoiser: DeploymentHandle
+    vae_decoder: DeploymentHandle
+    safety: DeploymentHandle
+    finisher: DeploymentHandle
+
+
+class Graph:
+    """Runs jobs. Holds no state of any job between calls, so one instance serves all requests.
+
+    Without `classifies`, the image classifier, which is then off, is not asked. `scales_to_zero`
+    has the stages that may be without a replica, with the seconds that their start is configured to
+    take.
+    """
+
+    def __init__(
+        self,
+        handles: StageHandles,
+        *,
+        classifies: bool = True,
+        scales_to_zero: Mapping[StageName, float] | None = None,
+    ) -> None:
+        self._classifies = classifies
+        # By reference even where handles default to values: a prompt's tensor exceeds that limit.
+        stages = {
+            StageName[field.name.upper()]: getattr(handles, field.name).options(_by_reference=True)
+            for field in fields(handles)
+        }
+        self._ready = {name: stage.options(method_name="ready") for name, stage in stages.items()}
+        self._encode = stages[StageName.TEXT_ENCODER].options(method_name="encode")
+        self._denoise = stages[StageName.DENOISER].options(method_name="denoise", stream=True)
+        self._decode = stages[StageName.VAE_DECODER].options(method_name="decode")
+        self._classify = stages[StageName.SAFETY].options(method_name="classify")
+        self._finish = stages[StageName.FINISHER].options(method_name="finish")
+        self._decode_latency = DecodeLatency()
+        needed = {
+            stage: seconds
+            for stage, seconds in (scales_to_zero or {}).items()
+            if classifies or stage is not StageName.SAFETY
+        }
+        self._cold_pools = ColdPools(self._ready, needed)
+        denoiser = handles.denoiser
+        backlogs = pool_of(denoiser.app_name, denoiser.deployment_name).backlogs
+        self._forecasts = Forecasts(self._cold_pools, backlogs, spreads=True)
+        self._balance = Balance(backlogs, denoiser)
+
+    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+        """All images of a request, or the first error, after which none of its work goes on.
+
+        Raises ContentPolicyViolation (with `image_index`), DegenerateImage, InvalidRequest,
+        NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
+        goes away costs time, not the request: see `deployments.graph.attempts`. Stages that sleep
+        are all woken at once, be the request refused for it or not. What is done is added to `log`.
+        """
+        log = OpenSpan("generate") if log is None else log
+        began = time.perf_counter()
+        self._cold_pools.wake(began)
+        self._forecasts.refuse_late(job)
+        # Not the request's id, which a client may choose, and twice.
+        group = uuid.uuid4().hex
+        images = [Image(job, index, group) for index in range(job.params.num_images)]
+        with Calls(RequestLog.of(job)) as calls, self._balance.kept():
+            prompts = self._start_encoding(calls, job)
+            drawn = await all_or_none(*(self._draw(image, prompts, log) for image in images))
+        facts = drawn[0].prompts
+        slowest = max(drawn, key=lambda image: image.seconds)
+        timings = {**slowest.file.timings, "total": time.perf_counter() - began}
+        self._forecasts.observe(job.params, timings)
+        return GenerationResult(
+            images=tuple(image.file for image in drawn),
+            usage=usage_of(job.params, facts),
+            warnings=warnings_for(job.params, *facts),
+            timings=timings,
+            resumed_at=tuple(step for image in drawn for step in image.resumed_at),
+            cold_stages=slowest.cold_stages,
+        )
+
+    def forecast(self, params: GenerationParams) -> Forecast:
+        """When such a request would be answered. Nothing is run, and nobody woken."""
+        return self._forecasts.forecast(params)
+
+    async def ready(self) -> Mapping[str, bool]:
+        """By deployment name: whether the stage answers within `READY_TIMEOUT_S`."""
+        answers = await asyncio.gather(
+            *(is_ready(name, self._ready[name], timeout_s=READY_TIMEOUT_S) for name in self._ready)
+        )
+        return {str(name): answer for name, answer in zip(self._ready, answers, strict=True)}
+
+    def _start_encoding(self, calls: Calls, job: GenerationJob) -> Prompts:
+        params = job.params
+        texts = [params.prompt]
+        if params.uses_true_cfg:
+            texts.append(params.negative_prompt or "")
+        return tuple(
+            calls.start(
+                StageName.TEXT_ENCODER,
+                self._encode,
+                TextPrompt(
+                    prompt=text,
+                    max_sequence_length=params.max_sequence_length,
+                    tenant=job.terms.tenant,
+                ),
+            )
+            for text in texts
+        )
+
+    async def _draw(self, image: Image, shared: Prompts, log: OpenSpan) -> Drawn:
+        """One image of the request, from noise to file."""
+        began, about = time.perf_counter(), RequestLog.of(image.job)
+        with log.part("image", gaps=TRANSFER, image=image.index) as part:
+            relay = DenoiseAttempts(about, part)
+            latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
+            denoised = time.perf_counter()
+            file = await retried(about, part, lambda _: self._finish_image(image, latents, part))
+        finished = time.perf_counter()
+        early = self._cold_pools.waited_s(BEFORE_LATENTS, began)
+        late = self._cold_pools.waited_s(_AFTER_LATENTS, denoised)
+        late_s = max(late.values(), default=0.0)
+        self._decode_latency.observe(
+            pixel_count(image.job.params), finished - denoised - late_s, now=finished
+        )
+        if early or late:
+            cold_s = max(early.values(), default=0.0) + late_s
+            file = replace(file, timings={**file.timings, COLD_START: cold_s})
+        resumed_at, cold_stages = tuple(relay.resumed_at), tuple(map(str, (*early, *late)))
+        return Drawn(file, latents.prompts, finished - began, resumed_at, cold_stages)
+
+    async def _denoise_on(
+        self, image: Image, shared: Prompts, relay: DenoiseAttempts, part: OpenSpan
+    ) -> PackedLatents | HandOver:
+        """One replica's part in an image: all of its steps, or those until the replica goes."""
+        job = image.job
+        with attempt_span(part, relay, job.trace) as attempt, Calls(RequestLog.of(job)) as calls:
+            # The encodings may have died with their replica; the encoder's cache is cheap.
+            prompts = shared if relay.attempts == 0 else self._start_encoding(calls, job)
+            stream = calls.start(
+                StageName.DENOISER,
+                self._denoise,
+                self._latent_job(image, was_accepted=relay.was_accepted),
+                *prompts,
+                start=relay.checkpoint,
+            )
+            while True:
+                try:
+                    item = await calls.next_item(StageName.DENOISER, stream)
+                except DeadlineUnreachable as refused:
+                    raise self._with_tail(refused, job.params) from None
+                if isinstance(item, PackedCheckpoint):
+                    relay.checkpoint = replace(item, spans=())
+                    attempt.so_far(item.spans)
+                    continue
+                attempt.ends_with(item)
+                return item
+
+    def _latent_job(self, image: Image, *, was_accepted: bool) -> LatentJob:
+        """The image's job, as one more work; one that was accepted keeps what it was promised."""
+        job, index, group = image
+        terms = job.terms
+        if terms.deadline is not None:
+            tail = self._decode_latency.seconds(pixel_count(job.params), now=time.perf_counter())
+            terms = replace(terms, deadline=terms.deadline - tail)
+        if was_accepted:
+            terms = accepted(terms)
+        work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
+        return LatentJob.of(
+            job.params, index, group=group, work_id=work_id, terms=terms, trace=job.trace
+        )
+
+    def _with_tail(
+        self, refused: DeadlineUnreachable, params: GenerationParams
+    ) -> DeadlineUnreachable:
+        """The denoiser knows when latents can be there; the client asked for files."""
+        tail = self._decode_latency.seconds(pixel_count(params), now=time.perf_counter())
+        return DeadlineUnreachable(
+            refused.message,
+            earliest_s=refused.earliest_s + tail,
+            retry_after_s=refused.retry_after_s,
+        )
+
+    async def _finish_image(
+        self, image: Image, latents: PackedLatents, part: OpenSpan
+    ) -> FinishedImage:
+        job, index, _ = image
+        with (
+            part.part("finish", gaps=TRANSFER, attempt_in=job.trace) as log,
+            Calls(RequestLog.of(job)) as calls,
+        ):
+            pixels = calls.start(StageName.VAE_DECODER, self._decode, latents, job.terms)
+            timings: Timings = {}
+            if self._classifies:
+                verdict = await calls.result(StageName.SAFETY, self._classify, pixels, job.terms)
+                log.add(verdict.spans)
+                refuse_if_flagged(verdict, index)
+                timings = verdict.timings
+            spec = finish_spec(job, index)
+            file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
+            log.add(file.spans)
+        timings = {**file.timings, **timings}
+        return replace(file, steps_run=latents.steps_run, timings=timings, spans=())

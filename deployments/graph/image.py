@@ -1,0 +1,72 @@
+"""An image of a request on its way through the graph, and what is known of it at either end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from deployments.graph.warnings import PromptFacts
+from deployments.storage.parameters import with_seed
+from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.contracts import (
+    FinishedImage,
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    SafetyVerdict,
+    Usage,
+)
+from pipelines.errors import ContentPolicyViolation
+
+
+class Image(NamedTuple):
+    """One image of a request; `group` is the request's own name among the denoiser's works."""
+
+    job: GenerationJob
+    index: int
+    group: str
+
+
+class Drawn(NamedTuple):
+    """A finished image, its prompts, the seconds from its start, the steps it went on from, and the
+    stages whose start it waited for."""
+
+    file: FinishedImage
+    prompts: tuple[PromptFacts, ...]
+    seconds: float
+    resumed_at: tuple[int, ...]
+    cold_stages: tuple[str, ...]
+
+
+def finish_spec(job: GenerationJob, index: int) -> FinishSpec:
+    """How image `index` is finished: with its own seed."""
+    seed = job.params.seed + index
+    return replace(job.finish, seed=seed, parameters=with_seed(job.finish.parameters, seed))
+
+
+def refuse_if_flagged(verdict: SafetyVerdict, index: int) -> None:
+    """Raises ContentPolicyViolation for image `index` if it was flagged."""
+    if verdict.flagged:
+        raise ContentPolicyViolation(
+            f"image {index} was refused by the image classifier: {verdict.category}",
+            stage="image",
+            category=verdict.category,
+            score=verdict.score,
+            threshold=verdict.threshold,
+            image_index=index,
+        )
+
+
+def pixel_count(params: GenerationParams) -> int:
+    """Of one image."""
+    return params.height * params.width
+
+
+def usage_of(params: GenerationParams, facts: Sequence[PromptFacts]) -> Usage:
+    """Text tokens in, latent tokens out."""
+    image_tokens = (params.height // SIZE_MULTIPLE) * (params.width // SIZE_MULTIPLE)
+    return Usage(
+        input_tokens=sum(item.num_tokens for item in facts),
+        output_tokens=params.num_images * image_tokens,
+    )

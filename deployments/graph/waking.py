@@ -1,0 +1,110 @@
+"""Waking: which stages of an application sleep, and a first request that wakes all of them at once.
+
+Left to themselves, sleeping stages would wake one after the other, each when the one before has
+answered: as many cold starts in a row as there are stages. So each is asked whether it is ready,
+which is what makes Serve start it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Container, Iterable, Mapping
+from contextvars import Context
+from typing import NamedTuple
+
+from ray.serve.handle import DeploymentHandle
+
+from deployments.graph.calls import Calls
+from deployments.graph.failures import ReplicaLost
+from deployments.graph.request_log import RequestLog
+from deployments.metrics import declared as metrics
+from deployments.names import StageName
+from deployments.routing.pools import Pool, pool_of
+from pipelines.errors import SluiceError
+
+logger = logging.getLogger("ray.serve")
+
+_WAKING = RequestLog(request_id="waking")
+
+
+class ColdPool(NamedTuple):
+    """A stage that may sleep: its pool, a handle to `ready`, and its configured start-up."""
+
+    pool: Pool
+    ready: DeploymentHandle
+    start_up_s: float
+
+
+class ColdPools:
+    """The stages of one application that may sleep. For one event loop.
+
+    `start_up_s` has an item for each of these, `ready` a handle for these at least. Times are those
+    of `time.perf_counter`, as of the routers.
+    """
+
+    def __init__(
+        self, ready: Mapping[StageName, DeploymentHandle], start_up_s: Mapping[StageName, float]
+    ) -> None:
+        self._cold_pools = {
+            stage: ColdPool(
+                pool_of(ready[stage].app_name, ready[stage].deployment_name), ready[stage], seconds
+            )
+            for stage, seconds in start_up_s.items()
+            if stage in ready
+        }
+        self._wakes: dict[StageName, asyncio.Task[None]] = {}
+
+    def cold(self, now: float) -> tuple[StageName, ...]:
+        """The stages that are known to have no replica."""
+        return tuple(
+            stage for stage, pool in self._cold_pools.items() if pool.pool.cold.is_cold(now)
+        )
+
+    def cold_start_s(self, now: float, among: Container[StageName] = tuple(StageName)) -> float:
+        """Seconds until every stage of `among` would have a replica, if a request came now."""
+        return max(
+            (
+                pool.pool.cold.remaining_s(pool.start_up_s, now)
+                for stage, pool in self._cold_pools.items()
+                if stage in among
+            ),
+            default=0.0,
+        )
+
+    def wake(self, now: float) -> tuple[StageName, ...]:
+        """Make Serve start what sleeps, all of it, and return at once: the stages that sleep.
+
+        Whoever asked may leave: a stage that is woken wakes.
+        """
+        stages = self.cold(now)
+        for stage in stages:
+            self._cold_pools[stage].pool.cold.wished(now)
+            if stage not in self._wakes:
+                metrics.COLD_STARTS.add(stage=str(stage))
+                # In a context of its own, or Serve would cancel the call with the request.
+                task = asyncio.get_running_loop().create_task(self._wake(stage), context=Context())
+                self._wakes[stage] = task
+        return stages
+
+    def waited_s(self, stages: Iterable[StageName], since: float) -> dict[StageName, float]:
+        """For whose start a caller that needed all `stages` from `since` on has waited, and how
+        long."""
+        waited = {
+            stage: self._cold_pools[stage].pool.cold.waited_s(since)
+            for stage in stages
+            if stage in self._cold_pools
+        }
+        return {stage: seconds for stage, seconds in waited.items() if seconds > 0}
+
+    async def _wake(self, stage: StageName) -> None:
+        pool = self._cold_pools[stage]
+        try:
+            with Calls(_WAKING) as calls:
+                await calls.result(stage, pool.ready)
+        except (ReplicaLost, SluiceError) as error:
+            # Nobody waits for this: the requests that need the stage meet what is wrong themselves.
+            logger.warning("%s was not woken: %s", stage, error)
+            pool.pool.cold.given_up()
+        finally:
+            del self._wakes[stage]

@@ -1,0 +1,1 @@
+"""The edge of a stage's process, and how its replica leaves."""

@@ -1,0 +1,1 @@
+"""All metrics, declared once, and how their values reach Ray."""

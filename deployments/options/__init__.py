@@ -1,0 +1,1 @@
+"""What can be set for each stage; knows neither YAML nor environment."""

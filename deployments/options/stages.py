@@ -1,0 +1,219 @@
+"""How each stage is placed and scaled: typed, frozen, checked before anything is deployed.
+
+Knows nothing of where the values come from (`serve.settings` reads them), no torch and no weights.
+What all stages have in common is in `placement.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+
+from deployments.names import StageName
+from deployments.options.autoscaling import (
+    AutoscalingOptions,
+    ReplicaBounds,
+    RequestAutoscalingOptions,
+)
+from deployments.options.base import Options
+from deployments.options.denoiser import GPU_MEMORY_SHARE, DenoiserOptions, ParallelOptions
+from deployments.options.files import StorageOptions, WeightsOptions
+from deployments.options.stage import StageOptions
+from deployments.options.weights_source import parse_source
+from pipelines.errors import ConfigurationError
+
+__all__ = [
+    "GPU_MEMORY_SHARE",
+    "AutoscalingOptions",
+    "BatchingStageOptions",
+    "DenoiserOptions",
+    "FinisherOptions",
+    "Options",
+    "ParallelOptions",
+    "ReplicaBounds",
+    "RequestAutoscalingOptions",
+    "SafetyOptions",
+    "StageOptions",
+    "StagesConfig",
+    "StorageOptions",
+    "TextEncoderOptions",
+    "VaeDecoderOptions",
+    "WeightsOptions",
+]
+
+
+class BatchingStageOptions(StageOptions):
+    """A stage that runs what waits as one batch."""
+
+    max_batch_size: PositiveInt = 8
+    """Items that run together at most."""
+
+    @model_validator(mode="after")
+    def _check_batch_fits(self) -> Self:
+        if self.max_batch_size > self.max_ongoing_requests:
+            raise self._reject(
+                "max_batch_size",
+                f"{self.max_batch_size} can never be reached with max_ongoing_requests"
+                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
+                f" max_ongoing_requests to {self.max_batch_size}",
+            )
+        return self
+
+
+class TextEncoderOptions(BatchingStageOptions):
+    """The text encoder pool."""
+
+    section: ClassVar[str] = "text_encoder"
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "cache_entries", "autoscaling")
+
+    cache_entries: NonNegativeInt = 64
+    """Conditionings kept per replica, 4 MiB each for FLUX.1-dev in bfloat16; 0 keeps none."""
+
+
+class VaeDecoderOptions(BatchingStageOptions):
+    """The VAE decoder pool."""
+
+    section: ClassVar[str] = "vae_decoder"
+    live: ClassVar[tuple[str, ...]] = ("max_batch_size", "autoscaling")
+
+    max_batch_size: PositiveInt = 4
+    """Images of one size that are decoded together at most."""
+
+
+class SafetyOptions(BatchingStageOptions):
+    """The pool that classifies finished images."""
+
+    section: ClassVar[str] = "safety"
+    live: ClassVar[tuple[str, ...]] = ("threshold", "max_batch_size", "autoscaling")
+
+    classifier: Literal["open_nsfw", "huggingface", "off"] = "open_nsfw"
+    """With "open_nsfw": carried weights, on the CPU. With "huggingface": any image classifier.
+    With "off": nothing is refused, and every verdict says so."""
+    source: str | None = None
+    """Weights of kind "huggingface": as `model_source`, a folder, `hf://` or `s3://`."""
+    threshold: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Score from which an image is refused."""
+    flagged_labels: tuple[str, ...] = ()
+    """Labels of kind "huggingface" that count as unsafe, for example ["nsfw"]."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.classifier == "huggingface":
+            examples = {
+                "source": '"hf://Falconsai/nsfw_image_detection@main"',
+                "flagged_labels": '["nsfw"]',
+            }
+            for field, example in examples.items():
+                if not getattr(self, field):
+                    raise self._reject(
+                        field, f'is needed for classifier "huggingface", for example {example}'
+                    )
+            parse_source(self.source or "", field=f"{self.section}.source")
+            return self
+        for field in ("source", "flagged_labels", "num_gpus"):
+            if getattr(self, field):
+                raise self._reject(
+                    field,
+                    f'has no use for classifier "{self.classifier}"; leave it out, or set'
+                    " classifier: huggingface",
+                )
+        return self
+
+
+class FinisherOptions(StageOptions):
+    """The pool that encodes and stores files."""
+
+    section: ClassVar[str] = "finisher"
+    live: ClassVar[tuple[str, ...]] = ("autoscaling",)
+
+    num_cpus: NonNegativeFloat = 0.1
+    """CPUs that Ray reserves for each replica; fractions share a core."""
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        if self.num_gpus > 0:
+            raise self._reject("num_gpus", "has no use, as files are made on the CPU; leave it out")
+        return self
+
+
+class StagesConfig(Options):
+    """All stages; the defaults fit a laptop with two cores and no GPU."""
+
+    layout: Literal["split", "fused"] = "split"
+    """With "split": a deployment per stage. With "fused": all stages in one replica, for one GPU or
+    a small machine. Replicas, GPUs, labels and queue bounds are then the denoiser's, and CPUs those
+    of all stages; a stage computes on the GPU if its own `num_gpus` is above 0."""
+    text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
+    """Prompts to conditionings."""
+    denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)
+    """Conditionings to latents."""
+    vae_decoder: VaeDecoderOptions = Field(default_factory=VaeDecoderOptions)
+    """Latents to pixels."""
+    safety: SafetyOptions = Field(default_factory=SafetyOptions)
+    """Pixels to a verdict."""
+    finisher: FinisherOptions = Field(default_factory=FinisherOptions)
+    """Pixels to a file."""
+    storage: StorageOptions = Field(default_factory=StorageOptions)
+    """Where files are kept."""
+    weights: WeightsOptions = Field(default_factory=WeightsOptions)
+    """How weights come to a node."""
+    log_encoding: Literal["TEXT", "JSON"] = "TEXT"
+    """How all processes of the application write their logs: lines for people, or JSON objects."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_successor(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "together" in values:
+            raise ConfigurationError(
+                "layout: has taken the place of `together`; write layout: fused for true, and"
+                " nothing for false"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _check_gpus_of_fused_stages(self) -> Self:
+        if self.layout == "fused" and self.denoiser.ranks > 1:
+            raise self._reject(
+                "layout",
+                f"fused is one process on one GPU, and denoiser.parallel asks for"
+                f" {self.denoiser.ranks}; leave out the one or the other",
+            )
+        others = (self.text_encoder, self.vae_decoder, self.safety)
+        if self.layout == "fused" and self.denoiser.num_gpus == 0:
+            for options in others:
+                if options.num_gpus > 0:
+                    raise self._reject(
+                        f"{options.section}.num_gpus",
+                        f"is {options.num_gpus:g}, but fused stages are on the denoiser's GPU, and"
+                        " denoiser.num_gpus is 0; set denoiser.num_gpus: 1",
+                    )
+        return self
+
+    def deployed(self) -> dict[StageName, StageOptions]:
+        """The options of each deployment that there will be: of the five stages, or of one."""
+        stages: dict[StageName, StageOptions] = {
+            StageName.TEXT_ENCODER: self.text_encoder,
+            StageName.DENOISER: self.denoiser,
+            StageName.VAE_DECODER: self.vae_decoder,
+            StageName.SAFETY: self.safety,
+            StageName.FINISHER: self.finisher,
+        }
+        if self.layout == "split":
+            return stages
+        num_cpus = sum(options.num_cpus for options in stages.values())
+        return {StageName.FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
+
+    def scales_to_zero(self) -> dict[StageName, float]:
+        """The deployments that go down to no replica, and the seconds that their start may take."""
+        return {
+            name: options.autoscaling.start_up_s
+            for name, options in self.deployed().items()
+            if options.autoscaling is not None and options.autoscaling.min_replicas == 0
+        }

@@ -1,0 +1,1 @@
+"""Ray Serve shims around the classes of `pipelines.stages`."""

@@ -1,0 +1,272 @@
+"""Denoiser: the engine in a thread of its own, and a coroutine per image that streams its life.
+
+A replica's event loop never computes: a call hands its job to the engine, and yields what the
+engine reports. A call that is cancelled takes its work out of the engine, which notices at the next
+tick; a replica that is told to go hands its works back to their callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import ray.serve
+
+from deployments.graph.warnings import PromptFacts
+from deployments.lifecycle.boundary import Boundary, KeepAlive, end_process, starting
+from deployments.lifecycle.draining import DrainWatch, is_deleted
+from deployments.options.autoscaling import reported_targets
+from deployments.options.reconfigure import taken_over
+from deployments.options.stages import DenoiserOptions, WeightsOptions
+from deployments.profiling import ReplicaLoad, TickProfile
+from deployments.routing.backlog import Report
+from deployments.stages.engine_builder import build_engine, tokens_of
+from deployments.stages.engine_metrics import EngineMetrics
+from deployments.weights.fetch import fetch
+from deployments.wire.packed import (
+    Denoising,
+    HandOver,
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+)
+from deployments.wire.tensors import (
+    pack_checkpoint,
+    pack_latents,
+    unpack_checkpoint,
+    unpack_conditioning,
+)
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import Checkpoint, LatentJob, Latents
+from pipelines.engine.entry import HandedOver
+from pipelines.engine.observe.profiling import ProfileRequest
+from pipelines.engine.observe.stats import EngineStats
+from pipelines.errors import StageFailed
+from pipelines.tracing.spans import tagged
+
+logger = logging.getLogger("ray.serve")
+
+Traced = TypeVar("Traced", PackedCheckpoint, PackedLatents)
+
+
+class Denoiser(KeepAlive):
+    """Ray Serve deployment over `Engine` and `DenoiserStage`."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        options: DenoiserOptions,
+        weights: WeightsOptions = WeightsOptions(),
+        *,
+        hands_over: bool = True,
+    ) -> None:
+        """Without `hands_over`, the callers are in this process: no image can go on elsewhere, and
+        a replica whose engine has ended takes the process with it.
+        """
+        self._options = options
+        self._autoscaling, self._policy = options.autoscaling, options.policy
+        with starting("Denoiser", options):
+            import torch
+
+            from pipelines.flux1.checkpoint import DENOISER_PARTS
+
+            torch.set_num_threads(options.resolved_threads)
+            self._stage = self._load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
+            self._metrics = EngineMetrics(options, tokens_of(spec))
+            self._engine = build_engine(self._stage, spec, options, on_tick=self._metrics.ticked)
+            if options.ranks > 1:
+                from deployments.stages.ranks import end_when_lost
+
+                end_when_lost(self._stage, self._engine.hand_over, self._works)
+            self._text_tokens = spec.max_sequence_length
+            self._engine.start()
+        self._boundary = Boundary("Denoiser")
+        self._hands_over = hands_over
+        if hands_over:
+            self._drain_watch = DrainWatch(self._go)
+            self._drain_watch.start()
+
+    async def denoise(
+        self,
+        job: LatentJob,
+        positive: PackedConditioning,
+        negative: PackedConditioning | None = None,
+        start: PackedCheckpoint | None = None,
+    ) -> AsyncIterator[Denoising]:
+        """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
+
+        With `start`, a checkpoint of another call with the same job and conditionings, it goes on
+        from there. The latents' `timings` are the encoder's and this engine's. A call that is
+        cancelled or closed takes its work out of the engine at the next tick.
+
+        Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
+        """
+        with self._boundary.call():
+            reports, future = _Reports(), None
+            try:
+                # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
+                future = self._engine.submit(
+                    job,
+                    unpack_conditioning(positive),
+                    None if negative is None else unpack_conditioning(negative),
+                    start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
+                    on_checkpoint=reports.put,
+                )
+                try:
+                    future.add_done_callback(reports.put)
+                    while isinstance(report := await reports.get(), Checkpoint):
+                        yield self._signed(pack_checkpoint(report))
+                    latents = self._signed(pack_latents(_result(future)))
+                    timings = latents.timings
+                    self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
+                    yield replace(latents, prompts=_facts(positive, negative))
+                finally:
+                    self._engine.cancel(job.work_id)
+            except HandedOver:
+                if not self._hands_over:  # the engine's loop ended by itself
+                    end_process("the denoiser's engine has ended")
+                yield HandOver(was_accepted=future is not None)
+
+    def _signed(self, item: Traced) -> Traced:
+        """With this replica's name, and its policy, in the spans that are its own."""
+        return replace(
+            item,
+            spans=tagged(
+                item.spans, "denoise.", replica=self._boundary.replica, policy=self._policy
+            ),
+        )
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What callers choose a replica by: a `Report`. Serve asks every second, so metrics are
+        told here, too."""
+        stats = self._engine.stats()
+        self._metrics.publish(stats)
+        self._boundary.has_to_do(stats.demand)
+        return Report(time.time(), stats.queued_s, self._text_tokens, stats.cost).stats()
+
+    async def stats(self) -> EngineStats:
+        """Works, queued seconds, ticks and steps of this replica's engine."""
+        return self._engine.stats()
+
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling, self._policy = options.autoscaling, options.policy
+            self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
+
+    async def rebalance(self, keep_s: float) -> int:
+        """Hand back works that have not begun, as long as `keep_s` seconds are left to do here.
+
+        Their calls yield `HandOver`, and come again wherever they will be finished first. Returns
+        how many.
+        """
+        return self._engine.rebalance(keep_s)
+
+    async def load(self) -> ReplicaLoad:
+        """What this replica has to do, with its name."""
+        stats = self._engine.stats()
+        return ReplicaLoad(
+            replica=self._boundary.replica, works=stats.works, queued_s=stats.queued_s
+        )
+
+    async def profile(self, request: ProfileRequest, *, replica: str) -> TickProfile | None:
+        """The next ticks, recorded; None if another `replica` than this is meant.
+
+        Raises Overloaded while another profile is taken, RequestTimeout when no tick came in time,
+        StageFailed.
+        """
+        if replica != self._boundary.replica:
+            return None
+        recording = await asyncio.wrap_future(self._engine.profiling.ask(request))
+        return TickProfile(
+            replica=replica,
+            ticks=recording.ticks,
+            ranks=self._options.ranks,
+            trace=await asyncio.to_thread(recording.trace),
+        )
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once the weights are loaded and the engine runs."""
+        return True
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._engine.stats().demand._asdict(), **reported_targets(self._autoscaling)}
+
+    def check_health(self) -> None:
+        """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
+        self._engine.check_health()
+        if self._options.ranks > 1:
+            self._stage.check_health()
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_drain_watch"):
+            self._drain_watch.stop()
+        if hasattr(self, "_engine"):
+            self._engine.stop()
+            if self._options.ranks > 1:
+                self._stage.close()
+
+    def _load(self, source: str, options: DenoiserOptions) -> Any:
+        """The stage, with its further ranks if it has any."""
+        if options.ranks > 1:
+            from deployments.stages.ranks import start_ranks
+
+            return start_ranks(source, options)
+        from pipelines.stages.denoiser import DenoiserStage
+
+        return DenoiserStage.load(
+            source,
+            device=options.resolved_device,
+            dtype=options.dtype,
+            attention=options.attention,
+            compile=options.compile,
+        )
+
+    def _go(self) -> None:
+        """Serve takes this replica away; without its application, whose other replicas go on."""
+        if is_deleted(ray.serve.get_replica_context().app_name):
+            logger.info("the application is deleted: the works are finished here")
+        else:
+            self._engine.hand_over()
+
+    def _works(self) -> int:
+        return self._engine.stats().works
+
+
+class _Reports:
+    """What the engine's thread reports of one work, for the event loop that made this object."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Checkpoint | Future[Latents]] = asyncio.Queue()
+
+    def put(self, report: Checkpoint | Future[Latents]) -> None:
+        """Called from any thread; does not block."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, report)
+
+    async def get(self) -> Checkpoint | Future[Latents]:
+        """The next report; the future, once it is done, is the last."""
+        return await self._queue.get()
+
+
+def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
+    """What the graph tells of the prompts, so that it need not ask the encoder."""
+    return tuple(
+        PromptFacts(num_tokens=each.num_tokens, dropped_text=each.dropped_text)
+        for each in conditionings
+        if each is not None
+    )
+
+
+def _result(future: Future[Latents]) -> Latents:
+    """The result of a future that is done; the engine cancels one whose work was taken out."""
+    if future.cancelled():
+        raise StageFailed("the denoiser dropped this image", stage="Denoiser")
+    return future.result()

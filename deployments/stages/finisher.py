@@ -1,0 +1,131 @@
+"""Finisher: pixels to a file with its metadata, kept and/or returned as base64.
+
+Compression, hashing, base64 and storage are seconds of work on large images: all of it runs in a
+worker thread, so that the replica's event loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from deployments.lifecycle.boundary import Boundary, KeepAlive, starting
+from deployments.metrics import declared as metrics
+from deployments.options.autoscaling import reported_targets
+from deployments.options.reconfigure import taken_over
+from deployments.options.stages import FinisherOptions, StorageOptions
+from deployments.storage.encode import CONTENT_TYPES, encode_image
+from deployments.storage.store import open_store
+from pipelines.batching.demand import Meter
+from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
+from pipelines.tracing.spans import Spans, lately
+
+
+class Finisher(KeepAlive):
+    """Ray Serve deployment over `encode_image` and a file store."""
+
+    def __init__(self, options: FinisherOptions, storage: StorageOptions) -> None:
+        self._options = options
+        self._autoscaling = options.autoscaling
+        with starting("Finisher", options):
+            self._store = open_store(storage)
+            self._workers = ThreadPoolExecutor(
+                max_workers=options.resolved_threads, thread_name_prefix="finisher"
+            )
+            self._meter = Meter(lanes=options.resolved_threads)
+        self._boundary = Boundary("Finisher")
+
+    async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
+        """The file as `spec` asks; `timings` gain "finish_wait", "finish" and "store".
+
+        Raises StageFailed, with stage "storage" when the file cannot be kept.
+        """
+        with self._boundary.call():
+            arrived = time.perf_counter()
+            loop = asyncio.get_running_loop()
+            self._meter.came()
+            try:
+                finished = await loop.run_in_executor(
+                    self._workers, self._finish, image, spec, arrived
+                )
+            finally:
+                self._meter.left()
+            timings = finished.timings
+            self._meter.ran(1, timings["finish"] + timings["store"])
+            self._count(finished)
+            spans = (*image.spans, *self._spans(finished))
+            return replace(finished, spans=spans)
+
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
+        """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
+        if (options := taken_over(self._options, user_config)) is not None:
+            self._autoscaling = options.autoscaling
+
+    async def ready(self) -> bool:
+        """True: there is nothing to load."""
+        return True
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
+        return {**self._meter.demand._asdict(), **reported_targets(self._autoscaling)}
+
+    def check_health(self) -> None:
+        """Raises StageFailed when finishing has stopped working."""
+        self._boundary.has_to_do(self._meter.demand)
+        self._boundary.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_workers"):
+            self._workers.shutdown(wait=False)
+
+    def _count(self, finished: FinishedImage) -> None:
+        timings = finished.timings
+        self._boundary.took(wait=timings["finish_wait"], run=timings["finish"])
+        if finished.file_id is not None:
+            self._boundary.took(store=timings["store"])
+            metrics.STORED_BYTES.add(finished.num_bytes)
+
+    def _spans(self, finished: FinishedImage) -> Spans:
+        """What was done for a file that is there now."""
+        timings, now = finished.timings, time.time_ns()
+        store = lately("store", timings["store"], end_ns=now, bytes=finished.num_bytes)
+        run = lately(
+            "finish.run", timings["finish"], end_ns=store.start_ns, replica=self._boundary.replica
+        )
+        wait = lately("finish.wait", timings["finish_wait"], end_ns=run.start_ns)
+        return (wait, run, store) if finished.file_id is not None else (wait, run)
+
+    def _finish(self, image: DecodedImage, spec: FinishSpec, arrived: float) -> FinishedImage:
+        began = time.perf_counter()
+        data = encode_image(
+            image.pixels,
+            output_format=spec.output_format,
+            output_compression=spec.output_compression,
+            parameters=spec.parameters,
+        )
+        digest = hashlib.sha256(data).hexdigest()
+        text = base64.b64encode(data).decode("ascii") if spec.inline else None
+        encoded = time.perf_counter()
+        content_type = CONTENT_TYPES[spec.output_format]
+        file_id = self._store.put(data, content_type) if spec.store else None
+        return FinishedImage(
+            b64=text,
+            file_id=file_id,
+            output_format=spec.output_format,
+            width=image.width,
+            height=image.height,
+            seed=spec.seed,
+            sha256=digest,
+            num_bytes=len(data),
+            timings={
+                **image.timings,
+                "finish_wait": began - arrived,
+                "finish": encoded - began,
+                "store": time.perf_counter() - encoded,
+            },
+        )

@@ -1,0 +1,98 @@
+"""Fused: all stages in one replica, for one GPU, or where a hop between processes costs too much.
+
+The same stages, graph and engine as split, called as methods instead of over handles: one call from
+the ingress for each request. What is given up is what processes give: scaling and placing stages by
+themselves, and moving images when a replica goes. One that is told to go finishes what it has; one
+that dies loses its requests' steps, which begin anew elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, cast
+
+from deployments.graph.graph import Graph, StageHandles
+from deployments.options.reconfigure import check_sections
+from deployments.options.stages import StagesConfig
+from deployments.profiling import ReplicaLoad, TickProfile
+from deployments.stages.denoiser import Denoiser
+from deployments.stages.finisher import Finisher
+from deployments.stages.local_handle import LocalHandle
+from deployments.stages.safety import SafetyClassifier
+from deployments.stages.text_encoder import TextEncoder
+from deployments.stages.vae_decoder import VaeDecoder
+from pipelines.catalog import ModelSpec
+from pipelines.contracts import GenerationJob, GenerationResult
+from pipelines.engine.observe.profiling import ProfileRequest
+from pipelines.errors import ConfigurationError
+from pipelines.tracing.open_spans import OpenSpan
+
+logger = logging.getLogger("ray.serve")
+
+
+class Fused:
+    """Ray Serve deployment over the five stages and their graph."""
+
+    def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:
+        self._config = config
+        # The denoiser last: the number of threads is the process's, and it shares out the memory
+        # that the others' weights leave.
+        self._stages: dict[str, Any] = {
+            "text_encoder": TextEncoder(spec.source, config.text_encoder, config.weights),
+            "vae_decoder": VaeDecoder(spec.source, config.vae_decoder, config.weights),
+            "safety": SafetyClassifier(config.safety, config.weights),
+            "finisher": Finisher(config.finisher, config.storage),
+            "denoiser": Denoiser(spec, config.denoiser, config.weights, hands_over=False),
+        }
+        handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
+        self._graph = Graph(StageHandles(**handles), classifies=config.safety.classifier != "off")
+
+    async def generate(self, job: GenerationJob) -> GenerationResult:
+        """As `Graph.generate`."""
+        log = OpenSpan("generate")
+        result = await self._graph.generate(job, log)
+        return replace(result, spans=log.span().children) if job.trace else result
+
+    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
+        """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""
+        try:
+            check_sections(self._config, user_config)
+        except ConfigurationError as error:  # a mistake must not take down what runs
+            logger.error("nothing was changed: %s", error.message)
+            return
+        for key, stage in self._stages.items():
+            if hasattr(stage, "reconfigure"):
+                stage.reconfigure((user_config or {}).get(key))
+
+    async def load(self) -> ReplicaLoad:
+        """What this replica's denoiser has to do."""
+        return await self._stages["denoiser"].load()
+
+    async def profile(self, request: ProfileRequest, *, replica: str) -> TickProfile | None:
+        """The next ticks of its denoiser; see `Denoiser.profile`."""
+        return await self._stages["denoiser"].profile(request, replica=replica)
+
+    async def ready(self) -> bool:
+        """True: the constructor returns only once all stages are loaded."""
+        return True
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What callers choose a replica by: the denoiser's `Report`."""
+        return self._stages["denoiser"].record_routing_stats()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told for scaling: the `Demand` of all stages."""
+        demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]
+        total = {key: sum(demand[key] for demand in demands) for key in ("queued_s", "busy_s")}
+        return {**self._stages["denoiser"].record_autoscaling_stats(), **total}
+
+    def check_health(self) -> None:
+        """Raises StageFailed when one of the stages has stopped working."""
+        for stage in self._stages.values():
+            stage.check_health()
+
+    def __del__(self) -> None:
+        for stage in getattr(self, "_stages", {}).values():
+            stage.__del__()
+        self._stages = {}

@@ -1,0 +1,1 @@
+"""Finished files: how they are encoded, and where they are kept."""

@@ -1,0 +1,67 @@
+"""Tensors as they travel between processes: numpy arrays and the names of their torch dtypes.
+
+No torch here, so that the graph can hold what it does not look into; `wire.py` makes tensors of
+these, and these of tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployments.graph.warnings import PromptFacts
+from pipelines.contracts import Cut
+from pipelines.tracing.spans import Spans, Timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedTensor:
+    """A tensor's values (any shape) as numpy, with the name of its torch dtype."""
+
+    values: np.ndarray
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedConditioning(Timed):
+    """`TextConditioning` on the wire."""
+
+    prompt_embeds: PackedTensor
+    pooled_prompt_embeds: PackedTensor
+    num_tokens: int
+    dropped_text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLatents(Timed):
+    """`Latents` on the wire, with what is to be told of the prompts that they were drawn from."""
+
+    packed: PackedTensor
+    height: int
+    width: int
+    steps_run: int
+    prompts: tuple[PromptFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedCheckpoint:
+    """`Checkpoint` on the wire, without its work's id: each attempt at an image has its own."""
+
+    step: int
+    latents: PackedTensor
+    cuts: tuple[Cut, ...] = ()
+    velocity: PackedTensor | None = None
+    spans: Spans = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """The replica goes away, or another has more time: it has stopped this image, and what it did
+    is in the last checkpoint. `was_accepted` unless it was asked too late to take it on."""
+
+    was_accepted: bool = True
+
+
+Denoising = PackedCheckpoint | PackedLatents | HandOver
+"""What a call to denoise yields: any number of checkpoints, and last latents or `HandOver`."""

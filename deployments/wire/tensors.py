@@ -1,0 +1,122 @@
+"""Tensors between processes: torch on both sides, numpy on the wire.
+
+Ray moves numpy arrays out of band, without a copy on arrival; torch tensors it pickles. numpy has
+no bfloat16, so such a tensor travels as the uint16 view of its bits. The receiver chooses the
+device. torch is imported when a tensor is at hand, so that wiring deployments needs none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deployments.wire.packed import (
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+    PackedTensor,
+)
+from pipelines.contracts import Checkpoint, Latents, TextConditioning
+
+if TYPE_CHECKING:
+    import torch
+
+_BITS = {"bfloat16": "uint16"}
+"""dtypes that numpy lacks, and the integers of the same size that carry their bits."""
+
+
+def pack_tensor(tensor: torch.Tensor) -> PackedTensor:
+    """The tensor for the wire; one on the CPU is not copied."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    bits = tensor.detach().cpu().contiguous()
+    if dtype in _BITS:
+        bits = bits.view(getattr(torch, _BITS[dtype]))
+    return PackedTensor(values=bits.numpy(), dtype=dtype)
+
+
+def unpack_tensor(packed: PackedTensor, *, device: str = "cpu") -> torch.Tensor:
+    """The tensor, bit for bit, on `device`.
+
+    What arrives from another process is read-only memory of the object store. torch has no
+    read-only tensors, and writing there would change the sender's object: so it is copied.
+    """
+    import torch
+
+    values = packed.values if packed.values.flags.writeable else packed.values.copy()
+    tensor = torch.from_numpy(values)
+    if packed.dtype in _BITS:
+        tensor = tensor.view(getattr(torch, packed.dtype))
+    return tensor.to(device)
+
+
+def pack_conditioning(conditioning: TextConditioning) -> PackedConditioning:
+    """A conditioning for the wire."""
+    return PackedConditioning(
+        prompt_embeds=pack_tensor(conditioning.prompt_embeds),
+        pooled_prompt_embeds=pack_tensor(conditioning.pooled_prompt_embeds),
+        num_tokens=conditioning.num_tokens,
+        dropped_text=conditioning.dropped_text,
+        timings=conditioning.timings,
+        spans=conditioning.spans,
+    )
+
+
+def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> TextConditioning:
+    """The conditioning, its tensors on `device`."""
+    return TextConditioning(
+        prompt_embeds=unpack_tensor(packed.prompt_embeds, device=device),
+        pooled_prompt_embeds=unpack_tensor(packed.pooled_prompt_embeds, device=device),
+        num_tokens=packed.num_tokens,
+        dropped_text=packed.dropped_text,
+        timings=packed.timings,
+        spans=packed.spans,
+    )
+
+
+def pack_latents(latents: Latents) -> PackedLatents:
+    """Latents for the wire."""
+    return PackedLatents(
+        packed=pack_tensor(latents.packed),
+        height=latents.height,
+        width=latents.width,
+        steps_run=latents.steps_run,
+        timings=latents.timings,
+        spans=latents.spans,
+    )
+
+
+def unpack_latents(packed: PackedLatents, *, device: str = "cpu") -> Latents:
+    """The latents, on `device`."""
+    return Latents(
+        packed=unpack_tensor(packed.packed, device=device),
+        height=packed.height,
+        width=packed.width,
+        steps_run=packed.steps_run,
+        timings=packed.timings,
+        spans=packed.spans,
+    )
+
+
+def pack_checkpoint(checkpoint: Checkpoint) -> PackedCheckpoint:
+    """A checkpoint for the wire."""
+    velocity = checkpoint.velocity
+    return PackedCheckpoint(
+        step=checkpoint.step,
+        latents=pack_tensor(checkpoint.latents),
+        cuts=checkpoint.cuts,
+        velocity=None if velocity is None else pack_tensor(velocity),
+        spans=checkpoint.spans,
+    )
+
+
+def unpack_checkpoint(packed: PackedCheckpoint, *, work_id: str) -> Checkpoint:
+    """The checkpoint, its tensors on the CPU, as one of the work `work_id`."""
+    velocity = packed.velocity
+    return Checkpoint(
+        work_id=work_id,
+        step=packed.step,
+        latents=unpack_tensor(packed.latents),
+        cuts=packed.cuts,
+        velocity=None if velocity is None else unpack_tensor(velocity),
+    )

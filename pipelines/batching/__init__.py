@@ -1,0 +1,1 @@
+"""Batches that form while the last one runs, for every stage but the denoiser."""

@@ -1,0 +1,1 @@
+"""How the carried model was made: its world, its training, its evaluation."""

@@ -1,0 +1,1 @@
+"""What a tick costs: the fitted surface, its measurement, its cache."""

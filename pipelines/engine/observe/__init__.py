@@ -1,0 +1,1 @@
+"""What an engine says of itself: counters, profiles, records of ticks."""

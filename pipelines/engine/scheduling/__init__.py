@@ -1,0 +1,1 @@
+"""Which works step next: pure, without torch, threads or a clock."""

@@ -1,0 +1,54 @@
+"""A tick is filled: whose works step together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from pipelines.engine.costs.surface import EMPTY
+from pipelines.engine.scheduling.group import MARGIN, Group
+from pipelines.engine.scheduling.pricing import Pricing
+from pipelines.engine.scheduling.residents import ResidentSet
+from pipelines.engine.scheduling.work import Work
+
+_GAP_TRIES = 32
+"""Works that are tried for the gap at the end of a tick before it is left."""
+
+
+def fill(
+    groups: Iterable[Group], pricing: Pricing, residents: ResidentSet, now: float
+) -> list[Work]:
+    """Works in the given order, at least one: as many as bounds and knee allow, and as those that
+    were promised a deadline can bear.
+
+    A fuller tick is a longer one, and a request needs a tick for each of its steps: who comes
+    behind a promised one joins its tick only where its deadline leaves the time.
+    """
+    surface = pricing.surface
+    chosen: list[Work] = []
+    load, longest_s, misses = EMPTY, surface.knee, 0
+    for group in groups:
+        for work in group:
+            together = load.plus(work.load)
+            if chosen and not (
+                together.tokens <= pricing.max_tokens
+                and surface.seconds(together) <= longest_s
+                and residents.has_room([*chosen, work])
+            ):
+                misses += 1
+                if misses > _GAP_TRIES:
+                    return chosen
+                continue
+            chosen.append(work)
+            load = together
+            if len(chosen) == pricing.max_works:
+                return chosen
+        if group.is_promised and group.depth:
+            longest_s = min(longest_s, _bearable_s(group, now))
+    return chosen
+
+
+def _bearable_s(group: Group, now: float) -> float:
+    """How long a tick may be for all of the group's deadline to be kept."""
+    bearable_s = (group.deadline - now) / (MARGIN * group.depth)
+    return bearable_s if bearable_s > 0 else math.inf

@@ -1,0 +1,298 @@
+"""Which works step next. Pure: no torch, no threads, and time comes in as an argument.
+
+Every plan starts from nothing, so any work can be preempted after any step, for the price of
+keeping its latents. A tick is filled in the policy's order up to the knee of the cost surface,
+smaller works of later requests filling the gap that a larger one leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+
+from pipelines.contracts import Cut
+from pipelines.engine.costs.surface import EMPTY, CostSurface
+from pipelines.engine.scheduling.ageing import Ageing
+from pipelines.engine.scheduling.fairness import Tenants
+from pipelines.engine.scheduling.filling import fill
+from pipelines.engine.scheduling.group import MARGIN, Group, fewest, unbegun
+from pipelines.engine.scheduling.policies import POLICIES, Order, Policy
+from pipelines.engine.scheduling.pricing import Pricing
+from pipelines.engine.scheduling.promise import Promise, least_s, promise_feasible
+from pipelines.engine.scheduling.residents import ResidentSet
+from pipelines.engine.scheduling.table import Table
+from pipelines.engine.scheduling.work import Tick, Work
+
+_GROUPS_PER_PLAN_KEPT = 128
+"""When nothing new has come, an order is kept for as many ticks as there are that many requests in
+it: planning stays cheap where it would take longest, and where a tick matters least."""
+
+
+class Scheduler:
+    """Plans ticks over the works that it was given.
+
+    `max_tokens` and `max_works` bound one tick, `max_bytes` the memory of all trajectories that
+    are kept. A work that is larger than a bound by itself must not be added: see `fits`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cost: CostSurface,
+        policy: Policy = "edf",
+        max_tokens: int,
+        max_works: int,
+        max_bytes: int | None = None,
+    ) -> None:
+        if max_tokens < 1 or max_works < 1:
+            raise ValueError("max_tokens and max_works must be at least 1")
+        self._pricing = Pricing(
+            surface=cost, max_tokens=max_tokens, max_works=max_works, max_bytes=max_bytes
+        )
+        self._policy: Policy = policy
+        self._residents = ResidentSet(max_bytes)
+        self._works: dict[str, Work] = {}
+        self._groups: dict[str, Group] = {}
+        self._by_deadline: list[Group] = []
+        self._table = Table()
+        self._tenants = Tenants()
+        self._ageing = Ageing()
+        self._load = EMPTY
+        self._busy_until = -math.inf
+        self._kept: Order | None = None
+        self._plans_kept = 0
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    @property
+    def cost(self) -> CostSurface:
+        """The cost surface in force; set it when a better one is known."""
+        return self._pricing.surface
+
+    @cost.setter
+    def cost(self, surface: CostSurface) -> None:
+        self._pricing = replace(self._pricing, surface=surface)
+        self._kept = None
+        for group in self._groups.values():
+            group.price(self._pricing)
+            self._table.update(group)
+
+    def configure(self, policy: Policy, max_works: int) -> None:
+        """Plan by another policy and bound from now on. Raises ValueError for less than a work."""
+        if max_works < 1:
+            raise ValueError("max_works must be at least 1")
+        self._policy = policy
+        self._pricing = replace(self._pricing, max_works=max_works)
+        self.cost = self._pricing.surface
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of the engine that all works still need."""
+        return sum(group.cost for group in self._groups.values())
+
+    @property
+    def capacity(self) -> str:
+        """The bounds of `fits`, in words."""
+        return f"{self._pricing.max_tokens} tokens{self._residents.capacity}"
+
+    def fits(self, work: Work) -> bool:
+        """Whether `work` can ever run within the bounds of a tick and of memory."""
+        return work.tokens <= self._pricing.max_tokens and self._residents.can_hold(work)
+
+    def add(self, work: Work) -> None:
+        """Take a work on. Raises ValueError if its id is already known, or it can never fit."""
+        if work.id in self._works:
+            raise ValueError(f"work {work.id!r} is already scheduled")
+        if not self.fits(work):
+            raise ValueError(f"work {work.id!r} can never fit")
+        self._works[work.id] = work
+        self._load = self._load.plus(work.load)
+        group = self._groups.get(work.group)
+        if group is None:
+            group = self._groups[work.group] = Group(work)
+            insort(self._by_deadline, group, key=lambda each: each.deadline)
+            self._tenants.joined(group)
+            self._table.join(group)
+        group.add(work, self._pricing)
+        self._table.update(group)
+        self._kept = None
+
+    def cancel(self, work_id: str) -> bool:
+        """Forget a work; False if it is not known (any more)."""
+        work = self._works.pop(work_id, None)
+        if work is None:
+            return False
+        self._residents.remove(work)
+        self._load = self._load.minus(work.load)
+        group = self._groups[work.group]
+        group.remove(work_id)
+        if group.works:
+            self._table.update(group)
+            return True
+        del self._groups[group.id]
+        self._by_deadline.remove(group)
+        self._tenants.left(group)
+        self._table.leave(group)
+        return True
+
+    def plan(self, now: float) -> Tick | None:
+        """The next tick, or None when there is nothing to do."""
+        if not self._works:
+            return None
+        order = self._present_order(now)
+        oldest = self._ageing.first(order, self._tick_s())
+        first = [] if oldest is None else [oldest]
+        rest = (group for group in order.groups if group is not oldest)
+        chosen = fill(chain(first, rest), self._pricing, self._residents, now)
+        load = EMPTY
+        for work in chosen:
+            load = load.plus(work.load)
+        shares = {} if oldest is None else oldest.step_s
+        given_s = sum(shares[work.id] for work in chosen if work.id in shares)
+        seconds = self.cost.seconds(load)
+        self._ageing.account(seconds, given_s)
+        self._busy_until = now + seconds
+        return Tick(
+            work_ids=tuple(work.id for work in chosen),
+            load=load,
+            parked=self._residents.make_room(chosen, order.groups),
+            cuts=tuple(self._cut(chosen, order)),
+        )
+
+    def advance(self, tick: Tick, now: float) -> tuple[Work, ...]:
+        """Record that `tick` ran; returns the works that it finished and forgets them.
+
+        Works of the tick that were cancelled meanwhile are passed over.
+        """
+        self._busy_until = now
+        finished: list[Work] = []
+        stepped: dict[str, Group] = {}
+        for work_id in tick.work_ids:
+            work = self._works.get(work_id)
+            if work is None:
+                continue
+            work.steps_done += 1
+            stepped[work.group] = self._groups[work.group]
+            if work.is_done:
+                finished.append(work)
+        for group in stepped.values():
+            group.refresh()
+            self._table.update(group)
+        for work in finished:
+            self.cancel(work.id)
+        return tuple(finished)
+
+    def has_promised(self, group: str) -> bool:
+        """Whether a request's deadline was promised when its first image came."""
+        return group in self._groups and self._groups[group].is_promised
+
+    def promise(self, work: Work, now: float, *, num_images: int = 1) -> Promise:
+        """What could be promised to `work` if it were added now: see `Promise`.
+
+        With `num_images`, to it and its siblings that are still to come, all alike.
+        """
+        expected = [replace(work, id=f"{work.id}#{index}") for index in range(1, num_images)]
+        for each in (work, *expected):
+            self.add(each)
+        try:
+            newcomer = self._groups[work.group]
+            if len(newcomer.works) == num_images:
+                newcomer.is_promised = False  # not yet: it must not displace its like
+                self._table.update(newcomer)
+            begins = max(now, self._busy_until) + max(each.tick_s for each in self._by_deadline)
+            if self._policy == "edf":
+                rivals, wait_s = self._rivals(newcomer)
+                is_kept, finish = promise_feasible(
+                    newcomer, rivals, self._table, begins + wait_s, tick_s=self._tick_s()
+                )
+            else:
+                finish = begins + MARGIN * (self._eta(newcomer, now) - now)
+                is_kept = finish <= newcomer.deadline
+            return Promise(is_kept, finish - now, least_s(newcomer))
+        finally:
+            for each in (work, *expected):
+                self.cancel(each.id)
+
+    def eta(self, work_id: str, now: float) -> float | None:
+        """When the work's request is expected to be done; None if it is not known."""
+        work = self._works.get(work_id)
+        return None if work is None else self._eta(self._groups[work.group], now)
+
+    def surplus(self, keep_s: float, now: float) -> list[Work]:
+        """Works that have done no step, and without which `keep_s` seconds of work would still be
+        here, the last first."""
+        return unbegun(reversed(self._order(now).groups), self.queued_s - keep_s)
+
+    def _eta(self, wanted: Group, now: float) -> float:
+        total = 0.0
+        for group in self._order(now).groups:
+            total += group.cost
+            if group is wanted:
+                break
+        return now + max(total, wanted.depth * max(self._tick_s(), wanted.tick_s))
+
+    def _tick_s(self) -> float:
+        """Seconds of a tick while the present works last."""
+        return self._pricing.tick_s(self._load, len(self._works))
+
+    def _present_order(self, now: float) -> Order:
+        """The order of the last plans, as long as nothing came and it is not old.
+
+        What has left since is empty in it, and passed over.
+        """
+        is_old = self._plans_kept > len(self._groups) // _GROUPS_PER_PLAN_KEPT
+        if self._kept is None or is_old:
+            self._kept, self._plans_kept = self._order(now), 0
+        self._plans_kept += 1
+        return self._kept
+
+    def _order(self, now: float) -> Order:
+        """All requests in the policy's order; those of flooding tenants behind the others."""
+        order_by, tick_s = POLICIES[self._policy], self._tick_s()
+        front, behind = self._divide()
+        first = order_by(front, self._table, now, tick_s)
+        if not behind:
+            return first
+        begins = now + sum(group.cost for group in front)
+        second = order_by(behind, self._table, begins, tick_s)
+        return Order(
+            first.groups + second.groups,
+            first.unprotected + second.groups,
+            {**first.num_steps, **second.num_steps},
+            first.promised_slack_s,
+        )
+
+    def _rivals(self, group: Group) -> tuple[list[Group], float]:
+        """The requests that `group` competes with, and the seconds of those before them all."""
+        front, behind = self._divide()
+        wait_s = sum(each.cost for each in front) if group in behind else 0.0
+        among = behind if group in behind else front
+        return [each for each in among if each is not group], wait_s
+
+    def _divide(self) -> tuple[list[Group], list[Group]]:
+        """(requests that go first, those of flooding tenants), both by deadline."""
+        flooding = self._tenants.flooding(self._by_deadline)
+        if not flooding:
+            return self._by_deadline, []
+        front = [group for group in self._by_deadline if group.tenant not in flooding]
+        return front, [group for group in self._by_deadline if group.tenant in flooding]
+
+    def _cut(self, chosen: Iterable[Work], order: Order) -> Iterator[tuple[str, Cut]]:
+        """Shorten the works whose request is on time only with fewer steps."""
+        for work in chosen:
+            planned = order.num_steps.get(work.group)
+            if planned is None:
+                continue
+            num_steps = fewest(work, planned)
+            if num_steps < work.num_steps:
+                work.num_steps = num_steps
+                yield work.id, Cut(work.steps_done, num_steps)

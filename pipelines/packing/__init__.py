@@ -1,0 +1,1 @@
+"""Packed batches of segments, and attention inside each; names no model."""

@@ -1,0 +1,1 @@
+"""What a prompt's text asks for beside its words."""

@@ -1,0 +1,1 @@
+"""Spans as plain values that travel with results."""

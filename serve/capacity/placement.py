@@ -1,0 +1,251 @@
+"""What settings would place where, and what it takes there. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deployments.names import INGRESS_NAME, StageName
+from deployments.options.stages import (
+    GPU_MEMORY_SHARE,
+    BatchingStageOptions,
+    DenoiserOptions,
+    ReplicaBounds,
+    StageOptions,
+    StagesConfig,
+)
+from pipelines.catalog import ModelSpec
+from pipelines.errors import ConfigurationError
+from pipelines.flux1 import memory as footprint
+from pipelines.flux1.components import Components, components_of
+from serve.settings.sections import Limits
+from serve.settings.settings import Settings
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CUDA_CONTEXT = 2**29
+"""What CUDA and its libraries take in each process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What one process of a replica reserves."""
+
+    num_cpus: float
+    num_gpus: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes that one replica needs for the largest image, or the largest batch, that it may get.
+
+    `free` is what it cannot use, because it shares out by fixed parts.
+    """
+
+    weights: int
+    activations: int
+    trajectories: int = 0
+    free: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations + self.trajectories + self.free
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            weights=self.weights + other.weights,
+            activations=self.activations + other.activations,
+            trajectories=self.trajectories + other.trajectories,
+            free=self.free + other.free,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one deployment goes: how many replicas (equal bounds: fixed), and what each takes.
+
+    The `bundles` of a replica are on one node. `setting` is where its options stand. `memory` is
+    None where it is small, or not known; it is the GPUs' where `device` is "cuda".
+    """
+
+    deployment: str
+    setting: str
+    min_replicas: int
+    max_replicas: int
+    bundles: tuple[Bundle, ...]
+    device: str = "cpu"
+    dtype: str | None = None
+    accelerator_type: str | None = None
+    selector: Mapping[str, str] = field(default_factory=dict[str, str])
+    memory: Memory | None = None
+
+    @property
+    def num_cpus(self) -> float:
+        return sum(bundle.num_cpus for bundle in self.bundles)
+
+    @property
+    def num_gpus(self) -> float:
+        return sum(bundle.num_gpus for bundle in self.bundles)
+
+    @property
+    def gpus_each(self) -> float:
+        """GPUs of one process of a replica."""
+        return self.bundles[0].num_gpus
+
+    @property
+    def gpu_bytes(self) -> int:
+        """GPU memory of one process of a replica, the libraries' included; 0 without a GPU."""
+        if self.num_gpus == 0 or self.memory is None:
+            return 0
+        return self.memory.total + _CUDA_CONTEXT
+
+    @property
+    def where(self) -> str:
+        """The nodes it asks for, in words."""
+        labels = [f"{name}={value}" for name, value in self.selector.items()]
+        return " ".join(filter(None, [self.accelerator_type, *labels]))
+
+
+def placements(settings: Settings) -> list[Placement]:
+    """Every deployment of the application, the ingress first.
+
+    Raises what `components_of` raises, and ConfigurationError for too little memory.
+    """
+    ingress, spec = settings.ingress, settings.model_spec()
+    low, high = _bounds(ingress.num_replicas, ingress.autoscaling)
+    first = Placement(
+        deployment=INGRESS_NAME,
+        setting="ingress",
+        min_replicas=low,
+        max_replicas=high,
+        bundles=(Bundle(num_cpus=ingress.num_cpus),),
+        selector=ingress.label_selector,
+    )
+    needs = _Needs(components_of(spec), spec, settings.limits)
+    deployed = settings.stages.deployed().items()
+    return [first, *(_stage(name, each, settings.stages, needs) for name, each in deployed)]
+
+
+def _stage(
+    name: StageName, options: StageOptions, stages: StagesConfig, needs: _Needs
+) -> Placement:
+    low, high = _bounds(options.num_replicas, options.autoscaling)
+    bundle = Bundle(
+        num_cpus=options.num_cpus, num_gpus=options.num_gpus, resources=options.resources
+    )
+    return Placement(
+        deployment=str(name),
+        setting="stages.denoiser" if name is StageName.FUSED else f"stages.{name.key}",
+        min_replicas=low,
+        max_replicas=high,
+        bundles=(bundle,) * (options.ranks if isinstance(options, DenoiserOptions) else 1),
+        device=options.resolved_device,
+        dtype=None if name is StageName.FINISHER else options.dtype,
+        accelerator_type=options.accelerator_type,
+        selector=options.label_selector,
+        memory=needs.of(name, stages),
+    )
+
+
+def _bounds(replicas: int | None, autoscaling: ReplicaBounds | None) -> tuple[int, int]:
+    if autoscaling is None:
+        return replicas or 1, replicas or 1
+    return autoscaling.min_replicas, autoscaling.max_replicas
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """The memory of each stage for one model and what its requests may ask for."""
+
+    components: Components
+    spec: ModelSpec
+    limits: Limits
+
+    def of(self, name: StageName, stages: StagesConfig) -> Memory | None:
+        parts = {
+            StageName.TEXT_ENCODER: (stages.text_encoder, self._encoder(stages.text_encoder)),
+            StageName.DENOISER: (stages.denoiser, self._denoiser(stages.denoiser)),
+            StageName.VAE_DECODER: (stages.vae_decoder, self._decoder(stages.vae_decoder)),
+        }
+        if name is not StageName.FUSED:
+            return parts[name][1] if name in parts else None
+        device = stages.denoiser.resolved_device
+        there = [memory for options, memory in parts.values() if options.resolved_device == device]
+        return sum(there[1:], there[0])
+
+    def _encoder(self, options: BatchingStageOptions) -> Memory:
+        parts = self.components
+        return Memory(
+            weights=parts.text_weights * _BYTES[options.dtype],
+            activations=footprint.encode_bytes(
+                width=parts.t5_width,
+                heads=parts.t5_heads,
+                batch=options.max_batch_size,
+                tokens=self.spec.max_sequence_length,
+            ),
+        )
+
+    def _decoder(self, options: BatchingStageOptions) -> Memory:
+        itemsize = _BYTES[options.dtype]
+        return Memory(
+            weights=self.components.decoder_weights * itemsize,
+            activations=footprint.decode_bytes(
+                channels=self.components.decoder_channels,
+                batch=options.max_batch_size,
+                pixels=self.limits.largest_pixels(self.spec),
+                itemsize=itemsize,
+            ),
+        )
+
+    def _denoiser(self, options: DenoiserOptions) -> Memory:
+        """The largest image alone: the engine gives half of what is free to the activations of a
+        step, and half to images under way. Of several ranks it is the first, which needs most."""
+        itemsize, shape = _BYTES[options.dtype], self.components.transformer
+        tokens, degrees = self.limits.largest_tokens(self.spec), options.parallel.degrees
+        try:
+            degrees.check(shape.num_attention_heads)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"stages.denoiser.{error.message}") from error
+        activations = footprint.tick_bytes(
+            shape,
+            tokens=tokens,
+            itemsize=itemsize,
+            tensor=degrees.tensor,
+            ulysses=degrees.ulysses,
+        )
+        trajectory = footprint.trajectory_bytes(
+            shape,
+            text=self.spec.max_sequence_length,
+            image=tokens - self.spec.max_sequence_length,
+            segments=1,
+            num_steps=self.limits.max_steps,
+            itemsize=itemsize,
+            skips_steps=False,
+        )
+        shared = 2 * max(activations, trajectory)
+        if options.memory_mib is not None:
+            if options.memory_mib * 2**20 < shared:
+                raise ConfigurationError(
+                    f"stages.denoiser.memory_mib: {options.memory_mib} cannot hold a step of the"
+                    f" largest image that limits allow; use at least {-(-shared // 2**20)}, or"
+                    " lower limits.max_pixels"
+                )
+            shared = options.memory_mib * 2**20
+        elif options.resolved_device == "cuda":
+            shared = int(shared / GPU_MEMORY_SHARE)
+        return Memory(
+            weights=self._first_rank_weights(degrees.tensor) * itemsize,
+            activations=activations,
+            trajectories=trajectory,
+            free=shared - activations - trajectory,
+        )
+
+    def _first_rank_weights(self, tensor: int) -> int:
+        """Weights of the rank that has the modulation: all but what it shares of the blocks.
+
+        A double block has 24 d^2 in two streams, a single one 12 d^2; biases and norms are little.
+        """
+        shape = self.components.transformer
+        width = shape.num_attention_heads * shape.attention_head_dim
+        blocks = (24 * shape.num_layers + 12 * shape.num_single_layers) * width**2
+        return self.components.transformer_weights - blocks + blocks // tensor

@@ -1,0 +1,115 @@
+"""`sluice generate` without a server: the whole chain in this process.
+
+The only module of this package that leads to torch, and only when it draws. What it accepts and
+how it fills the defaults is the server's own code.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from deployments.storage.encode import encode_image
+from deployments.storage.parameters import with_seed
+from deployments.weights.fetch import fetch
+from pipelines.contracts import StepEvent
+from serve.api.normalise import Plan, normalise
+from serve.api.schemas import ImageGenerationRequest
+from serve.app import load_rules
+from serve.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.local import LocalChain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One finished file and the seed that drew it."""
+
+    data: bytes
+    seed: int
+
+
+class LocalDrawing:
+    """The settings of this machine, and the chain that they describe.
+
+    `device` is "auto", "cpu" or "cuda"; `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere) or
+    the name of one.
+    """
+
+    def __init__(self, settings: Settings, *, device: str = "auto", dtype: str = "auto") -> None:
+        self._settings = settings
+        self._spec = settings.model_spec()
+        self._device = device
+        self._dtype = dtype
+
+    def plan(self, request: ImageGenerationRequest) -> Plan:
+        """What will be drawn; raises what the server would answer with a 4xx."""
+        plan = normalise(
+            request,
+            spec=self._spec,
+            limits=self._settings.limits,
+            deadlines=self._settings.deadlines,
+            served_names=(self._settings.model_id, self._spec.name),
+            random_seed=secrets.randbits(32),
+        )
+        if (rules := load_rules(self._settings.prompt_rules)) is not None:
+            rules.check(plan.params.prompt, param="prompt")
+        return plan
+
+    def draw(self, plan: Plan, on_step: Callable[[StepEvent], None]) -> list[Drawing]:
+        """Load the model and draw; raises the errors of `pipelines.errors`."""
+        finish = plan.finish
+        return [
+            Drawing(
+                data=encode_image(
+                    image.pixels,
+                    output_format=finish.output_format,
+                    output_compression=finish.output_compression,
+                    parameters=with_seed(finish.parameters, finish.seed + index),
+                ),
+                seed=finish.seed + index,
+            )
+            for index, image in enumerate(self._load().generate(plan.params, on_step=on_step))
+        ]
+
+    def _load(self) -> LocalChain:
+        import torch
+
+        _silence_transformers()
+        from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
+        from pipelines.local import LocalChain
+        from pipelines.stages.safety.safety import CLASSIFIER_PARTS, load_image_classifier
+
+        device = self._device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = self._dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if device == "cuda" else "float32"
+        safety, weights = self._settings.stages.safety, self._settings.stages.weights
+        source = safety.source
+        if source is not None:
+            source = str(fetch(source, CLASSIFIER_PARTS, weights))
+        classifier = load_image_classifier(
+            safety.classifier,
+            source=source,
+            threshold=safety.threshold,
+            flagged_labels=safety.flagged_labels,
+            device=safety.resolved_device,
+            dtype=safety.dtype,
+            threads=safety.resolved_threads,
+        )
+        folder = fetch(self._spec.source, (*TEXT_PARTS, *DENOISER_PARTS, *VAE_PARTS), weights)
+        spec = replace(self._spec, source=str(folder))
+        return LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+
+
+def _silence_transformers() -> None:
+    """Its bars and hints, the first of them at import, would tear our own progress bar."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""`make demo`: a server, a first picture and its page."""

@@ -1,0 +1,178 @@
+"""Draws each exact request of a tenant once: equal ones under way share, equal later ones are kept.
+
+Exact means that tenant, parameters and file are the same, the seed included; nothing is shared
+between tenants. A request that allows fewer steps (`min_inference_steps`) is always drawn by
+itself: what it gets depends on when it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+
+from deployments.single_flight import SingleFlight
+from deployments.storage.store import StoredFile
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    ServiceTerms,
+)
+from pipelines.errors import DeadlineUnreachable, FileNotStored, StageFailed
+from pipelines.tracing.open_spans import OpenSpan
+from serve.generation.result_cache import ResultCache
+
+_ENTRY_BYTES = 2048
+"""Of an answer besides its images and its texts."""
+
+
+class ExactRequest(NamedTuple):
+    """What decides on an answer, and whose it is."""
+
+    tenant: str
+    params: GenerationParams
+    finish: FinishSpec
+
+    @classmethod
+    def of(cls, job: GenerationJob) -> ExactRequest:
+        return cls(job.terms.tenant, job.params, job.finish)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A result, and where it comes from: None if it was drawn for this request."""
+
+    result: GenerationResult
+    source: Literal["hit", "shared"] | None = None
+
+
+class _Leader(NamedTuple):
+    """The request of several equal ones that is drawn, its number, which names its flight, and the
+    `traceparent` of its spans."""
+
+    terms: ServiceTerms
+    number: int
+    trace: str
+
+
+class Sharing:
+    """Answers jobs through `draw`, as seldom as it can. For one event loop.
+
+    `read` gets a stored file, or raises FileNotStored; it blocks. `context_of` makes the context in
+    which a job of that request id is drawn. `clock` is in seconds and does not go back.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[GenerationJob, OpenSpan], Coroutine[Any, Any, GenerationResult]],
+        read: Callable[[str], StoredFile],
+        cache: ResultCache[ExactRequest, GenerationResult],
+        *,
+        context_of: Callable[[str], Context],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._draw = draw
+        self._read = read
+        self._cache = cache
+        self._context_of = context_of
+        self._clock = clock
+        self._flights: SingleFlight[int, GenerationResult] = SingleFlight()
+        self._leaders: dict[ExactRequest, _Leader] = {}
+        self._started = 0
+
+    async def answer(self, job: GenerationJob, log: OpenSpan | None = None) -> Answer:
+        """The images of `job`, what is done for them being added to `log`. Raises what drawing
+        raises."""
+        log = OpenSpan("answer") if log is None else log
+        if job.params.min_inference_steps is not None:
+            return Answer(result=await self._draw(job, log))
+        key = ExactRequest.of(job)
+        if (kept := await self._kept(key)) is not None:
+            return Answer(result=replace(kept, timings={}, cold_stages=()), source="hit")
+        while (leader := self._leader_for(key, job.terms)) is not None:
+            try:
+                with log.part("shared") as part:
+                    part.links += filter(None, [leader.trace])
+                    return Answer(result=await self._fly(key, leader, job, log), source="shared")
+            except DeadlineUnreachable:
+                # It was the leader's deadline, which says nothing of one that is later.
+                continue
+        self._started += 1
+        leader = self._leaders[key] = _Leader(job.terms, self._started, job.trace)
+        return Answer(result=await self._fly(key, leader, job, log))
+
+    def _leader_for(self, key: ExactRequest, terms: ServiceTerms) -> _Leader | None:
+        """An equal request under way that serves as well as a drawing of one's own, or None."""
+        leader = self._leaders.get(key)
+        if leader is None or not self._flights.is_running(leader.number):
+            return None
+        return leader if may_join(terms, leader.terms) else None
+
+    async def _fly(
+        self, key: ExactRequest, leader: _Leader, job: GenerationJob, log: OpenSpan
+    ) -> GenerationResult:
+        """The result of the leader's flight, which is begun if it has not."""
+        try:
+            return await self._flights.run(
+                leader.number,
+                lambda: self._draw_and_keep(key, job, log),
+                context=self._context_of(job.request_id),
+            )
+        finally:
+            ended = not self._flights.is_running(leader.number)
+            if ended and self._leaders.get(key) is leader:
+                del self._leaders[key]
+
+    async def _draw_and_keep(
+        self, key: ExactRequest, job: GenerationJob, log: OpenSpan
+    ) -> GenerationResult:
+        # From the start, because its files are stored before the answer is here.
+        since = self._clock()
+        result = await self._draw(job, log)
+        self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
+        return result
+
+    async def _kept(self, key: ExactRequest) -> GenerationResult | None:
+        """An answer that is kept and whose links still lead to files."""
+        kept = self._cache.get(key, self._clock())
+        if kept is None:
+            return None
+        try:
+            for image in kept.images:
+                if image.file_id is not None:
+                    await run_in_threadpool(self._read, image.file_id)
+        except (FileNotStored, StageFailed):
+            self._cache.drop(key)
+            return None
+        return kept
+
+
+def may_join(terms: ServiceTerms, leader: ServiceTerms) -> bool:
+    """Whether a request that shares the leader's drawing is served as well as by itself.
+
+    Not one that is more urgent: it would wait in the leader's place.
+    """
+    return (
+        _deadline(terms) >= _deadline(leader)
+        and terms.priority <= leader.priority
+        and (leader.refuses_late or not terms.refuses_late)
+    )
+
+
+def size_of(key: ExactRequest, result: GenerationResult) -> int:
+    """Bytes that a kept answer takes, about."""
+    texts = (key.params.prompt, key.params.negative_prompt or "", key.finish.parameters)
+    images = sum(sys.getsizeof(image.b64 or "") for image in result.images)
+    return _ENTRY_BYTES + images + sum(map(sys.getsizeof, texts))
+
+
+def _deadline(terms: ServiceTerms) -> float:
+    return math.inf if terms.deadline is None else terms.deadline

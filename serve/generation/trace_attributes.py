@@ -1,0 +1,64 @@
+"""What a generation's trace says of it, in the terms of OpenTelemetry where it has them.
+
+`gen_ai.*` are its conventions for generative models; ours are `sluice.*`. Never a prompt, unless
+`tracing.record_prompts` says so.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from pipelines.tracing.spans import Attribute
+from serve.api.normalise import Plan
+from serve.api.terms import RequestedTerms
+from serve.generation.sharing import Answer
+from serve.tracing.recorder import RequestTrace
+
+
+def trace_of(request: Request) -> RequestTrace:
+    """The trace of the request that is served."""
+    return request.state.trace
+
+
+def request_attributes(plan: Plan, model: str, *, with_prompts: bool) -> dict[str, Attribute]:
+    """What is to be drawn."""
+    params = plan.params
+    found: dict[str, Attribute] = {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "sluice",
+        "gen_ai.output.type": "image",
+        "gen_ai.request.model": model,
+        "gen_ai.request.choice.count": params.num_images,
+        "gen_ai.request.seed": params.seed,
+        "sluice.size": f"{params.width}x{params.height}",
+        "sluice.steps": params.num_inference_steps,
+        "sluice.guidance_scale": params.guidance_scale,
+        "sluice.true_cfg": params.uses_true_cfg,
+    }
+    if with_prompts:
+        found["sluice.prompt"] = params.prompt
+        if params.negative_prompt is not None:
+            found["sluice.negative_prompt"] = params.negative_prompt
+    return found
+
+
+def requested_terms_attributes(requested: RequestedTerms, *, tenant: str) -> dict[str, Attribute]:
+    """Whose it is, and when it is wanted."""
+    found: dict[str, Attribute] = {"sluice.tenant": tenant, "sluice.priority": requested.priority}
+    if requested.deadline_ms is not None:
+        found["sluice.deadline_ms"] = requested.deadline_ms
+    return found
+
+
+def answer_attributes(answer: Answer) -> dict[str, Attribute]:
+    """What came of it."""
+    result = answer.result
+    found: dict[str, Attribute] = {
+        "gen_ai.usage.input_tokens": result.usage.input_tokens,
+        "gen_ai.usage.output_tokens": result.usage.output_tokens,
+        "sluice.steps_run": sum(image.steps_run or 0 for image in result.images),
+        "sluice.bytes": sum(image.num_bytes for image in result.images),
+    }
+    if answer.source is not None:
+        found["sluice.cache"] = answer.source
+    return found

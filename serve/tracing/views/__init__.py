@@ -1,0 +1,1 @@
+"""Traces as a page, in a terminal, as JSON."""

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from deployments.options.stages import DenoiserOptions
+from deployments.stages.denoiser import Denoiser
+from deployments.wire.packed import (
+    Denoising,
+    HandOver,
+    PackedCheckpoint,
+    PackedConditioning,
+    PackedLatents,
+)
+from deployments.wire.tensors import pack_conditioning, unpack_latents
+from pipelines.contracts import LatentJob, Latents, TextConditioning
+from pipelines.engine.observe.profiling import ProfileRequest
+from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
+from pipelines.stages.denoiser import DenoiserStage, Trajectory
+from tests.chrome_trace import events_of, ticks_of
+from tests.specs import tiny_spec
+
+EVERY = 3
+"""Steps between two checkpoints."""
+
+
+def _conditioning(width: int = 40) -> PackedConditioning:
+    generator = torch.Generator().manual_seed(0)
+    return pack_conditioning(
+        TextConditioning(
+            prompt_embeds=torch.randn(16, width, generator=generator),
+            pooled_prompt_embeds=torch.randn(24, generator=generator),
+            num_tokens=3,
+            timings={"encode": 0.25},
+        )
+    )
+
+
+def _job(work_id: str, **changes: Any) -> LatentJob:
+    values: dict[str, Any] = {
+        "group": "g",
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.5,
+        "seed": 0,
+    }
+    return LatentJob(work_id=work_id, **{**values, **changes})
+
+
+@pytest.fixture
+async def denoiser(dev_like: Path) -> AsyncIterator[Denoiser]:
+    made = Denoiser(tiny_spec(dev_like), DenoiserOptions(checkpoint_every=EVERY, calibration_s=0.1))
+    yield made
+    made._engine.stop()
+
+
+async def _stream(
+    denoiser: Denoiser,
+    job: LatentJob,
+    positive: PackedConditioning | None = None,
+    negative: PackedConditioning | None = None,
+    start: PackedCheckpoint | None = None,
+) -> list[Denoising]:
+    positive = positive or _conditioning()
+    return [item async for item in denoiser.denoise(job, positive, negative, start)]
+
+
+async def _denoise(denoiser: Denoiser, job: LatentJob, *args: Any, **kwargs: Any) -> Latents:
+    *_, last = await _stream(denoiser, job, *args, **kwargs)
+    assert isinstance(last, PackedLatents)
+    return unpack_latents(last)
+
+
+async def _until_idle(denoiser: Denoiser) -> None:
+    async with asyncio.timeout(20):
+        while (await denoiser.stats()).works:  # noqa: ASYNC110  the engine is another thread
+            await asyncio.sleep(0.01)
+
+
+async def _until_it_steps(denoiser: Denoiser) -> None:
+    async with asyncio.timeout(20):
+        while (await denoiser.stats()).ticks < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_latents_with_timings(denoiser: Denoiser) -> None:
+    latents = await _denoise(denoiser, _job("a"))
+    assert latents.packed.shape == (16, 64)
+    assert (latents.height, latents.width, latents.steps_run) == (64, 64, 2)
+    assert latents.timings["encode"] == 0.25
+    assert latents.timings["denoise"] > 0
+    assert latents.timings["denoise_wait"] >= 0
+    assert await denoiser.ready()
+    denoiser.check_health()
+
+
+async def test_spans_say_which_policy_drew_them_from_then_on(denoiser: Denoiser) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    for policy in ("edf", "fifo"):
+        denoiser.reconfigure({"policy": policy})
+        *_, last = await _stream(denoiser, _job("a", trace=trace))
+        assert isinstance(last, PackedLatents)
+        runs = [span for span in last.spans if span.name == "denoise.run"]
+        assert {span.attributes["sluice.policy"] for span in runs} == {policy}
+
+
+async def test_company_does_not_change_the_latents(denoiser: Denoiser) -> None:
+    expected = (await _denoise(denoiser, _job("alone"))).packed
+    together = await asyncio.gather(
+        _denoise(denoiser, _job("a")),
+        _denoise(denoiser, _job("b", height=32, seed=1)),
+        _denoise(denoiser, _job("c", true_cfg_scale=2.0), _conditioning(), _conditioning()),
+    )
+    torch.testing.assert_close(together[0].packed, expected, rtol=1e-4, atol=1e-5)
+
+
+async def test_an_image_goes_on_from_any_of_its_checkpoints(denoiser: Denoiser) -> None:
+    *checkpoints, last = await _stream(denoiser, _job("a", num_inference_steps=10))
+    assert isinstance(last, PackedLatents)
+    assert len(checkpoints) == 3
+    for number, start in enumerate(checkpoints):
+        assert isinstance(start, PackedCheckpoint)
+        ticks = (await denoiser.stats()).ticks
+        resumed = await _denoise(
+            denoiser, _job(f"again-{number}", num_inference_steps=10), start=start
+        )
+        assert torch.equal(resumed.packed, unpack_latents(last).packed)
+        assert resumed.steps_run == 10
+        assert start.step == EVERY * (number + 1)
+        assert (await denoiser.stats()).ticks - ticks == 10 - start.step
+
+
+async def test_a_handover_ends_in_a_checkpoint_and_no_more_is_taken_on(denoiser: Denoiser) -> None:
+    job = _job("a", num_inference_steps=10_000)
+    call = asyncio.create_task(_stream(denoiser, job))
+    await _until_it_steps(denoiser)
+    denoiser._engine.hand_over()
+    *_, checkpoint, last = await call
+    assert isinstance(checkpoint, PackedCheckpoint)
+    assert checkpoint.step == (await denoiser.stats()).ticks
+    assert isinstance(last, HandOver)
+    assert last.was_accepted
+    assert await _stream(denoiser, _job("b")) == [HandOver(was_accepted=False)]
+    denoiser.check_health()
+
+
+async def test_a_cancelled_call_leaves_the_engine(denoiser: Denoiser) -> None:
+    long = asyncio.create_task(_stream(denoiser, _job("long", num_inference_steps=10_000)))
+    other = asyncio.create_task(_denoise(denoiser, _job("other", num_inference_steps=20)))
+    await _until_it_steps(denoiser)
+    assert (await denoiser.stats()).works == 2
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    assert (await other).steps_run == 20
+    await _until_idle(denoiser)
+    denoiser.check_health()
+
+
+async def test_a_stream_that_is_closed_leaves_the_engine(denoiser: Denoiser) -> None:
+    stream = denoiser.denoise(_job("long", num_inference_steps=10_000), _conditioning())
+    assert isinstance(await anext(stream), PackedCheckpoint)
+    await cast(AsyncGenerator[Denoising], stream).aclose()
+    await _until_idle(denoiser)
+
+
+async def test_a_conditioning_of_another_model_fails_alone(denoiser: Denoiser) -> None:
+    good = asyncio.create_task(_denoise(denoiser, _job("good")))
+    with pytest.raises(InvalidRequest):
+        await _denoise(denoiser, _job("bad"), _conditioning(width=41))
+    assert (await good).steps_run == 2
+
+
+async def test_an_unexpected_error_is_the_stages_failure(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: DenoiserStage, trajectories: Sequence[Trajectory]) -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(DenoiserStage, "tick", fail)
+    with pytest.raises(StageFailed):
+        await _denoise(denoiser, _job("a"))
+    await _until_idle(denoiser)
+
+
+async def test_a_profile_has_the_next_ticks_of_this_replica(denoiser: Denoiser) -> None:
+    load = await denoiser.load()
+    assert (load.works, load.queued_s) == (0, 0)
+    request = ProfileRequest(ticks=2)
+    assert await denoiser.profile(request, replica="another") is None
+    asked = asyncio.create_task(denoiser.profile(request, replica=load.replica))
+    latents = await _denoise(denoiser, _job("a", num_inference_steps=5))
+    profile = await asked
+    assert latents.steps_run == 5
+    assert profile is not None
+    assert (profile.replica, profile.ticks, profile.ranks) == (load.replica, 2, 1)
+    assert len(ticks_of(events_of(profile.trace))) == 2
+
+
+async def test_a_caller_of_a_profile_who_leaves_makes_room(denoiser: Denoiser) -> None:
+    name = (await denoiser.load()).replica
+    left = asyncio.create_task(denoiser.profile(ProfileRequest(), replica=name))
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    with pytest.raises(RequestTimeout, match="no tick"):
+        await denoiser.profile(ProfileRequest(timeout_s=0.05), replica=name)
+
+
+async def test_a_stopped_engine_fails_what_it_still_has(denoiser: Denoiser) -> None:
+    call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
+    await _until_it_steps(denoiser)
+    await asyncio.to_thread(denoiser._engine.stop)
+    with pytest.raises(StageFailed):
+        await call
+
+
+async def test_a_work_dropped_by_the_engine_is_not_taken_for_our_own_cancellation(
+    denoiser: Denoiser,
+) -> None:
+    call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
+    await _until_it_steps(denoiser)
+    denoiser._engine.cancel("a")
+    with pytest.raises(StageFailed):
+        await call

@@ -1,0 +1,76 @@
+"""From a stage and its options to an engine that knows its costs and bounds."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.options.stages import DenoiserOptions
+from deployments.stages.engine_builder import build_engine
+from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.errors import InvalidRequest
+from pipelines.stages.denoiser import DenoiserStage
+from tests.specs import tiny_spec
+
+
+def conditioning() -> TextConditioning:
+    return TextConditioning(
+        prompt_embeds=torch.zeros(8, 40), pooled_prompt_embeds=torch.zeros(24), num_tokens=3
+    )
+
+
+def job(side: int) -> LatentJob:
+    return LatentJob(
+        work_id=f"w{side}",
+        group="g",
+        height=side,
+        width=side,
+        num_inference_steps=2,
+        guidance_scale=3.5,
+        seed=1,
+    )
+
+
+def test_costs_are_measured_once_and_kept(
+    dev_like: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ray.serve")
+    logging.getLogger("ray.serve").addHandler(caplog.handler)
+    stage = DenoiserStage.load(str(dev_like))
+    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=2)
+    build_engine(stage, tiny_spec(dev_like), options)
+    (kept,) = (tmp_path / "cost").iterdir()
+    before = kept.read_bytes()
+    assert "measured" in caplog.text
+    caplog.clear()
+    build_engine(stage, tiny_spec(dev_like), options)
+    assert "measured" not in caplog.text
+    assert "a tick costs" in caplog.text
+    assert kept.read_bytes() == before
+    logging.getLogger("ray.serve").removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [{"max_tokens_per_tick": 40}, {"memory_mib": 1}],
+    ids=["tokens", "memory"],
+)
+def test_an_image_that_can_never_fit_is_refused_by_its_size(
+    dev_like: Path, tmp_path: Path, bound: dict[str, int]
+) -> None:
+    stage = DenoiserStage.load(str(dev_like))
+    options = DenoiserOptions.model_validate(
+        {"cost_cache": tmp_path, "calibration_s": 0.1, **bound}
+    )
+    engine = build_engine(stage, tiny_spec(dev_like), options)
+    engine.start()
+    try:
+        assert engine.submit(job(64), conditioning()).result(60).steps_run == 2
+        with pytest.raises(InvalidRequest, match=r"1024x1024 .* smaller size") as refused:
+            engine.submit(job(1024), conditioning())
+        assert refused.value.param == "size"
+    finally:
+        engine.stop()

@@ -1,0 +1,192 @@
+"""All stages in one replica: the same pictures, over calls that never leave the process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray.exceptions
+from PIL import Image
+
+from deployments.application import bind_stages
+from deployments.graph.remote_graph import RemoteGraph
+from deployments.names import StageName
+from deployments.options.stages import StagesConfig
+from deployments.stages.fused import Fused
+from deployments.stages.local_handle import LocalHandle
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    ServiceTerms,
+    Usage,
+)
+from pipelines.engine.observe.profiling import ProfileRequest
+from pipelines.errors import ConfigurationError, StageFailed
+from tests.chrome_trace import events_of, ticks_of
+from tests.oracle import compare, oracle_images
+from tests.specs import tiny_spec
+
+PARAMS = GenerationParams(
+    prompt="a red circle",
+    height=64,
+    width=48,
+    num_inference_steps=3,
+    guidance_scale=3.5,
+    seed=4,
+    num_images=2,
+    max_sequence_length=12,
+)
+JOB = GenerationJob(request_id="r", params=PARAMS, finish=FinishSpec(seed=4))
+RESULT = GenerationResult(
+    images=(), usage=Usage(input_tokens=1, output_tokens=2), timings={"total": 1.0}
+)
+
+
+@pytest.fixture
+async def fused(dev_like: Path, tmp_path: Path) -> AsyncIterator[Fused]:
+    config = StagesConfig.model_validate(
+        {
+            "layout": "fused",
+            "denoiser": {"cost_cache": tmp_path / "cost", "calibration_s": 0.2},
+            "safety": {"classifier": "off"},
+            "storage": {"directory": tmp_path / "files"},
+        }
+    )
+    stages = Fused(tiny_spec(dev_like), config)
+    yield stages
+    stages.__del__()
+
+
+async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> None:
+    result = await fused.generate(JOB)
+    expected = oracle_images(dev_like, PARAMS)
+    for image, theirs in zip(result.images, expected, strict=True):
+        assert image.b64 is not None
+        ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(image.b64))))
+        assert compare(ours, theirs).is_exact
+    assert [image.steps_run for image in result.images] == [3, 3]
+    assert result.usage.output_tokens == 2 * 12
+    assert {"encode", "denoise", "decode", "finish", "total"} <= result.timings.keys()
+    assert "safety" not in result.timings
+    assert await fused.ready()
+    fused.check_health()
+
+
+async def test_its_denoiser_can_be_profiled(fused: Fused) -> None:
+    load = await fused.load()
+    asked = asyncio.create_task(fused.profile(ProfileRequest(ticks=2), replica=load.replica))
+    await fused.generate(JOB)
+    profile = await asked
+    assert profile is not None
+    assert len(ticks_of(events_of(profile.trace))) == profile.ticks == 2
+
+
+async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
+    denoiser: Any = fused._stages["denoiser"]
+    slow = GenerationJob(
+        request_id="slow",
+        params=GenerationParams(
+            prompt="a cat",
+            height=64,
+            width=64,
+            num_inference_steps=5000,
+            guidance_scale=3.5,
+            seed=1,
+            max_sequence_length=12,
+        ),
+        finish=FinishSpec(seed=1),
+    )
+    task = asyncio.create_task(fused.generate(slow))
+    while not (await denoiser.stats()).steps:  # noqa: ASYNC110  the engine is another thread
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while (await denoiser.stats()).works:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def test_it_ends_when_its_engine_has_ended(
+    fused: Fused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image could go on here, and a replica that is gone is asked no more."""
+
+    ends: list[str] = []
+
+    def end(why: str) -> None:
+        ends.append(why)
+        raise StageFailed(why, stage="Denoiser")
+
+    monkeypatch.setattr("deployments.stages.denoiser.end_process", end)
+    denoiser: Any = fused._stages["denoiser"]
+    denoiser._engine.hand_over()
+    with pytest.raises(StageFailed):
+        await asyncio.wait_for(fused.generate(JOB), 10)
+    assert ends
+
+
+def test_a_gpu_of_another_stage_than_the_denoiser_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"vae_decoder.num_gpus.*set denoiser.num_gpus: 1"):
+        StagesConfig.model_validate({"layout": "fused", "vae_decoder": {"num_gpus": 1}})
+    both = {"layout": "fused", "denoiser": {"num_gpus": 1}, "vae_decoder": {"num_gpus": 1}}
+    assert StagesConfig.model_validate(both).layout == "fused"
+
+
+def test_the_former_name_says_what_to_write() -> None:
+    with pytest.raises(ConfigurationError, match=r"layout: .* write layout: fused"):
+        StagesConfig.model_validate({"together": True})
+
+
+def test_it_is_placed_as_the_denoiser_with_the_cpus_of_all() -> None:
+    config = StagesConfig.model_validate(
+        {"layout": "fused", "denoiser": {"num_cpus": 1, "num_replicas": 3}}
+    )
+    (stage,) = bind_stages(tiny_spec("nowhere"), config).items()
+    key, application = stage
+    deployment: Any = application._bound_deployment
+    assert (key, deployment.name, deployment.num_replicas) == ("fused", "Fused", 3)
+    assert deployment.ray_actor_options["num_cpus"] == pytest.approx(1.7)
+
+
+async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.graph.attempts.RETRY_PAUSE_S", 0.0)
+
+    class Dying:
+        def __init__(self, deaths: int) -> None:
+            self.calls, self.deaths = 0, deaths
+            self.terms: list[ServiceTerms] = []
+
+        async def generate(self, job: GenerationJob) -> GenerationResult:
+            self.calls += 1
+            self.terms.append(job.terms)
+            if self.calls <= self.deaths:
+                raise ray.exceptions.ActorDiedError
+            return RESULT
+
+        async def ready(self) -> bool:
+            return True
+
+    stage = Dying(2)
+    graph = RemoteGraph(_handle(stage))
+    promised = ServiceTerms(deadline=5.0, refuses_late=True)
+    assert await graph.generate(replace(JOB, terms=promised)) == RESULT
+    # What a lost replica had accepted is not refused by the next.
+    kept = ServiceTerms(deadline=5.0, is_promised=True)
+    assert stage.terms == [promised, kept, kept]
+    assert await graph.ready() == {"Fused": True}
+    with pytest.raises(StageFailed, match="Fused failed 3 times") as failed:
+        await RemoteGraph(_handle(Dying(3))).generate(JOB)
+    assert failed.value.stage == StageName.FUSED
+
+
+def _handle(stage: object) -> Any:
+    return LocalHandle(stage)

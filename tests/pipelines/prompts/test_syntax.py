@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipelines.errors import InvalidRequest, UnsupportedFeature
+from pipelines.prompts.syntax import MAX_RATIO, ParsedPrompt, parse_prompt, size_for_ratio
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red square on a white background",
+        "  two  spaces\tand a tab,\r\nand a line \n",
+        "[cinematic] a cat",
+        "[GENERAL] portrait",
+        "a cat [GEN]",
+        "[[EDIT]] as a sign",
+        "a well-known half-timbered house - at dusk -- almost night --",
+        "she said —no, a dog–like creature",
+        "—art deco poster",
+        "a bag-of-tricks --argyle pattern --november --vintage",
+        "the command rm --recursive on a terminal screen",
+        "16:9 widescreen still, ar 16:9",
+        "-ar 16:9",
+        "(neon glow:1.3) city",
+        "猫 🐈‍⬛ Ã©",
+    ],
+)
+def test_ordinary_text_is_unchanged(text: str) -> None:
+    assert parse_prompt(text) == ParsedPrompt(text=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("[GEN] a cat", "a cat"),
+        ("  [ gen ]\na cat ", "a cat "),
+        ("[Gen]a cat", "a cat"),
+        ("[GEN][GEN] a cat", "a cat"),
+        ("[GEN] [cinematic] a cat", "[cinematic] a cat"),
+    ],
+)
+def test_the_gen_prefix_is_removed(text: str, parsed: str) -> None:
+    assert parse_prompt(text) == ParsedPrompt(text=parsed, task="text-to-image")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[EDIT] make it blue", ["[EDIT]", "FLUX.1-Kontext", "image input"]),
+        ("[vqa] how many cats?", ["[VQA]", "vision-language model"]),
+        (" [ Caption ]", ["[CAPTION]", "vision-language model"]),
+        ("[GEN] [EDIT] a cat", ["[EDIT]", "[GEN]"]),
+    ],
+)
+def test_other_tasks_name_the_missing_model(text: str, parts: list[str]) -> None:
+    with pytest.raises(UnsupportedFeature) as error:
+        parse_prompt(text)
+    assert error.value.param == "prompt"
+    assert all(part in error.value.message for part in [*parts, "this server has none"])
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed", "ratio"),
+    [
+        ("a cat --ar 16:9", "a cat", (16, 9)),
+        ("a cat --ar=16:9", "a cat", (16, 9)),
+        ("a cat --AR 3:2 ", "a cat", (3, 2)),
+        ("a cat --aspect 1:3", "a cat", (1, 3)),
+        ("a cat —ar 16:9", "a cat", (16, 9)),
+        ("a cat –ar=16:9", "a cat", (16, 9)),
+        ("a cat −−ar 16:9", "a cat", (16, 9)),
+        ("--ar 3:1 a cat", "a cat", (3, 1)),
+        ("a cat --ar 16:9 in oils", "a cat in oils", (16, 9)),
+        ("a cat --ar 16:9, in oils", "a cat, in oils", (16, 9)),
+        ("a cat\n--ar 16:9\nin oils", "a cat\nin oils", (16, 9)),
+        ("a cat --ar 16:9 --ar 32:18", "a cat", (16, 9)),
+        ("[GEN] a cat --ar 1:1", "a cat", (1, 1)),
+    ],
+)
+def test_the_ratio_is_read_and_removed(text: str, parsed: str, ratio: tuple[int, int]) -> None:
+    assert parse_prompt(text) == ParsedPrompt(text=parsed, aspect_ratio=ratio)
+
+
+BAD_RATIOS = ["4:1", "1:4", "301:100", "0:1", "1:0", "-1:1", "16x9", "1.5:1", "16:9:4", "wide", "="]
+
+
+@pytest.mark.parametrize(
+    "option", [*BAD_RATIOS, "", "１６:９", "--v 5", "9" * 5000, "1:" + "1" * 5000]
+)
+def test_bad_ratios_name_the_allowed_range(option: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^text: .*1:3 to 3:1.*--ar 16:9") as error:
+        parse_prompt(f"a cat --ar {option}", param="text")
+    assert error.value.param == "text"
+    assert len(error.value.message) < 200
+
+
+def test_two_different_ratios_are_an_error() -> None:
+    with pytest.raises(InvalidRequest, match=r"given twice, 16:9 and 3:2"):
+        parse_prompt("a cat --ar 16:9 --ar 3:2")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("a cat --seed 42", "--seed is not read from the prompt; use the request field `seed`"),
+        ("a cat --no dogs", "`negative_prompt`"),
+        ("a cat --v 6", "`model`"),
+        ("a cat --V 6.1", "--v is not"),
+        ("a cat --stylize 250", "--stylize is not read from the prompt; leave it out"),
+        ("a cat --steps=20", "`num_inference_steps`"),
+        ("a cat —seed 42", "`seed`"),
+        ("a cat --ar 16:9 --seed 1", "`seed`"),
+        ("--q 2 a cat", "`quality`"),
+    ],
+)
+def test_foreign_options_name_the_field_to_use(text: str, advice: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_prompt(text)
+    assert advice in error.value.message
+    assert "The only option in a prompt is --ar W:H" in error.value.message
+    assert error.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n\t", "[GEN]", "--ar 16:9", "[gen] --ar 1:1 ", "\u200b\u00a0"]
+)
+def test_blank_prompts_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"prompt: .*blank"):
+        parse_prompt(text)
+
+
+@pytest.mark.parametrize("code", [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+def test_control_characters_are_named(code: int) -> None:
+    with pytest.raises(InvalidRequest, match=rf"negative_prompt: .*U\+{code:04X} at position 2"):
+        parse_prompt(f"a {chr(code)}cat", param="negative_prompt")
+
+
+@pytest.mark.parametrize("text", ["a \ud83d cat", "a \ude00", "\ude00\ud83d"])
+def test_lone_surrogates_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        parse_prompt(text)
+
+
+@settings(deadline=None)
+@given(text=st.text())
+@example(text="--ar 16:9 --ar")
+@example(text="[edit")
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        parsed = parse_prompt(text)
+    except InvalidRequest as error:
+        refused_field = error.param
+    else:
+        refused_field = "prompt"
+        assert parsed.text.strip()
+        assert not any(unicodedata.category(c) == "Cs" for c in parsed.text)
+    assert refused_field == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("filler", "kept"),
+    [
+        ("--ar 1:1 ", 0),
+        ("[GEN]", 0),
+        (" ", 31_993),
+        ("-", 31_993),
+        ("—ar ", 31_993),
+        ("[ ", 31_993),
+    ],
+)
+def test_long_prompts_are_read_to_their_end(filler: str, kept: int) -> None:
+    whole = filler * (31_993 // len(filler)) if not kept else (filler * 31_993)[:31_993]
+    assert parse_prompt(f"{whole} a cat").text == (f"{whole} a cat" if kept else "a cat")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "area", "size"),
+    [
+        ((1, 1), 1024 * 1024, (1024, 1024)),
+        ((16, 9), 1024 * 1024, (768, 1360)),
+        ((9, 16), 1024 * 1024, (1360, 768)),
+        ((3, 1), 1024 * 1024, (592, 1776)),
+        ((1, 1), 64 * 64, (64, 64)),
+        ((16, 9), 64 * 64, (48, 80)),
+        ((3, 1), 4096 * 4096, (672, 2016)),
+    ],
+)
+def test_known_sizes(ratio: tuple[int, int], area: int, size: tuple[int, int]) -> None:
+    assert size_for_ratio(ratio, area=area, max_side=2048) == size
+
+
+ratios = st.tuples(st.integers(1, 100), st.integers(1, 100)).filter(
+    lambda ratio: max(ratio) <= MAX_RATIO * min(ratio)
+)
+
+
+@settings(deadline=None)
+@given(ratio=ratios, side=st.integers(128, 2048), max_side=st.sampled_from([512, 1024, 2048]))
+def test_sizes_are_on_the_grid_and_close(ratio: tuple[int, int], side: int, max_side: int) -> None:
+    height, width = size_for_ratio(ratio, area=side * side, max_side=max_side)
+    assert height % 16 == 0
+    assert width % 16 == 0
+    assert max(height, width) <= max_side
+    wanted = ratio[0] / ratio[1]
+    reachable = min(side * side, max_side * max_side * min(wanted, 1 / wanted))
+    step = 16 / min(height, width)
+    assert abs(width / height / wanted - 1) <= step
+    assert abs(height * width / reachable - 1) <= 2 * step
+
+
+@settings(deadline=None)
+@given(ratio=ratios, side=st.integers(64, 2048))
+def test_a_size_turned_by_ninety_degrees_is_the_size_of_the_turned_ratio(
+    ratio: tuple[int, int], side: int
+) -> None:
+    height, width = size_for_ratio(ratio, area=side * side, max_side=2048)
+    turned = size_for_ratio((ratio[1], ratio[0]), area=side * side, max_side=2048)
+    assert turned[0] * turned[1] == height * width
+
+
+@settings(deadline=None)
+@given(ratio=ratios, side=st.integers(64, 1024))
+def test_the_area_limit_holds(ratio: tuple[int, int], side: int) -> None:
+    height, width = size_for_ratio(ratio, area=side * side, max_side=2048, max_area=side * side)
+    assert height * width <= side * side
+
+
+@settings(deadline=None)
+@given(ratio=ratios)
+def test_the_smallest_side_holds_and_the_area_grows_to_it(ratio: tuple[int, int]) -> None:
+    height, width = size_for_ratio(ratio, area=64 * 64, min_side=64, max_side=512)
+    assert min(height, width) >= 64
+    assert abs(width / height / (ratio[0] / ratio[1]) - 1) <= 0.25
+
+
+def test_impossible_limits_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no size has sides from 16 to 8, multiples of 16"):
+        size_for_ratio((1, 1), area=4096, max_side=8)
+
+
+def test_the_module_needs_no_torch() -> None:
+    modules = "sys, pipelines.prompts.syntax, pipelines.moderation"
+    code = f"import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,225 @@
+"""The demo: its parts here, and the whole of it as a user runs it, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from serve.demo.__main__ import PROMPT, curl_line, main
+from serve.demo.child_server import SERVE_RUN_PORT, ChildServer, NoPort, ServerDied, choose_port
+from serve.demo.process_family import ProcessFamily
+from serve.settings.settings import Settings
+from tests.cluster import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_busy_port_is_passed_over():
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert choose_port(port) > port
+    assert choose_port(port) == port
+
+
+def test_the_curl_line_can_be_pasted():
+    words = shlex.split(curl_line("http://127.0.0.1:8000"))
+    assert words[0] == "curl"
+    assert "http://127.0.0.1:8000/v1/images/generations" in words
+    assert json.loads(words[words.index("-d") + 1])["prompt"]
+    assert words[words.index("|") + 1 :][:2] == ["python3", "-c"]
+    compile(words[-1], "curl_line", "exec")
+
+
+def test_the_log_is_shown_with_its_cause(tmp_path: Path):
+    server = ChildServer(8000, log=tmp_path / "demo.log")
+    assert server.log_tail() == "(no log: No such file or directory)"
+    lines = ["\x1b[36m(pid=1)\x1b[0m pipelines.errors.CheckpointError: /w: no model_index.json"]
+    server.log.write_text("\n".join(lines + [f"line {i}" for i in range(50)]))
+    tail = server.log_tail(lines=2)
+    assert tail == "line 48\nline 49\n\nCause: CheckpointError: /w: no model_index.json"
+
+
+def test_stopping_what_never_started(tmp_path: Path):
+    ChildServer(8000, log=tmp_path / "demo.log").stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mark_of_its_processes_is_not_taken_for_a_setting(monkeypatch: pytest.MonkeyPatch):
+    for name, value in ProcessFamily().environment.items():
+        monkeypatch.setenv(name, value)
+    Settings.load()
+
+
+def test_no_free_port():
+    with socket.socket() as busy:
+        # Whoever else may have it: it is not free.
+        with contextlib.suppress(OSError):
+            busy.bind(("127.0.0.1", 65_535))
+            busy.listen()
+        with pytest.raises(NoPort, match="no port of 65535 to 65535 is free"):
+            choose_port(65_535)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65_536, 70_000])
+def test_what_is_no_port(tmp_path: Path, capsys: pytest.CaptureFixture[str], port: int):
+    assert main(["--port", str(port), "--output", str(tmp_path / "demo.png")]) == 1
+    assert capsys.readouterr().out == (
+        f"The demo failed: --port: {port} is not a port; choose one of 1 to 65535\n"
+    )
+
+
+def test_the_log_of_a_start_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stand_in(tmp_path, monkeypatch) as server, server.log.open("ab", buffering=0) as log:
+        log.write(b"one\n\x1b[36mtwo\x1b[0m: Configuration")
+        server.check_starting()
+        log.write(b"Error: bad\n")
+        with pytest.raises(ServerDied, match="could not be deployed"):
+            server.check_starting()
+        log.write(b"three\n")
+        server.check_starting()
+
+
+def test_a_change_needs_a_dashboard_to_send_it_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stand_in(tmp_path, monkeypatch) as server:
+        with pytest.raises(ServerDied, match="no dashboard"):
+            server.deploy({"name": "Denoiser", "user_config": {"policy": "edf"}})
+        server.log.write_text("View the dashboard at \x1b[1m\x1b[32mhttp://127.0.0.1:1 \x1b[39m\n")
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(ServerDied, match="`serve deploy` was refused"):
+            server.deploy({"name": "Denoiser", "user_config": {"policy": "edf"}})
+
+
+def test_a_ready_server_is_not_ended_by_what_clients_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with stand_in(tmp_path, monkeypatch) as server:
+        with server.log.open("ab") as log:
+            log.write(b"user='ConfigurationError: x'\n")
+        server.check_running()
+        server.stop()
+        with pytest.raises(ServerDied, match="has ended"):
+            server.check_running()
+
+
+@contextlib.contextmanager
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ChildServer]:
+    """A started server whose process only sleeps, so that the test writes its log."""
+    sleeper = folder / "python"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    server = ChildServer(SERVE_RUN_PORT, log=folder / "demo.log")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Demo:
+    """The demo in a process of its own, whose descendants can be told by a mark."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.image = folder / "demo.png"
+        self._mark = f"SLUICETEST={uuid.uuid4()}"
+        name, _, value = self._mark.partition("=")
+        command = [sys.executable, "-m", "serve.demo", *arguments]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(free_port()), "--output", str(self.image)],
+            cwd=ROOT,
+            env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, timeout_s: float) -> str:
+        try:
+            return self.process.communicate(timeout=timeout_s)[0]
+        finally:
+            if self.process.poll() is None:
+                self.process.terminate()
+                self.process.communicate(timeout=60)
+
+    def survivors(self) -> list[str]:
+        """Command lines of processes that were started by this demo and still run."""
+        name, _, value = self._mark.partition("=")
+        found: list[str] = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(name) == value:
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return found
+
+
+@pytest.mark.cluster
+def test_it_draws_one_image_and_leaves_nothing_behind(tmp_path: Path):
+    demo = Demo(tmp_path, "--once")
+    output = demo.finish(240)
+    assert demo.process.returncode == 0, output
+    with Image.open(demo.image) as image:
+        assert image.size == (64, 64)
+    assert PROMPT in output
+    assert str(demo.image) in output
+    assert "Server: http://127.0.0.1:" in output
+    assert "curl " in output
+    assert demo.survivors() == []
+
+
+@pytest.mark.cluster
+def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path):
+    demo = Demo(tmp_path)
+    deadline = time.monotonic() + 90
+    while not any("raylet" in line for line in demo.survivors()):
+        assert demo.process.poll() is None, demo.finish(1)
+        assert time.monotonic() < deadline, "no raylet was started"
+        time.sleep(0.5)
+    demo.process.send_signal(signal.SIGTERM)
+    output = demo.finish(90)
+    assert demo.process.returncode == 0, output
+    assert output.endswith("Stopped.\n")
+    assert demo.survivors() == []
+
+
+@pytest.mark.cluster
+def test_a_stage_that_cannot_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLUICE_MODEL_SOURCE", str(tmp_path / "no-weights"))
+    monkeypatch.setenv("SLUICE_STAGES__LAYOUT", "fused")  # one process to wait for, not six
+    demo = Demo(tmp_path, "--once")
+    output = demo.finish(240)
+    assert demo.process.returncode == 1
+    assert "Cause: CheckpointError: " in output
+    assert "no-weights" in output
+    assert demo.survivors() == []
+
+
+def test_settings_that_cannot_work_are_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SLUICE_MODEL", "nope")
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(["--once", "--output", str(tmp_path / "demo.png")]) == 1
+    finally:
+        signal.signal(signal.SIGINT, handlers[0])
+        signal.signal(signal.SIGTERM, handlers[1])
+    assert "model: no model is called 'nope'" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
