@@ -8,63 +8,43 @@ from __future__ import annotations
 from typing import Any
 
 import ray.serve
-from ray.serve import Application, Deployment
+from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.names import StageName
-from deployments.options.stages import StageOptions, StagesConfig
+from deployments.options.stages import StagesConfig
 from deployments.routing.backlog import REPORT_EVERY_S
+from deployments.stage_table import StageRow
 from deployments.stages.denoiser import Denoiser
-from deployments.stages.finisher import Finisher
-from deployments.stages.fused import Fused
-from deployments.stages.safety import SafetyClassifier
-from deployments.stages.text_encoder import TextEncoder
-from deployments.stages.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
-
-_FINISH_FIRST = {
-    "request_router_class": "deployments.routing.routers:FinishFirstRouter",
-    "request_routing_stats_period_s": REPORT_EVERY_S,
-}
-_LESS_BUSY = {"request_router_class": "deployments.routing.routers:LessBusyRouter"}
-_ROUTERS: dict[StageName, dict[str, Any]] = {
-    StageName.DENOISER: _FINISH_FIRST,
-    StageName.FUSED: _FINISH_FIRST,
-}
 
 
 def bind_stages(
-    spec: ModelSpec, config: StagesConfig, *, denoiser: type[Denoiser] = Denoiser
+    spec: ModelSpec, config: StagesConfig, *, denoiser: type[Denoiser] | None = None
 ) -> dict[str, Application]:
-    """The five stages of `spec`, by the field names of `StageHandles`, or `Fused` by its key.
+    """The stages of `spec` by their keys, or `Fused` by its key.
 
-    They are arguments for an ingress's `bind`: its constructor receives a handle for each. The
-    `denoiser` may be a subclass.
+    They are arguments for an ingress's `bind`: its constructor receives a handle for each. A
+    subclass may take the denoiser's place.
     """
-    source = spec.source
-    classes = {
-        StageName.TEXT_ENCODER: (TextEncoder, (source, config.text_encoder, config.weights)),
-        StageName.DENOISER: (denoiser, (spec, config.denoiser, config.weights)),
-        StageName.VAE_DECODER: (VaeDecoder, (source, config.vae_decoder, config.weights)),
-        StageName.SAFETY: (SafetyClassifier, (config.safety, config.weights)),
-        StageName.FINISHER: (Finisher, (config.finisher, config.storage)),
-        StageName.FUSED: (Fused, (spec, config)),
-    }
-    return {
-        name.key: _deployment(name, classes[name][0], options, config).bind(*classes[name][1])
-        for name, options in config.deployed().items()
-    }
+    bound: dict[str, Application] = {}
+    for row, options in config.deployed().items():
+        cls = denoiser if denoiser is not None and row.key == "denoiser" else row.shim_class()
+        decorate = ray.serve.deployment(
+            name=row.name,
+            request_router_config=RequestRouterConfig(**_router(row)),
+            # The ingress logs each generation, once and with its outcome.
+            logging_config=LoggingConfig(enable_access_log=False, encoding=config.log_encoding),
+            **options.deployment_kwargs(),
+        )
+        bound[row.key] = decorate(cls).bind(**config.arguments(row, spec))
+    return bound
 
 
-def _deployment(
-    name: StageName, cls: type, options: StageOptions, config: StagesConfig
-) -> Deployment:
-    decorate = ray.serve.deployment(
-        name=str(name),
-        request_router_config=RequestRouterConfig(**_ROUTERS.get(name, _LESS_BUSY)),
-        # The ingress logs each generation, once and with its outcome.
-        logging_config=LoggingConfig(enable_access_log=False, encoding=config.log_encoding),
-        **options.deployment_kwargs(),
-    )
-    return decorate(cls)
+def _router(row: StageRow) -> dict[str, Any]:
+    router: dict[str, Any] = {
+        "request_router_class": f"deployments.routing.routers:{row.router}",
+    }
+    if row.router == "FinishFirstRouter":  # it goes by what replicas report
+        router["request_routing_stats_period_s"] = REPORT_EVERY_S
+    return router

@@ -18,10 +18,11 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.draining_graph import DrainingGraph
-from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.graph import Graph
 from deployments.graph.remote_graph import RemoteGraph
 from deployments.lifecycle.boundary import own_replica
-from deployments.names import INGRESS_NAME, StageName
+from deployments.names import INGRESS_NAME
+from deployments.stage_table import FUSED
 from deployments.storage.store import open_store
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
@@ -91,10 +92,13 @@ class Ingress:
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
     scales_to_zero = settings.stages.scales_to_zero()
     if settings.stages.layout == "fused":
-        return RemoteGraph(handles[StageName.FUSED.key], scales_to_zero=scales_to_zero)
+        return RemoteGraph(handles[FUSED.key], scales_to_zero=scales_to_zero)
     classifies = settings.stages.safety.classifier != "off"
     return DrainingGraph(
-        StageHandles(**handles), classifies=classifies, scales_to_zero=scales_to_zero
+        handles,
+        classifies=classifies,
+        scales_to_zero=scales_to_zero,
+        table=settings.stages.table,
     )
 
 

@@ -20,7 +20,6 @@ from ray.serve.schema import ReplicaState
 
 from deployments.graph.failures import CALL_ERRORS, ReplicaLost, translate
 from deployments.graph.request_log import RequestLog
-from deployments.names import StageName
 from pipelines.errors import Overloaded, SluiceError
 
 _READINESS = RequestLog(request_id="readiness")
@@ -51,7 +50,7 @@ class Calls:
                 with contextlib.suppress(*CALL_ERRORS):
                     response.cancel()
 
-    def start(self, stage: StageName, handle: DeploymentHandle, *args: Any, **kwargs: Any) -> Any:
+    def start(self, stage: str, handle: DeploymentHandle, *args: Any, **kwargs: Any) -> Any:
         """Call `handle`: a response, or with its option `stream` a generator of responses.
 
         Responses of other calls among the arguments are passed on by reference. Raises what
@@ -64,7 +63,7 @@ class Calls:
         self._responses.append(response)
         return response
 
-    async def result(self, stage: StageName, handle: DeploymentHandle, *args: Any) -> Any:
+    async def result(self, stage: str, handle: DeploymentHandle, *args: Any) -> Any:
         """Call `handle` and wait. Raises ReplicaLost and the errors of `pipelines.errors`."""
         response = self.start(stage, handle, *args)
         try:
@@ -72,7 +71,7 @@ class Calls:
         except CALL_ERRORS as error:
             raise self._translated(error, stage) from error
 
-    async def next_item(self, stage: StageName, stream: Any) -> Any:
+    async def next_item(self, stage: str, stream: Any) -> Any:
         """What `stream`, started here, yields next. Raises as `result`; ReplicaLost at its end.
 
         A stream may be left once the item that was waited for has come.
@@ -84,7 +83,7 @@ class Calls:
         except CALL_ERRORS as error:
             raise self._translated(error, stage) from error
 
-    def _translated(self, error: BaseException, stage: StageName) -> BaseException:
+    def _translated(self, error: BaseException, stage: str) -> BaseException:
         """Our own cancellation as it is, and anything else as one of our errors."""
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -102,7 +101,7 @@ async def all_or_none(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     return [task.result() for task in tasks]
 
 
-async def is_ready(stage: StageName, handle: DeploymentHandle, *, timeout_s: float) -> bool:
+async def is_ready(stage: str, handle: DeploymentHandle, *, timeout_s: float) -> bool:
     """Whether a replica of the stage answers in time; `handle` calls its method `ready`.
 
     A stage that is too busy to answer is ready: behind a load balancer, the opposite would take

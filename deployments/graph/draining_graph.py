@@ -11,18 +11,18 @@ replica's `graceful_shutdown_timeout_s`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Context
-from dataclasses import fields
 
 import ray.serve
+from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.calls import Calls
-from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.graph import Graph
 from deployments.graph.request_log import RequestLog
 from deployments.lifecycle.boundary import HOLD_S
 from deployments.lifecycle.draining import PERIOD_S, is_deleted, replica_flag
-from deployments.names import StageName
+from deployments.stage_table import STAGES, StageRow
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.tracing.open_spans import OpenSpan
 
@@ -34,16 +34,14 @@ class DrainingGraph(Graph):
 
     def __init__(
         self,
-        handles: StageHandles,
+        handles: Mapping[str, DeploymentHandle],
         *,
         classifies: bool = True,
-        scales_to_zero: Mapping[StageName, float] | None = None,
+        scales_to_zero: Mapping[str, float] | None = None,
+        table: Sequence[StageRow] = STAGES,
     ) -> None:
-        super().__init__(handles, classifies=classifies, scales_to_zero=scales_to_zero)
-        self._holds = {
-            StageName[field.name.upper()]: getattr(handles, field.name).options(method_name="hold")
-            for field in fields(handles)
-        }
+        super().__init__(handles, classifies=classifies, scales_to_zero=scales_to_zero, table=table)
+        self._holds = {row.name: handles[row.key].options(method_name="hold") for row in table}
         self._in_flight = 0
         self._watch: asyncio.Task[None] | None = None
 

@@ -10,12 +10,12 @@ what recent images took beside their denoising: encoding, decoding, and the ways
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from deployments.graph.decode_latency import DecodeLatency
 from deployments.graph.waking import ColdPools
-from deployments.names import StageName
 from deployments.routing.backlog import Backlogs, Queue, Shape, spread_s
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import GenerationJob, GenerationParams
@@ -23,9 +23,6 @@ from pipelines.engine.scheduling.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
 from pipelines.skipping import num_forwards
 from pipelines.tracing.spans import Timings
-
-BEFORE_LATENTS = (StageName.TEXT_ENCODER, StageName.DENOISER, StageName.FUSED)
-"""The stages that an image needs before it has latents; the others can start meanwhile."""
 
 COLD_START = "cold_start"
 """The phase of `Timings` in which a request waited for stages that slept."""
@@ -51,12 +48,21 @@ class Forecast:
 class Forecasts:
     """Forecasts for one application's graph.
 
-    `backlogs` are those of its denoisers. With `spreads`, each image is a work of its own, on any
-    of them; else a request is one.
+    `backlogs` are those of its denoisers, `before_latents` the stages that an image needs before it
+    has latents; the others can start meanwhile. With `spreads`, each image is a work of its own, on
+    any denoiser; else a request is one.
     """
 
-    def __init__(self, sleepers: ColdPools, backlogs: Backlogs, *, spreads: bool) -> None:
-        self._cold_pools = sleepers
+    def __init__(
+        self,
+        cold_pools: ColdPools,
+        backlogs: Backlogs,
+        *,
+        before_latents: Sequence[str],
+        spreads: bool,
+    ) -> None:
+        self._cold_pools = cold_pools
+        self._before_latents = before_latents
         self._backlogs = backlogs
         self._spreads = spreads
         self._rest = DecodeLatency()
@@ -110,7 +116,8 @@ class Forecasts:
 
     def _starts(self, now: float) -> _Starts:
         return _Starts(
-            self._cold_pools.cold_start_s(now, BEFORE_LATENTS), self._cold_pools.cold_start_s(now)
+            self._cold_pools.cold_start_s(now, self._before_latents),
+            self._cold_pools.cold_start_s(now),
         )
 
     def _denoising(self, params: GenerationParams) -> _Denoising | None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -24,7 +24,7 @@ from deployments.graph.attempt_span import attempt_span
 from deployments.graph.attempts import DenoiseAttempts, accepted, retried
 from deployments.graph.calls import Calls, all_or_none, is_ready
 from deployments.graph.decode_latency import DecodeLatency
-from deployments.graph.forecast import BEFORE_LATENTS, COLD_START, Forecast, Forecasts
+from deployments.graph.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph.image import (
     Drawn,
     Image,
@@ -39,6 +39,7 @@ from deployments.graph.warnings import warnings_for
 from deployments.names import StageName
 from deployments.routing.balance import Balance
 from deployments.routing.pools import pool_of
+from deployments.stage_table import STAGES, StageRow
 from deployments.wire.packed import HandOver, PackedCheckpoint, PackedLatents
 from pipelines.contracts import (
     FinishedImage,
@@ -54,44 +55,31 @@ from pipelines.tracing.spans import TRANSFER, Timings
 
 READY_TIMEOUT_S = 3.0
 
-_AFTER_LATENTS = (StageName.VAE_DECODER, StageName.SAFETY, StageName.FINISHER)
-
 Prompts = tuple[DeploymentResponse[Any], ...]
 """The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageHandles:
-    """The five stages as Serve handles; fields are named as in `StagesConfig`."""
-
-    text_encoder: DeploymentHandle
-    denoiser: DeploymentHandle
-    vae_decoder: DeploymentHandle
-    safety: DeploymentHandle
-    finisher: DeploymentHandle
 
 
 class Graph:
     """Runs jobs. Holds no state of any job between calls, so one instance serves all requests.
 
-    Without `classifies`, the image classifier, which is then off, is not asked. `scales_to_zero`
-    has the stages that may be without a replica, with the seconds that their start is configured to
-    take.
+    `handles` are those of the stages of `table`, by their keys. Without `classifies`, the image
+    classifier, which is then off, is not asked. `scales_to_zero` has the stages that may be without
+    a replica, with the seconds that their start is configured to take.
     """
 
     def __init__(
         self,
-        handles: StageHandles,
+        handles: Mapping[str, DeploymentHandle],
         *,
         classifies: bool = True,
-        scales_to_zero: Mapping[StageName, float] | None = None,
+        scales_to_zero: Mapping[str, float] | None = None,
+        table: Sequence[StageRow] = STAGES,
     ) -> None:
         self._classifies = classifies
         # By reference even where handles default to values: a prompt's tensor exceeds that limit.
-        stages = {
-            StageName[field.name.upper()]: getattr(handles, field.name).options(_by_reference=True)
-            for field in fields(handles)
-        }
+        stages = {row.name: handles[row.key].options(_by_reference=True) for row in table}
+        self._after_latents = [row.name for row in table if row.place == "after_latents"]
+        self._before_latents = [row.name for row in table if row.place != "after_latents"]
         self._ready = {name: stage.options(method_name="ready") for name, stage in stages.items()}
         self._encode = stages[StageName.TEXT_ENCODER].options(method_name="encode")
         self._denoise = stages[StageName.DENOISER].options(method_name="denoise", stream=True)
@@ -102,12 +90,14 @@ class Graph:
         needed = {
             stage: seconds
             for stage, seconds in (scales_to_zero or {}).items()
-            if classifies or stage is not StageName.SAFETY
+            if classifies or stage != StageName.SAFETY
         }
         self._cold_pools = ColdPools(self._ready, needed)
-        denoiser = handles.denoiser
+        denoiser = handles[StageName.DENOISER.key]
         backlogs = pool_of(denoiser.app_name, denoiser.deployment_name).backlogs
-        self._forecasts = Forecasts(self._cold_pools, backlogs, spreads=True)
+        self._forecasts = Forecasts(
+            self._cold_pools, backlogs, before_latents=self._before_latents, spreads=True
+        )
         self._balance = Balance(backlogs, denoiser)
 
     async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
@@ -150,7 +140,7 @@ class Graph:
         answers = await asyncio.gather(
             *(is_ready(name, self._ready[name], timeout_s=READY_TIMEOUT_S) for name in self._ready)
         )
-        return {str(name): answer for name, answer in zip(self._ready, answers, strict=True)}
+        return dict(zip(self._ready, answers, strict=True))
 
     def _start_encoding(self, calls: Calls, job: GenerationJob) -> Prompts:
         params = job.params
@@ -179,8 +169,8 @@ class Graph:
             denoised = time.perf_counter()
             file = await retried(about, part, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
-        early = self._cold_pools.waited_s(BEFORE_LATENTS, began)
-        late = self._cold_pools.waited_s(_AFTER_LATENTS, denoised)
+        early = self._cold_pools.waited_s(self._before_latents, began)
+        late = self._cold_pools.waited_s(self._after_latents, denoised)
         late_s = max(late.values(), default=0.0)
         self._decode_latency.observe(
             pixel_count(image.job.params), finished - denoised - late_s, now=finished

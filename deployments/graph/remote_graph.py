@@ -29,14 +29,16 @@ class RemoteGraph:
         self,
         handle: DeploymentHandle[Any],
         *,
-        scales_to_zero: Mapping[StageName, float] | None = None,
+        scales_to_zero: Mapping[str, float] | None = None,
     ) -> None:
         # By reference even where handles default to values: the files may exceed that limit.
         self._generate = handle.options(method_name="generate", _by_reference=True)
         self._ready = handle.options(method_name="ready")
         self._cold_pools = ColdPools({StageName.FUSED: self._ready}, scales_to_zero or {})
         backlogs = pool_of(handle.app_name, handle.deployment_name).backlogs
-        self._forecasts = Forecasts(self._cold_pools, backlogs, spreads=False)
+        self._forecasts = Forecasts(
+            self._cold_pools, backlogs, before_latents=(StageName.FUSED,), spreads=False
+        )
 
     async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         """As `Graph.generate`; when a replica dies, its requests begin anew on another."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextvars import Context
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from deployments.graph.calls import Calls
 from deployments.graph.failures import ReplicaLost
 from deployments.graph.request_log import RequestLog
 from deployments.metrics import declared as metrics
-from deployments.names import StageName
 from deployments.routing.pools import Pool, pool_of
 from pipelines.errors import SluiceError
 
@@ -44,7 +43,7 @@ class ColdPools:
     """
 
     def __init__(
-        self, ready: Mapping[StageName, DeploymentHandle], start_up_s: Mapping[StageName, float]
+        self, ready: Mapping[str, DeploymentHandle], start_up_s: Mapping[str, float]
     ) -> None:
         self._cold_pools = {
             stage: ColdPool(
@@ -53,26 +52,27 @@ class ColdPools:
             for stage, seconds in start_up_s.items()
             if stage in ready
         }
-        self._wakes: dict[StageName, asyncio.Task[None]] = {}
+        self._wakes: dict[str, asyncio.Task[None]] = {}
 
-    def cold(self, now: float) -> tuple[StageName, ...]:
+    def cold(self, now: float) -> tuple[str, ...]:
         """The stages that are known to have no replica."""
         return tuple(
             stage for stage, pool in self._cold_pools.items() if pool.pool.cold.is_cold(now)
         )
 
-    def cold_start_s(self, now: float, among: Container[StageName] = tuple(StageName)) -> float:
-        """Seconds until every stage of `among` would have a replica, if a request came now."""
+    def cold_start_s(self, now: float, among: Collection[str] | None = None) -> float:
+        """Seconds until every stage, or each of `among`, would have a replica, if a request came
+        now."""
         return max(
             (
                 pool.pool.cold.remaining_s(pool.start_up_s, now)
                 for stage, pool in self._cold_pools.items()
-                if stage in among
+                if among is None or stage in among
             ),
             default=0.0,
         )
 
-    def wake(self, now: float) -> tuple[StageName, ...]:
+    def wake(self, now: float) -> tuple[str, ...]:
         """Make Serve start what sleeps, all of it, and return at once: the stages that sleep.
 
         Whoever asked may leave: a stage that is woken wakes.
@@ -81,13 +81,13 @@ class ColdPools:
         for stage in stages:
             self._cold_pools[stage].pool.cold.wished(now)
             if stage not in self._wakes:
-                metrics.COLD_STARTS.add(stage=str(stage))
+                metrics.COLD_STARTS.add(stage=stage)
                 # In a context of its own, or Serve would cancel the call with the request.
                 task = asyncio.get_running_loop().create_task(self._wake(stage), context=Context())
                 self._wakes[stage] = task
         return stages
 
-    def waited_s(self, stages: Iterable[StageName], since: float) -> dict[StageName, float]:
+    def waited_s(self, stages: Iterable[str], since: float) -> dict[str, float]:
         """For whose start a caller that needed all `stages` from `since` on has waited, and how
         long."""
         waited = {
@@ -97,7 +97,7 @@ class ColdPools:
         }
         return {stage: seconds for stage, seconds in waited.items() if seconds > 0}
 
-    async def _wake(self, stage: StageName) -> None:
+    async def _wake(self, stage: str) -> None:
         pool = self._cold_pools[stage]
         try:
             with Calls(_WAKING) as calls:

@@ -16,12 +16,11 @@ that a `user_config` was taken away.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from deployments.names import StageName
 from deployments.options.base import Options
 from pipelines.errors import ConfigurationError
 
@@ -59,12 +58,14 @@ def changed(
         raise ConfigurationError("; ".join(lines)) from error
 
 
-def check_sections(config: Options, user_config: Mapping[str, Any] | None) -> None:
-    """Check a `user_config` with a section for each stage, of which `config` has the options.
+def check_sections(
+    config: Options, stages: Iterable[str], user_config: Mapping[str, Any] | None
+) -> None:
+    """Check a `user_config` with a section for each of `stages`, which are fields of `config`.
 
     Raises ConfigurationError naming the field.
     """
-    known = [stage.key for stage in StageName if stage is not StageName.FUSED]
+    known = list(stages)
     for key, content in section(user_config, "user_config").items():
         if key not in known:
             raise ConfigurationError(f"user_config.{key}: is no stage; known: {', '.join(known)}")

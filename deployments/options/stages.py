@@ -16,7 +16,6 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.names import StageName
 from deployments.options.autoscaling import (
     AutoscalingOptions,
     ReplicaBounds,
@@ -27,6 +26,8 @@ from deployments.options.denoiser import GPU_MEMORY_SHARE, DenoiserOptions, Para
 from deployments.options.files import StorageOptions, WeightsOptions
 from deployments.options.stage import StageOptions
 from deployments.options.weights_source import parse_source
+from deployments.stage_table import FUSED, STAGES, StageRow
+from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 
 __all__ = [
@@ -144,7 +145,12 @@ class FinisherOptions(StageOptions):
 
 
 class StagesConfig(Options):
-    """All stages; the defaults fit a laptop with two cores and no GPU."""
+    """All stages; the defaults fit a laptop with two cores and no GPU.
+
+    Each row of `table` has its options here, in the field of its key.
+    """
+
+    table: ClassVar[tuple[StageRow, ...]] = STAGES
 
     layout: Literal["split", "fused"] = "split"
     """With "split": a deployment per stage. With "fused": all stages in one replica, for one GPU or
@@ -185,9 +191,8 @@ class StagesConfig(Options):
                 f"fused is one process on one GPU, and denoiser.parallel asks for"
                 f" {self.denoiser.ranks}; leave out the one or the other",
             )
-        others = (self.text_encoder, self.vae_decoder, self.safety)
         if self.layout == "fused" and self.denoiser.num_gpus == 0:
-            for options in others:
+            for options in self._options().values():
                 if options.num_gpus > 0:
                     raise self._reject(
                         f"{options.section}.num_gpus",
@@ -196,24 +201,33 @@ class StagesConfig(Options):
                     )
         return self
 
-    def deployed(self) -> dict[StageName, StageOptions]:
-        """The options of each deployment that there will be: of the five stages, or of one."""
-        stages: dict[StageName, StageOptions] = {
-            StageName.TEXT_ENCODER: self.text_encoder,
-            StageName.DENOISER: self.denoiser,
-            StageName.VAE_DECODER: self.vae_decoder,
-            StageName.SAFETY: self.safety,
-            StageName.FINISHER: self.finisher,
-        }
+    def deployed(self) -> dict[StageRow, StageOptions]:
+        """The options of each deployment that there will be: of every stage, or of one for all."""
+        stages = self._options()
         if self.layout == "split":
             return stages
         num_cpus = sum(options.num_cpus for options in stages.values())
-        return {StageName.FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
+        return {FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
 
-    def scales_to_zero(self) -> dict[StageName, float]:
+    def scales_to_zero(self) -> dict[str, float]:
         """The deployments that go down to no replica, and the seconds that their start may take."""
         return {
-            name: options.autoscaling.start_up_s
-            for name, options in self.deployed().items()
+            row.name: options.autoscaling.start_up_s
+            for row, options in self.deployed().items()
             if options.autoscaling is not None and options.autoscaling.min_replicas == 0
         }
+
+    def arguments(self, row: StageRow, spec: ModelSpec) -> dict[str, Any]:
+        """What a stage's constructor gets, by name."""
+        given = {
+            "spec": spec,
+            "source": spec.source,
+            "options": getattr(self, row.key, None),
+            "weights": self.weights,
+            "storage": self.storage,
+            "config": self,
+        }
+        return row.arguments(given)
+
+    def _options(self) -> dict[StageRow, StageOptions]:
+        return {row: getattr(self, row.key) for row in self.table}

@@ -15,15 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, cast
 
+from deployments.names import StageName
 from deployments.scaling.rule import ScalingRule, ScalingState, StageLoad, decide
+from deployments.stage_table import STAGES
 
 QUEUED_S, BUSY_S, DONE = "queued_s", "busy_s", "done"
 """What replicas report; see `pipelines.batching.demand.Demand`."""
 TARGET_WAIT_S = "target_wait_s"
 """What they report besides; see `deployments.options.autoscaling.reported_targets`."""
 
-DENOISER = "Denoiser"
-BEHIND_DENOISER = ("VaeDecoder", "SafetyClassifier", "Finisher")
+DENOISER = str(StageName.DENOISER)
+BEHIND_DENOISER = tuple(row.name for row in STAGES if row.place == "after_latents")
 
 _STATE, _ITEM = "scaling", "item_s"
 

@@ -18,15 +18,15 @@ from typing import Any, TypeVar
 import ray.serve
 
 from deployments.graph.warnings import PromptFacts
-from deployments.lifecycle.boundary import Boundary, KeepAlive, end_process, starting
+from deployments.lifecycle.boundary import end_process
 from deployments.lifecycle.draining import DrainWatch, is_deleted
-from deployments.options.autoscaling import reported_targets
-from deployments.options.reconfigure import taken_over
+from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, WeightsOptions
 from deployments.profiling import ReplicaLoad, TickProfile
 from deployments.routing.backlog import Report
 from deployments.stages.engine_builder import build_engine, tokens_of
 from deployments.stages.engine_metrics import EngineMetrics
+from deployments.stages.shim import Shim
 from deployments.weights.fetch import fetch
 from deployments.wire.packed import (
     Denoising,
@@ -41,6 +41,7 @@ from deployments.wire.tensors import (
     unpack_checkpoint,
     unpack_conditioning,
 )
+from pipelines.batching.demand import Demand
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import Checkpoint, LatentJob, Latents
 from pipelines.engine.entry import HandedOver
@@ -54,7 +55,7 @@ logger = logging.getLogger("ray.serve")
 Traced = TypeVar("Traced", PackedCheckpoint, PackedLatents)
 
 
-class Denoiser(KeepAlive):
+class Denoiser(Shim[DenoiserOptions]):
     """Ray Serve deployment over `Engine` and `DenoiserStage`."""
 
     def __init__(
@@ -68,28 +69,35 @@ class Denoiser(KeepAlive):
         """Without `hands_over`, the callers are in this process: no image can go on elsewhere, and
         a replica whose engine has ended takes the process with it.
         """
-        self._options = options
-        self._autoscaling, self._policy = options.autoscaling, options.policy
-        with starting("Denoiser", options):
+        super().__init__(StageName.DENOISER, options)
+        self._policy = options.policy
+        with self._starting():
             import torch
 
             from pipelines.flux1.checkpoint import DENOISER_PARTS
 
             torch.set_num_threads(options.resolved_threads)
             self._stage = self._load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
+            if options.ranks > 1:
+                self._opened.callback(self._stage.close)
             self._metrics = EngineMetrics(options, tokens_of(spec))
             self._engine = build_engine(self._stage, spec, options, on_tick=self._metrics.ticked)
+            self._opened.callback(self._engine.stop)
             if options.ranks > 1:
                 from deployments.stages.ranks import end_when_lost
 
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = spec.max_sequence_length
             self._engine.start()
-        self._boundary = Boundary("Denoiser")
         self._hands_over = hands_over
         if hands_over:
-            self._drain_watch = DrainWatch(self._go)
-            self._drain_watch.start()
+            drain_watch = DrainWatch(self._go)
+            self._opened.callback(drain_watch.stop)
+            drain_watch.start()
+
+    @property
+    def demand(self) -> Demand:
+        return self._engine.stats().demand
 
     async def denoise(
         self,
@@ -153,12 +161,6 @@ class Denoiser(KeepAlive):
         """Works, queued seconds, ticks and steps of this replica's engine."""
         return self._engine.stats()
 
-    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
-        """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
-        if (options := taken_over(self._options, user_config)) is not None:
-            self._autoscaling, self._policy = options.autoscaling, options.policy
-            self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
-
     async def rebalance(self, keep_s: float) -> int:
         """Hand back works that have not begun, as long as `keep_s` seconds are left to do here.
 
@@ -190,14 +192,6 @@ class Denoiser(KeepAlive):
             trace=await asyncio.to_thread(recording.trace),
         )
 
-    async def ready(self) -> bool:
-        """True: the constructor returns only once the weights are loaded and the engine runs."""
-        return True
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
-        return {**self._engine.stats().demand._asdict(), **reported_targets(self._autoscaling)}
-
     def check_health(self) -> None:
         """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
         self._engine.check_health()
@@ -205,13 +199,9 @@ class Denoiser(KeepAlive):
             self._stage.check_health()
         self._boundary.check_health()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_drain_watch"):
-            self._drain_watch.stop()
-        if hasattr(self, "_engine"):
-            self._engine.stop()
-            if self._options.ranks > 1:
-                self._stage.close()
+    def _take_over(self, options: DenoiserOptions) -> None:
+        self._policy = options.policy
+        self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
     def _load(self, source: str, options: DenoiserOptions) -> Any:
         """The stage, with its further ranks if it has any."""

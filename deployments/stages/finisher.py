@@ -12,33 +12,34 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
-from deployments.lifecycle.boundary import Boundary, KeepAlive, starting
 from deployments.metrics import declared as metrics
-from deployments.options.autoscaling import reported_targets
-from deployments.options.reconfigure import taken_over
+from deployments.names import StageName
 from deployments.options.stages import FinisherOptions, StorageOptions
+from deployments.stages.shim import Shim
 from deployments.storage.encode import CONTENT_TYPES, encode_image
 from deployments.storage.store import open_store
-from pipelines.batching.demand import Meter
+from pipelines.batching.demand import Demand, Meter
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.tracing.spans import Spans, lately
 
 
-class Finisher(KeepAlive):
+class Finisher(Shim[FinisherOptions]):
     """Ray Serve deployment over `encode_image` and a file store."""
 
     def __init__(self, options: FinisherOptions, storage: StorageOptions) -> None:
-        self._options = options
-        self._autoscaling = options.autoscaling
-        with starting("Finisher", options):
+        super().__init__(StageName.FINISHER, options)
+        with self._starting():
             self._store = open_store(storage)
             self._workers = ThreadPoolExecutor(
                 max_workers=options.resolved_threads, thread_name_prefix="finisher"
             )
+            self._opened.callback(self._workers.shutdown, wait=False)
             self._meter = Meter(lanes=options.resolved_threads)
-        self._boundary = Boundary("Finisher")
+
+    @property
+    def demand(self) -> Demand:
+        return self._meter.demand
 
     async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
         """The file as `spec` asks; `timings` gain "finish_wait", "finish" and "store".
@@ -60,28 +61,6 @@ class Finisher(KeepAlive):
             self._count(finished)
             spans = (*image.spans, *self._spans(finished))
             return replace(finished, spans=spans)
-
-    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
-        """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
-        if (options := taken_over(self._options, user_config)) is not None:
-            self._autoscaling = options.autoscaling
-
-    async def ready(self) -> bool:
-        """True: there is nothing to load."""
-        return True
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
-        return {**self._meter.demand._asdict(), **reported_targets(self._autoscaling)}
-
-    def check_health(self) -> None:
-        """Raises StageFailed when finishing has stopped working."""
-        self._boundary.has_to_do(self._meter.demand)
-        self._boundary.check_health()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_workers"):
-            self._workers.shutdown(wait=False)
 
     def _count(self, finished: FinishedImage) -> None:
         timings = finished.timings

@@ -12,16 +12,11 @@ import logging
 from dataclasses import replace
 from typing import Any, cast
 
-from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.graph import Graph
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
 from deployments.profiling import ReplicaLoad, TickProfile
-from deployments.stages.denoiser import Denoiser
-from deployments.stages.finisher import Finisher
 from deployments.stages.local_handle import LocalHandle
-from deployments.stages.safety import SafetyClassifier
-from deployments.stages.text_encoder import TextEncoder
-from deployments.stages.vae_decoder import VaeDecoder
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.engine.observe.profiling import ProfileRequest
@@ -32,21 +27,21 @@ logger = logging.getLogger("ray.serve")
 
 
 class Fused:
-    """Ray Serve deployment over the five stages and their graph."""
+    """Ray Serve deployment over all stages and their graph."""
 
     def __init__(self, spec: ModelSpec, config: StagesConfig) -> None:
         self._config = config
         # The denoiser last: the number of threads is the process's, and it shares out the memory
         # that the others' weights leave.
-        self._stages: dict[str, Any] = {
-            "text_encoder": TextEncoder(spec.source, config.text_encoder, config.weights),
-            "vae_decoder": VaeDecoder(spec.source, config.vae_decoder, config.weights),
-            "safety": SafetyClassifier(config.safety, config.weights),
-            "finisher": Finisher(config.finisher, config.storage),
-            "denoiser": Denoiser(spec, config.denoiser, config.weights, hands_over=False),
-        }
+        self._stages: dict[str, Any] = {}
+        for row in sorted(config.table, key=lambda row: row.place == "denoiser"):
+            alone = {"hands_over": False} if row.place == "denoiser" else {}
+            arguments = config.arguments(row, spec)
+            self._stages[row.key] = row.shim_class()(**arguments, **alone)
         handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
-        self._graph = Graph(StageHandles(**handles), classifies=config.safety.classifier != "off")
+        self._graph = Graph(
+            handles, classifies=config.safety.classifier != "off", table=config.table
+        )
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         """As `Graph.generate`."""
@@ -57,13 +52,12 @@ class Fused:
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""
         try:
-            check_sections(self._config, user_config)
+            check_sections(self._config, self._stages, user_config)
         except ConfigurationError as error:  # a mistake must not take down what runs
             logger.error("nothing was changed: %s", error.message)
             return
         for key, stage in self._stages.items():
-            if hasattr(stage, "reconfigure"):
-                stage.reconfigure((user_config or {}).get(key))
+            stage.reconfigure((user_config or {}).get(key))
 
     async def load(self) -> ReplicaLoad:
         """What this replica's denoiser has to do."""
@@ -92,7 +86,10 @@ class Fused:
         for stage in self._stages.values():
             stage.check_health()
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """End all stages; a second time does nothing."""
         for stage in getattr(self, "_stages", {}).values():
-            stage.__del__()
-        self._stages = {}
+            stage.close()
+
+    def __del__(self) -> None:
+        self.close()  # Serve calls it, and Python where the constructor failed

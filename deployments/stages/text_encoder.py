@@ -9,23 +9,20 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from deployments.lifecycle.boundary import Boundary, KeepAlive, starting
 from deployments.metrics import declared as metrics
-from deployments.options.autoscaling import reported_targets
-from deployments.options.reconfigure import taken_over
+from deployments.names import StageName
 from deployments.options.stages import TextEncoderOptions, WeightsOptions
 from deployments.single_flight import SingleFlight
+from deployments.stages.shim import BatchingShim
 from deployments.weights.fetch import fetch
 from deployments.wire.packed import PackedConditioning
 from deployments.wire.tensors import pack_conditioning
-from pipelines.batching.batcher import Batcher
 from pipelines.contracts import ServiceTerms, TextPrompt
 from pipelines.tracing.open_spans import waited_and_ran
 
 
-class TextEncoder(KeepAlive):
+class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditioning]):
     """Ray Serve deployment over `TextEncoderStage`."""
 
     def __init__(
@@ -34,7 +31,8 @@ class TextEncoder(KeepAlive):
         options: TextEncoderOptions,
         weights: WeightsOptions = WeightsOptions(),
     ) -> None:
-        with starting("TextEncoder", options):
+        super().__init__(StageName.TEXT_ENCODER, options, phase="encode")
+        with self._starting():
             import torch
 
             from pipelines.flux1.checkpoint import TEXT_PARTS
@@ -46,15 +44,7 @@ class TextEncoder(KeepAlive):
                 device=options.resolved_device,
                 dtype=options.dtype,
             )
-        self._options = options
-        self._autoscaling = options.autoscaling
-        self._boundary = Boundary("TextEncoder")
-        self._batcher: Batcher[TextPrompt, PackedConditioning] = Batcher(
-            self._run,
-            key=lambda prompt: prompt.max_sequence_length,
-            max_batch_size=options.max_batch_size,
-            name="text-encoder",
-        )
+        self._start_batching(self._run, key=lambda prompt: prompt.max_sequence_length)
         self._cache: OrderedDict[TextPrompt, PackedConditioning] = OrderedDict()
         self._cache_entries = options.cache_entries
         self._in_flight: SingleFlight[TextPrompt, tuple[PackedConditioning, float]] = SingleFlight()
@@ -84,29 +74,9 @@ class TextEncoder(KeepAlive):
             timings = {"encode_wait": elapsed - busy, "encode": busy}
             return replace(conditioning, timings=timings, spans=spans)
 
-    def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
-        """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
-        if (options := taken_over(self._options, user_config)) is not None:
-            self._autoscaling = options.autoscaling
-            self._batcher.max_batch_size = options.max_batch_size
-            self._cache_entries = options.cache_entries
-
-    async def ready(self) -> bool:
-        """True: the constructor returns only once the weights are loaded."""
-        return True
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: a `Demand`, and the target wait."""
-        return {**self._batcher.demand._asdict(), **reported_targets(self._autoscaling)}
-
-    def check_health(self) -> None:
-        """Raises StageFailed when encoding has stopped working."""
-        self._boundary.has_to_do(self._batcher.demand)
-        self._boundary.check_health()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_batcher"):
-            self._batcher.close()
+    def _take_over(self, options: TextEncoderOptions) -> None:
+        super()._take_over(options)
+        self._cache_entries = options.cache_entries
 
     async def _encode(self, prompt: TextPrompt) -> tuple[PackedConditioning, float]:
         conditioning, _, ran, _ = await self._batcher.submit(

@@ -14,6 +14,7 @@ from deployments.options.stages import (
     StageOptions,
     StagesConfig,
 )
+from deployments.stage_table import FUSED, StageRow
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.flux1 import memory as footprint
@@ -123,27 +124,25 @@ def placements(settings: Settings) -> list[Placement]:
     )
     needs = _Needs(components_of(spec), spec, settings.limits)
     deployed = settings.stages.deployed().items()
-    return [first, *(_stage(name, each, settings.stages, needs) for name, each in deployed)]
+    return [first, *(_stage(row, each, settings.stages, needs) for row, each in deployed)]
 
 
-def _stage(
-    name: StageName, options: StageOptions, stages: StagesConfig, needs: _Needs
-) -> Placement:
+def _stage(row: StageRow, options: StageOptions, stages: StagesConfig, needs: _Needs) -> Placement:
     low, high = _bounds(options.num_replicas, options.autoscaling)
     bundle = Bundle(
         num_cpus=options.num_cpus, num_gpus=options.num_gpus, resources=options.resources
     )
     return Placement(
-        deployment=str(name),
-        setting="stages.denoiser" if name is StageName.FUSED else f"stages.{name.key}",
+        deployment=row.name,
+        setting="stages.denoiser" if row is FUSED else f"stages.{row.key}",
         min_replicas=low,
         max_replicas=high,
         bundles=(bundle,) * (options.ranks if isinstance(options, DenoiserOptions) else 1),
         device=options.resolved_device,
-        dtype=None if name is StageName.FINISHER else options.dtype,
+        dtype=options.dtype if row.has_weights else None,
         accelerator_type=options.accelerator_type,
         selector=options.label_selector,
-        memory=needs.of(name, stages),
+        memory=needs.of(row.name, stages),
     )
 
 
@@ -161,13 +160,13 @@ class _Needs:
     spec: ModelSpec
     limits: Limits
 
-    def of(self, name: StageName, stages: StagesConfig) -> Memory | None:
-        parts = {
+    def of(self, name: str, stages: StagesConfig) -> Memory | None:
+        parts: dict[str, tuple[StageOptions, Memory]] = {
             StageName.TEXT_ENCODER: (stages.text_encoder, self._encoder(stages.text_encoder)),
             StageName.DENOISER: (stages.denoiser, self._denoiser(stages.denoiser)),
             StageName.VAE_DECODER: (stages.vae_decoder, self._decoder(stages.vae_decoder)),
         }
-        if name is not StageName.FUSED:
+        if name != FUSED.name:
             return parts[name][1] if name in parts else None
         device = stages.denoiser.resolved_device
         there = [memory for options, memory in parts.values() if options.resolved_device == device]

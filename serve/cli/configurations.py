@@ -16,7 +16,8 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.names import INGRESS_NAME, StageName
+from deployments.names import INGRESS_NAME
+from deployments.stage_table import FUSED
 from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.settings.messages import unknown_key
@@ -121,7 +122,7 @@ def _configuration(application: Mapping[str, Any]) -> Configuration:
         raise ConfigurationError(f"{name}: args: {error.message}") from error
     overrides: list[dict[str, Any]] = application.get("deployments") or []
     overridden = tuple(each["name"] for each in overrides)
-    known = (INGRESS_NAME, *StageName)
+    known = (INGRESS_NAME, *(row.name for row in (*settings.stages.table, FUSED)))
     for deployment in overridden:
         if deployment not in known:
             raise ConfigurationError(
@@ -142,4 +143,4 @@ def _check_user_config(settings: Settings, name: str, user_config: Mapping[str, 
     if name == INGRESS_NAME:
         live_settings(settings, user_config)
     else:
-        check_stage(settings, StageName(name), user_config)
+        check_stage(settings, name, user_config)

@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from deployments.names import StageName
 from deployments.options.autoscaling import AutoscalingOptions
 from deployments.options.reconfigure import changed, check_sections
 from deployments.options.stages import Options
 from deployments.scaling.rule import ScalingRule
+from deployments.stage_table import FUSED
 from pipelines.errors import ConfigurationError
 from serve.settings.settings import Settings
 
@@ -42,12 +42,13 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
     return settings.model_copy(update={"limits": limits, "deadlines": deadlines})
 
 
-def check_stage(settings: Settings, name: StageName, user_config: Mapping[str, Any]) -> None:
+def check_stage(settings: Settings, name: str, user_config: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if the stage called `name` would not take `user_config` over."""
-    if name is StageName.FUSED:
-        check_sections(settings.stages, user_config)
+    keys = {row.name: row.key for row in settings.stages.table}
+    if name == FUSED.name:
+        check_sections(settings.stages, keys.values(), user_config)
     else:
-        changed(cast("Options", getattr(settings.stages, name.key)), user_config)
+        changed(cast("Options", getattr(settings.stages, keys[name])), user_config)
 
 
 def check_autoscaling(config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
 from deployments.graph.forecast import Forecast
-from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.graph import Graph
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, StagesConfig
 from deployments.stages.denoiser import Denoiser
@@ -85,13 +85,11 @@ class _WatchedStream:
 class GraphDriver:
     """Runs jobs through the graph, as the ingress does."""
 
-    def __init__(
-        self, scales_to_zero: Mapping[StageName, float], **stages: DeploymentHandle
-    ) -> None:
+    def __init__(self, scales_to_zero: Mapping[str, float], **stages: DeploymentHandle) -> None:
         self._denoiser = stages["denoiser"]
         self._attempts: list[Attempt] = []
         watched = cast(Any, WatchedHandle(self._denoiser, self._attempts))
-        handles = StageHandles(**{**stages, "denoiser": watched})
+        handles = {**stages, "denoiser": watched}
         self._graph = Graph(handles, scales_to_zero=scales_to_zero)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from deployments.graph.graph import StageHandles
 from deployments.graph.warnings import PromptFacts
+from deployments.stage_table import STAGES
 from deployments.stages.local_handle import LocalHandle
 from deployments.wire.packed import (
     Denoising,
@@ -96,15 +96,8 @@ class FakeStages:
     finished: list[FinishSpec] = field(default_factory=list)
     is_ready: bool = True
 
-    def handles(self) -> StageHandles:
-        handle = cast(Any, LocalHandle(self))
-        return StageHandles(
-            text_encoder=handle,
-            denoiser=handle,
-            vae_decoder=handle,
-            safety=handle,
-            finisher=handle,
-        )
+    def handles(self) -> dict[str, Any]:
+        return {row.key: LocalHandle(self) for row in STAGES}
 
     async def encode(self, prompt: TextPrompt) -> str:
         if self.on_encode is not None:

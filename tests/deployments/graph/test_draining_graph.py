@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import ray.serve
 
 import deployments.graph.draining_graph
 from deployments.graph.draining_graph import DrainingGraph
-from deployments.graph.graph import StageHandles
 from deployments.stages.local_handle import LocalHandle
 from pipelines.contracts import LatentJob
 from tests.deployments.driver import make_job
@@ -29,8 +28,8 @@ class HeldStages(FakeStages):
 
     holds: Counter[str] = field(default_factory=Counter)
 
-    def handles(self) -> StageHandles:
-        return StageHandles(**{key: cast(Any, _Handle(self, key)) for key in STAGES})
+    def handles(self) -> dict[str, Any]:
+        return {key: _Handle(self, key) for key in STAGES}
 
 
 class _Handle(LocalHandle):

@@ -32,6 +32,7 @@ PARAMS = GenerationParams(
     seed=1,
     max_sequence_length=36,
 )
+BEFORE_LATENTS = (str(StageName.TEXT_ENCODER), str(StageName.DENOISER))
 PROMISED_S = MARGIN * ALONE_S + STEP_S
 
 
@@ -40,13 +41,14 @@ class Starts(ColdPools):
 
     def __init__(self, **seconds: float) -> None:
         super().__init__({}, {})
-        self.seconds = {StageName[name.upper()]: value for name, value in seconds.items()}
+        self.seconds = {str(StageName[name.upper()]): value for name, value in seconds.items()}
 
-    def cold(self, now: float) -> tuple[StageName, ...]:
+    def cold(self, now: float) -> tuple[str, ...]:
         return tuple(self.seconds)
 
-    def cold_start_s(self, now: float, among: Any = tuple(StageName)) -> float:
-        return max((self.seconds[stage] for stage in self.seconds if stage in among), default=0.0)
+    def cold_start_s(self, now: float, among: Any = None) -> float:
+        asked = self.seconds if among is None else among
+        return max((self.seconds[stage] for stage in self.seconds if stage in asked), default=0.0)
 
 
 def report(queued_s: float = 0.0, *, age_s: float = 0.0, surface: CostSurface = SURFACE) -> Report:
@@ -61,7 +63,7 @@ def forecasts(
 ) -> Forecasts:
     backlogs = Backlogs()
     backlogs.heard({str(index): each for index, each in enumerate(reports)}, time.time())
-    made = Forecasts(starts or Starts(), backlogs, spreads=spreads)
+    made = Forecasts(starts or Starts(), backlogs, before_latents=BEFORE_LATENTS, spreads=spreads)
     if took is not None:
         made.observe(PARAMS, took)
     return made

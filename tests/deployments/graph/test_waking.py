@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from deployments.graph.graph import Graph, StageHandles
+from deployments.graph.graph import Graph
 from deployments.graph.remote_graph import RemoteGraph
 from deployments.names import StageName
 from deployments.routing.pools import Pool, pool_of
@@ -122,8 +122,8 @@ class App:
             stage.key: cast(Any, NamedHandle(each, self.name, str(stage)))
             for stage, each in self.by_name.items()
         }
-        scales_to_zero = dict.fromkeys(FIVE, CONFIGURED_S)
-        self.graph = Graph(StageHandles(**handles), scales_to_zero=scales_to_zero, **options)
+        scales_to_zero: dict[str, float] = dict.fromkeys(FIVE, CONFIGURED_S)
+        self.graph = Graph(handles, scales_to_zero=scales_to_zero, **options)
 
     @property
     def asked(self) -> set[StageName]:

@@ -113,7 +113,7 @@ def test_a_target_wait_is_told_to_the_controller_with_the_work(tmp_path: Path) -
     assert stage.record_autoscaling_stats()["target_wait_s"] == 0.5
     stage.reconfigure(None)
     assert stage.record_autoscaling_stats()["target_wait_s"] == 5
-    stage.__del__()
+    stage.close()
 
 
 async def test_a_classifier_judges_by_the_threshold_of_the_moment() -> None:
@@ -127,4 +127,4 @@ async def test_a_classifier_judges_by_the_threshold_of_the_moment() -> None:
     assert (await stage.classify(image)).threshold == 0.0
     stage.reconfigure(None)
     assert (await stage.classify(image)).threshold == 1.0
-    stage.__del__()
+    stage.close()

@@ -63,7 +63,7 @@ async def fused(dev_like: Path, tmp_path: Path) -> AsyncIterator[Fused]:
     )
     stages = Fused(tiny_spec(dev_like), config)
     yield stages
-    stages.__del__()
+    stages.close()
 
 
 async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> None:

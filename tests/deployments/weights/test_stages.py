@@ -79,7 +79,7 @@ async def test_fused_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> 
         job = GenerationJob(request_id="r", params=params, finish=finish)
         (image,) = (await fused.generate(job)).images
     finally:
-        fused.__del__()
+        fused.close()
     (theirs,) = oracle_images(model, params)
     assert image.b64 is not None
     ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(image.b64))))

@@ -1,0 +1,106 @@
+"""The stages of an application, one row each: what goes over all stages iterates over `STAGES`.
+
+A new stage is a row here, its options in `StagesConfig`, its class in `pipelines.stages`, and a
+shim of a few lines in `deployments.stages`. Shims are named by import path: the ingress, the
+controller and a check of a configuration read the table without loading any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from deployments.names import StageName
+
+Argument = Literal["spec", "source", "options", "weights", "storage", "config"]
+"""What a shim's constructor may take, by these names: the model, its source of weights, the stage's
+own options, two sections that stages share, or the whole `StagesConfig`. No more than it needs: a
+change of an argument replaces the replicas."""
+
+Place = Literal["before_latents", "denoiser", "after_latents"]
+"""Where in the graph a stage stands. Those before and the denoiser must be up before an image has
+latents; the others can start meanwhile, and grow with the images that the denoiser will send."""
+
+Router = Literal["FinishFirstRouter", "LessBusyRouter"]
+"""Which replica gets a call: a class of `deployments.routing.routers`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage: its deployment's `name`, and the `key` of its options and of its handle.
+
+    `shim` is "module:Class".
+    """
+
+    name: str
+    key: str
+    shim: str
+    takes: tuple[Argument, ...]
+    place: Place
+    router: Router = "LessBusyRouter"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it computes with weights, so that its dtype means something."""
+        return "weights" in self.takes or "config" in self.takes
+
+    def shim_class(self) -> type[Any]:
+        """The shim, imported; its module loads no torch."""
+        module, _, name = self.shim.partition(":")
+        return getattr(import_module(module), name)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the shim takes of all that is `given`."""
+        return {name: given[name] for name in self.takes}
+
+
+STAGES = (
+    StageRow(
+        name=str(StageName.TEXT_ENCODER),
+        key="text_encoder",
+        shim="deployments.stages.text_encoder:TextEncoder",
+        takes=("source", "options", "weights"),
+        place="before_latents",
+    ),
+    StageRow(
+        name=str(StageName.DENOISER),
+        key="denoiser",
+        shim="deployments.stages.denoiser:Denoiser",
+        takes=("spec", "options", "weights"),
+        place="denoiser",
+        router="FinishFirstRouter",
+    ),
+    StageRow(
+        name=str(StageName.VAE_DECODER),
+        key="vae_decoder",
+        shim="deployments.stages.vae_decoder:VaeDecoder",
+        takes=("source", "options", "weights"),
+        place="after_latents",
+    ),
+    StageRow(
+        name=str(StageName.SAFETY),
+        key="safety",
+        shim="deployments.stages.safety:SafetyClassifier",
+        takes=("options", "weights"),
+        place="after_latents",
+    ),
+    StageRow(
+        name=str(StageName.FINISHER),
+        key="finisher",
+        shim="deployments.stages.finisher:Finisher",
+        takes=("options", "storage"),
+        place="after_latents",
+    ),
+)
+
+FUSED = StageRow(
+    name=str(StageName.FUSED),
+    key="fused",
+    shim="deployments.stages.fused:Fused",
+    takes=("spec", "config"),
+    place="denoiser",
+    router="FinishFirstRouter",
+)
+"""All of them in one replica."""
