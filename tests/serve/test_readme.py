@@ -41,9 +41,3 @@ def test_every_field_of_a_generation():
 def test_every_error():
     for rule in ERROR_TABLE.values():
         assert f"| {rule.status} | `{rule.code}` |" in README
-
-
-def test_every_module():
-    for path in SERVE.rglob("*.py"):
-        if path.name != "__init__.py" and path.parent.name != "middleware":
-            assert path.name in README, path.name

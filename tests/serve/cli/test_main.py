@@ -200,7 +200,7 @@ def test_check_sums_up(run: Run):
 
 
 class TestCheckWithMachines:
-    CLUSTER = CONFIGS.parents[2] / "cluster.yaml"
+    CLUSTER = CONFIGS.parents[1] / "cluster.yaml"
 
     def test_where_everything_goes(self, run: Run):
         outcome = run("check", str(CONFIGS / "flux-dev.yaml"), "--cluster", str(self.CLUSTER))
