@@ -26,9 +26,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from pipelines.flux1 import blocks
-from pipelines.flux1.block_weights import Total, double_weights, single_weights
+from pipelines.flux1.block_weights import double_weights, single_weights
 from pipelines.flux1.blocks import Places, Rotation
 from pipelines.packing.attention import AttentionBackend, backend
+from pipelines.packing.linear import Total
 
 
 class SegmentShape(NamedTuple):

@@ -8,34 +8,13 @@ Shapes:  d width      E head width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-
-class Linear(NamedTuple):
-    """Weight (out, in) and bias (out,) of a linear layer, or of several with one input."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-
-Total = Callable[[torch.Tensor], torch.Tensor]
-"""Adds up a tensor over the ranks that share a product, in place."""
-
-
-class SummedLinear(NamedTuple):
-    """A linear layer whose inputs may be spread over ranks (`pipelines.parallel`).
-
-    Then the weight (out, in / t) is this rank's, and `total` adds up what the t ranks made; the
-    bias counts once.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    total: Total | None
+from pipelines.packing.linear import Linear, Total
 
 
 class StreamWeights(NamedTuple):
@@ -43,9 +22,9 @@ class StreamWeights(NamedTuple):
 
     qkv: Linear
     head_norm: torch.Tensor
-    out: SummedLinear
+    out: Linear
     mlp_in: Linear
-    mlp_out: SummedLinear
+    mlp_out: Linear
 
 
 class DoubleWeights(NamedTuple):
@@ -60,7 +39,7 @@ class SingleWeights(NamedTuple):
 
     qkv_mlp: Linear
     head_norm: torch.Tensor
-    out: SummedLinear
+    out: Linear
 
 
 def double_weights(block: Any, total: Total | None = None) -> DoubleWeights:
@@ -73,16 +52,16 @@ def double_weights(block: Any, total: Total | None = None) -> DoubleWeights:
         image=StreamWeights(
             _fuse(attn.to_q, attn.to_k, attn.to_v),
             _stack(attn.norm_q, attn.norm_k),
-            SummedLinear(*_fuse(attn.to_out[0]), total),
+            _fuse(attn.to_out[0], total=total),
             _fuse(block.ff.net[0].proj),
-            SummedLinear(*_fuse(block.ff.net[2]), total),
+            _fuse(block.ff.net[2], total=total),
         ),
         text=StreamWeights(
             _fuse(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
             _stack(attn.norm_added_q, attn.norm_added_k),
-            SummedLinear(*_fuse(attn.to_add_out), total),
+            _fuse(attn.to_add_out, total=total),
             _fuse(block.ff_context.net[0].proj),
-            SummedLinear(*_fuse(block.ff_context.net[2]), total),
+            _fuse(block.ff_context.net[2], total=total),
         ),
     )
 
@@ -96,11 +75,11 @@ def single_weights(block: Any, total: Total | None = None) -> SingleWeights:
     return SingleWeights(
         _fuse(attn.to_q, attn.to_k, attn.to_v, block.proj_mlp),
         _stack(attn.norm_q, attn.norm_k),
-        SummedLinear(*_fuse(block.proj_out), total),
+        _fuse(block.proj_out, total=total),
     )
 
 
-def _fuse(*modules: Any) -> Linear:
+def _fuse(*modules: Any, total: Total | None = None) -> Linear:
     """One layer for several that share their input.
 
     The modules' own parameters become slices of it: nothing is held twice, they go on working, and
@@ -111,7 +90,9 @@ def _fuse(*modules: Any) -> Linear:
         # A wrapper (LoRA, quantisation) computes more than its weight says.
         assert type(module) is nn.Linear, f"cannot fuse {type(module).__name__}"
     return Linear(
-        _join([module.weight for module in modules]), _join([module.bias for module in modules])
+        _join([module.weight for module in modules]),
+        _join([module.bias for module in modules]),
+        total,
     )
 
 

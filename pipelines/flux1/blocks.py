@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from pipelines.flux1.block_weights import DoubleWeights, SingleWeights, StreamWeights, SummedLinear
+from pipelines.flux1.block_weights import DoubleWeights, SingleWeights, StreamWeights
+from pipelines.packing.linear import linear
 
 _EPSILON = 1e-6
 _FLOAT16_MAX = 65504
@@ -104,7 +105,7 @@ def single_before(
     rows, columns = weights.qkv_mlp.weight.shape[0], weights.out.weight.shape[1]
     qkv_rows = 3 * (rows - columns) // 2
     shift, scale = spread(modulation[:, :2], places.owner)
-    projected = functional.linear(norm_modulate(joint, shift, scale), *weights.qkv_mlp)
+    projected = linear(norm_modulate(joint, shift, scale), weights.qkv_mlp)
     qkv, mlp = projected.split([qkv_rows, rows - qkv_rows], dim=-1)
     qk, value = _split_heads(qkv, weights.head_norm)
     query, key = _rotate(qk, rotation).flatten(0, 1).unbind(1)
@@ -122,7 +123,7 @@ def single_after(
     """The tokens after a single block that attended to `attended` (T, H, E)."""
     (gate,) = spread(modulation[:, 2:], places.owner)
     both = torch.cat([attended.flatten(1).unflatten(0, joint.shape[:2]), hidden], dim=-1)
-    return clip_float16(_add_gated(joint, gate, _summed(both, weights.out)))
+    return clip_float16(_add_gated(joint, gate, linear(both, weights.out)))
 
 
 def _stream_heads(
@@ -132,7 +133,7 @@ def _stream_heads(
     owner: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shift, scale = spread(modulation[:, :2], owner)
-    qkv = functional.linear(norm_modulate(x, shift, scale), *weights.qkv)
+    qkv = linear(norm_modulate(x, shift, scale), weights.qkv)
     return _split_heads(qkv, weights.head_norm)
 
 
@@ -145,17 +146,10 @@ def _stream_after(
 ) -> torch.Tensor:
     gate, mlp_shift, mlp_scale, mlp_gate = spread(modulation[:, 2:], owner)
     # A product needs its rows in one piece; torch would add the bias separately otherwise.
-    x = _add_gated(x, gate, _summed(attended.contiguous(), weights.out))
-    hidden = functional.linear(norm_modulate(x, mlp_shift, mlp_scale), *weights.mlp_in)
+    x = _add_gated(x, gate, linear(attended.contiguous(), weights.out))
+    hidden = linear(norm_modulate(x, mlp_shift, mlp_scale), weights.mlp_in)
     hidden = functional.gelu(hidden, approximate="tanh")
-    return _add_gated(x, mlp_gate, _summed(hidden, weights.mlp_out))
-
-
-def _summed(x: torch.Tensor, layer: SummedLinear) -> torch.Tensor:
-    """The layer of `x`, or of all that ranks have of it."""
-    if layer.total is None:
-        return functional.linear(x, layer.weight, layer.bias)
-    return layer.total(functional.linear(x, layer.weight)).add_(layer.bias)
+    return _add_gated(x, mlp_gate, linear(hidden, weights.mlp_out))
 
 
 def spread(modulation: torch.Tensor, owner: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

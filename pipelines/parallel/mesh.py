@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from pipelines.flux1.block_weights import Total
+from pipelines.packing.linear import Total
 from pipelines.parallel.degrees import Degrees, shares
 
 
