@@ -131,7 +131,7 @@ class UsageReport(BaseModel):
 class ImagesResponse(BaseModel):
     """OpenAI's response and our `seed`, `warnings` and `model`.
 
-    `quality` is None when the request named its steps itself.
+    `quality` is missing when the request named its steps itself.
     """
 
     created: int
@@ -139,7 +139,7 @@ class ImagesResponse(BaseModel):
     data: list[ImageData]
     background: Literal["opaque"] = "opaque"
     output_format: OutputFormat
-    quality: Literal["low", "medium", "high"] | None
+    quality: Literal["low", "medium", "high"] | None = None
     size: str
     usage: UsageReport
     warnings: list[str]
