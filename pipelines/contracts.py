@@ -83,18 +83,32 @@ class TextPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadText:
+    """What of a prompt the text encoders did not take in, as the client wrote it.
+
+    `dropped_text` is the end that did not fit into T5's `max_sequence_length`,
+    `pooled_dropped_text` the end that did not fit into CLIP, each "" if all of it did.
+    `unknown_words` became unknown tokens; `marks` mean tokens of the encoders' own.
+    """
+
+    dropped_text: str = ""
+    pooled_dropped_text: str = ""
+    unknown_words: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextConditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
     `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
     `num_tokens` counts the T5 tokens of the prompt that were used, end mark included, padding not.
-    `dropped_text` is the tail that did not fit into `max_sequence_length`, "" if all of it did.
     """
 
     prompt_embeds: torch.Tensor
     pooled_prompt_embeds: torch.Tensor
     num_tokens: int
-    dropped_text: str = ""
+    unread: UnreadText = UnreadText()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployments.graph.warnings import PromptFacts
-from pipelines.contracts import Cut
+from pipelines.contracts import Cut, UnreadText
 from pipelines.tracing.spans import Spans, Timed
 
 
@@ -30,7 +30,7 @@ class PackedConditioning(Timed):
     prompt_embeds: PackedTensor
     pooled_prompt_embeds: PackedTensor
     num_tokens: int
-    dropped_text: str
+    unread: UnreadText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,9 +213,10 @@ def _take_custom_ratio(found: Translation) -> None:
 def _take_seeds(found: Translation) -> None:
     """A list of the seeds that the images would get anyway is its first."""
     given = found.fields.get("seed")
-    if given is None or type(given.value) is not list:
+    value: object = None if given is None else given.value
+    if given is None or not isinstance(value, list):
         return
-    seeds = cast("list[Any]", given.value)
+    seeds = cast("list[Any]", value)
     count = found.fields["n"].value if "n" in found.fields else 1
     whole = all(type(seed) is int for seed in seeds) and type(count) is int
     if (

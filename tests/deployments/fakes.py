@@ -31,6 +31,7 @@ from pipelines.contracts import (
     SafetyVerdict,
     ServiceTerms,
     TextPrompt,
+    UnreadText,
 )
 
 
@@ -142,7 +143,7 @@ class FakeStages:
             width=job.width,
             steps_run=step,
             prompts=tuple(
-                PromptFacts(num_tokens=len(text), dropped_text=self.dropped_text)
+                PromptFacts(num_tokens=len(text), unread=UnreadText(dropped_text=self.dropped_text))
                 for text in conditionings
             ),
         )

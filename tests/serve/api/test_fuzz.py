@@ -26,8 +26,9 @@ numbers = st.one_of(
 texts = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=30),
     st.sampled_from(
-        ["a cat", "", " ", "auto", "64x64", "100x64", "high", "png", "url", "file", "opaque", "16:9",
-         "--ar 16:9", "[GEN] x --ar 3:1", "[EDIT] x", "a --ar 9:0", "sluice-shapes", "\x00", "\ud800"]
+        ["a cat", "", " ", "auto", "64x64", "100x64", "high", "png", "url", "file", "opaque",
+         "16:9", "--ar 16:9", "[GEN] x --ar 3:1", "[EDIT] x", "a --ar 9:0", "sluice-shapes",
+         "\x00", "\ud800"]
     ),
 )  # fmt: skip
 values = st.recursive(
