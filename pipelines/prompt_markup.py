@@ -13,12 +13,13 @@ from itertools import islice
 _MOST = 3
 _QUOTED_CHARACTERS = 60
 
-# Bounded, so that a long prompt of brackets alone takes no longer than others.
+# Bounded everywhere, so that a long prompt of brackets or spaces takes no longer than others.
 _WEIGHT = re.compile(
-    r"\([^()]{1,200}:\s*[+-]?[0-9]{0,4}(?:\.[0-9]{0,6})?\s*\)|\({2,8}[^()]{1,200}\){2,8}", re.ASCII
+    r"\([^()]{1,300}:\s{0,4}[+-]?(?:[0-9](?:\.[0-9]{0,6})?|\.[0-9]{1,6})\s{0,4}\)"
+    r"|\({2,8}[^()]{1,300}\){2,8}"
 )
 _ADAPTER = re.compile(
-    r"<\s*(?:lora|lyco|hypernet|lora_[a-z]{1,10})\s*:[^<>]{1,200}>", re.IGNORECASE
+    r"<\s{0,4}(?:lora|lyco|hypernet|lora_[a-z]{1,10})\s{0,4}:[^<>]{1,200}>", re.IGNORECASE
 )
 
 
@@ -48,6 +49,7 @@ def quoted(words: Sequence[str], *, most: int = 8) -> str:
 
 
 def _quoted(pattern: re.Pattern[str], text: str) -> str:
-    """The first matches, "" if there is none."""
+    """The first matches that hold a letter, as the ratio `(4:3)` does not; "" if there is none."""
     matches = (match[0] for match in islice(pattern.finditer(text), 100))
-    return quoted(list(dict.fromkeys(matches)), most=_MOST)
+    words = dict.fromkeys(match for match in matches if any(map(str.isalpha, match)))
+    return quoted(list(words), most=_MOST)

@@ -30,6 +30,10 @@ def with_foreign_names(schema: Mapping[str, Any]) -> Schema:
     own: dict[str, Schema] = whole["properties"]
     for name, values in FOREIGN_VALUES.items():
         own[name] = _or(own[name], {"enum": list(values)})
+    own["aspect_ratio"] = _or(
+        own["aspect_ratio"],
+        {"const": "custom", "description": "With `width` and `height`: what they say."},
+    )
     own["seed"] = _or(
         own["seed"],
         {

@@ -26,6 +26,9 @@ from serve.api.foreign_names import (
 )
 
 _NAME_CHARS = 80
+_MAX_DEPTH = 2
+"""Of containers in each other."""
+
 _SIDES = ("width", "height")
 
 
@@ -92,22 +95,24 @@ def shown(value: object) -> str:
 def _flat(body: Mapping[str, Any]) -> list[tuple[str, Given]]:
     """Each entry with its place, those of containers among them. Raises InvalidRequest."""
     entries: list[tuple[str, Given]] = []
-    waiting: list[tuple[str, Mapping[str, Any]]] = [("", body)]
+    waiting: list[tuple[int, str, Mapping[str, Any]]] = [(0, "", body)]
     while waiting:
-        prefix, mapping = waiting.pop()
+        depth, prefix, mapping = waiting.pop()
         for name, value in mapping.items():
             path = prefix + name
             if value is None:
                 continue
             if name not in CONTAINERS:
                 entries.append((name, Given(value, path)))
-            elif isinstance(value, dict):
-                waiting.append((f"{path}.", cast("dict[str, Any]", value)))
+            elif isinstance(value, dict) and depth < _MAX_DEPTH:
+                waiting.append((depth + 1, f"{path}.", cast("dict[str, Any]", value)))
             else:
-                raise InvalidRequest(
-                    f"{path}: must be an object with further fields, got {shown(value)}",
-                    param=path[:_NAME_CHARS],
+                problem = (
+                    "is nested too deeply"
+                    if isinstance(value, dict)
+                    else f"must be an object with further fields, got {shown(value)}"
                 )
+                raise InvalidRequest(f"{path}: {problem}", param=path[:_NAME_CHARS])
     return entries
 
 

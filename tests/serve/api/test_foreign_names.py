@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from serve.api.foreign_names import (
@@ -27,7 +28,8 @@ from tests.serve.fakes import SPEC, FakeGraph, services
 
 URL = "/v1/images/generations"
 OWN = ImageGenerationRequest.model_fields
-SCHEMA = GENERATION_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"]
+BODY_SCHEMA = GENERATION_BODY["requestBody"]["content"]["application/json"]["schema"]
+SCHEMA = BODY_SCHEMA["properties"]
 
 SAMPLES: dict[str, Any] = {
     "prompt": "a dog",
@@ -45,6 +47,18 @@ BASE: dict[str, Any] = {"seed": 5, "output_format": "jpeg", "negative_prompt": "
 
 
 def plan(**body: Any) -> Plan:
+    """What the body becomes; the API's document must allow a body that is accepted."""
+    made = _plan(body)
+    # It says nothing of capitals, and asks for a prompt that is not in a container.
+    jsonschema.validate({"prompt": "x", **body, **_lower(body)}, BODY_SCHEMA)
+    return made
+
+
+def _lower(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: body[name].lower() for name in FOREIGN_VALUES if isinstance(body.get(name), str)}
+
+
+def _plan(body: dict[str, Any]) -> Plan:
     return normalise(
         parse_request(body),
         spec=replace(SPEC, max_side=2048),
@@ -171,7 +185,7 @@ def test_sizes():
     assert plan(prompt="x", width=128, height=64, aspect_ratio="custom") == wanted
     assert plan(prompt="x", image_size={"width": 128, "height": 64}) == wanted
     assert plan(prompt="x", image_size="128x64") == wanted
-    assert plan(prompt="x", extra_body={"width": 128}, height=64) == wanted
+    assert _plan({"prompt": "x", "extra_body": {"width": 128}, "height": 64}) == wanted
 
 
 @pytest.mark.parametrize(
@@ -215,6 +229,22 @@ async def test_contradictions_and_bad_values(
     error = await refusal_of(body)
     assert (error["param"], error["code"]) == (param, "invalid_value")
     assert said in error["message"]
+
+
+def test_the_schema_of_the_body_is_one():
+    jsonschema.Draft202012Validator.check_schema(BODY_SCHEMA)
+    with pytest.raises(jsonschema.ValidationError, match="Additional properties"):
+        jsonschema.validate({"prompt": "x", "setps": 3}, BODY_SCHEMA)
+    with pytest.raises(jsonschema.ValidationError, match="dependency"):
+        jsonschema.validate({"prompt": "x", "width": 64}, BODY_SCHEMA)
+
+
+async def test_containers_in_containers_have_an_end(refusal_of: Any):
+    body: dict[str, Any] = {"seed": 3}
+    for _ in range(900):
+        body = {"extra_body": body}
+    error = await refusal_of(body)
+    assert error["message"] == "extra_body.extra_body.extra_body: is nested too deeply"
 
 
 def test_what_is_said_twice_alike_is_no_contradiction():
