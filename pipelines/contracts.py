@@ -11,10 +11,11 @@ The module imports neither torch nor numpy when it runs, so the ingress can use 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.tracing.spans import Spans, Timed
+from pipelines.unread_text import UnreadText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,21 +84,6 @@ class TextPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadText:
-    """What of a prompt the text encoders did not take in, as the client wrote it.
-
-    `dropped_text` is the end that did not fit into T5's `max_sequence_length`,
-    `pooled_dropped_text` the end that did not fit into CLIP, each "" if all of it did.
-    `unknown_words` became unknown tokens; `marks` mean tokens of the encoders' own.
-    """
-
-    dropped_text: str = ""
-    pooled_dropped_text: str = ""
-    unknown_words: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TextConditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
@@ -108,7 +94,7 @@ class TextConditioning(Timed):
     prompt_embeds: torch.Tensor
     pooled_prompt_embeds: torch.Tensor
     num_tokens: int
-    unread: UnreadText = UnreadText()
+    unread: UnreadText = field(default_factory=UnreadText)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.contracts import GenerationParams, UnreadText
+from pipelines.contracts import GenerationParams
 from pipelines.prompt_markup import quoted
+from pipelines.unread_text import UnreadText
 
 _QUOTED_CHARACTERS = 80
 
@@ -53,13 +54,13 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
         )
     if unread.pooled_dropped_text:
         found.append(
-            f"{field}: the CLIP encoder, which reads less, did not read the end, from"
+            f"{field}: longer than the CLIP encoder reads; it did not read the end, from"
             f" {_decode_latency(unread.pooled_dropped_text)}"
         )
     if unread.unknown_words:
         found.append(
-            f"{field}: the model knows no token for {quoted(unread.unknown_words)}; what it does"
-            " not know has next to no effect"
+            f"{field}: the model has no token for {quoted(unread.unknown_words)}, and reads each as"
+            " unknown"
         )
     if unread.marks:
         found.append(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployments.graph.warnings import PromptFacts
-from pipelines.contracts import Cut, UnreadText
+from pipelines.contracts import Cut
 from pipelines.tracing.spans import Spans, Timed
+from pipelines.unread_text import UnreadText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

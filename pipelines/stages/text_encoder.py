@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from pipelines.contracts import TextConditioning, TextPrompt, UnreadText
+from pipelines.contracts import TextConditioning, TextPrompt
 from pipelines.flux1.checkpoint import TextComponents, load_text_components
 from pipelines.stages.prompt_reading import read_texts
+from pipelines.unread_text import UnreadText
 
 
 class TextEncoderStage:

@@ -31,8 +31,8 @@ from pipelines.contracts import (
     SafetyVerdict,
     ServiceTerms,
     TextPrompt,
-    UnreadText,
 )
+from pipelines.unread_text import UnreadText
 
 
 class FakeClassifier:

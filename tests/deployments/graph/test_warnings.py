@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from deployments.graph.warnings import PromptFacts, warnings_for
-from pipelines.contracts import GenerationParams, UnreadText
+from pipelines.contracts import GenerationParams
+from pipelines.unread_text import UnreadText
 
 FITS = PromptFacts(num_tokens=5)
 CUT = PromptFacts(num_tokens=16, unread=UnreadText(dropped_text="and a tail"))
@@ -65,10 +66,10 @@ def test_each_kind_of_unread_text_is_quoted() -> None:
         dropped, pooled, unknown, marks = warnings_for(params, *facts)
         assert dropped.startswith(f"{field}: longer than 16 tokens; the T5 encoder did not read")
         assert dropped.endswith('from "a Tail"')
-        assert pooled.startswith(f"{field}: the CLIP encoder")
+        assert pooled.startswith(f"{field}: longer than the CLIP encoder reads")
         assert pooled.endswith('from "with a Tail"')
-        assert unknown.startswith(f'{field}: the model knows no token for "红色", "🦊", "zz0"')
-        assert '"zz5" and 3 more;' in unknown
+        assert unknown.startswith(f'{field}: the model has no token for "红色", "🦊", "zz0"')
+        assert '"zz5" and 3 more,' in unknown
         assert marks.startswith(f'{field}: "</s>" was read as a mark')
 
 

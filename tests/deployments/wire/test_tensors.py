@@ -15,7 +15,8 @@ from deployments.wire.tensors import (
     unpack_latents,
     unpack_tensor,
 )
-from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning, UnreadText
+from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning
+from pipelines.unread_text import UnreadText
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -154,7 +154,7 @@ class TestGenerateHere:
         outcome = run("generate", prompt, "--steps", "1", "-o", "x.png")
         assert outcome.code == 0, outcome.err
         assert 'warning: prompt: weights such as "(big:1.3)"' in outcome.err
-        assert 'warning: prompt: the model knows no token for "Frobnicated"' in outcome.err
+        assert 'warning: prompt: the model has no token for "Frobnicated"' in outcome.err
 
     @pytest.mark.parametrize("option", ["--deadline-ms", "--priority", "--min-steps"])
     def test_who_is_alone_needs_no_order(self, run: Run, option: str):
