@@ -11,10 +11,11 @@ The module imports neither torch nor numpy when it runs, so the ingress can use 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.tracing.spans import Spans, Timed
+from pipelines.unread_text import UnreadText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,13 +89,12 @@ class TextConditioning(Timed):
 
     `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
     `num_tokens` counts the T5 tokens of the prompt that were used, end mark included, padding not.
-    `dropped_text` is the tail that did not fit into `max_sequence_length`, "" if all of it did.
     """
 
     prompt_embeds: torch.Tensor
     pooled_prompt_embeds: torch.Tensor
     num_tokens: int
-    dropped_text: str = ""
+    unread: UnreadText = field(default_factory=UnreadText)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,9 +64,14 @@ class LocalChain:
         )
 
     def generate(
-        self, params: GenerationParams, *, on_step: Callable[[StepEvent], None] | None = None
+        self,
+        params: GenerationParams,
+        *,
+        on_step: Callable[[StepEvent], None] | None = None,
+        on_encoded: Callable[[TextConditioning, TextConditioning | None], None] | None = None,
     ) -> list[DecodedImage]:
-        """All images of a request, in order; `on_step` hears of every step of every image.
+        """All images of a request, in order; `on_step` hears of every step of every image,
+        `on_encoded` once of the prompt and, with true guidance, of the negative prompt.
 
         Raises DegenerateImage for a result that is none, ContentPolicyViolation when the
         classifier refuses one.
@@ -75,6 +80,8 @@ class LocalChain:
         negative = None
         if params.uses_true_cfg and params.negative_prompt is not None:
             negative = self._encode(params.negative_prompt, params)
+        if on_encoded is not None:
+            on_encoded(positive, negative)
         latents = self._denoise(params, (positive, negative), on_step)
         return [self._decode(item, index) for index, item in enumerate(latents)]
 

@@ -1,20 +1,22 @@
-"""Warnings about a request that was served: what of it had no effect. Pure."""
+"""Warnings about a request that was served: what of it had no effect, in its own words. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.contracts import GenerationParams
+from pipelines.prompt_markup import quoted
+from pipelines.unread_text import UnreadText
 
 _QUOTED_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptFacts:
-    """What is to be told of an encoded prompt: the tokens used, and the tail that did not fit."""
+    """What is to be told of an encoded prompt: the tokens used, and what was not taken in."""
 
     num_tokens: int
-    dropped_text: str
+    unread: UnreadText = field(default_factory=UnreadText)
 
 
 def warnings_for(
@@ -24,11 +26,11 @@ def warnings_for(
 
     `negative_prompt` is given only where one was encoded, so with `params.uses_true_cfg`.
     """
-    found: list[str] = []
-    if prompt.dropped_text:
-        found.append(_dropped("prompt", prompt.dropped_text, params))
-    if negative_prompt is not None and negative_prompt.dropped_text:
-        found.append(_dropped("negative_prompt", negative_prompt.dropped_text, params))
+    found = unread_warnings("prompt", prompt.unread, params.max_sequence_length)
+    if negative_prompt is not None:
+        found += unread_warnings(
+            "negative_prompt", negative_prompt.unread, params.max_sequence_length
+        )
     if not params.uses_true_cfg:
         if params.negative_prompt is not None:
             found.append(
@@ -42,9 +44,31 @@ def warnings_for(
     return tuple(found)
 
 
-def _dropped(field: str, tail: str, params: GenerationParams) -> str:
-    quoted = tail if len(tail) <= _QUOTED_CHARACTERS else tail[:_QUOTED_CHARACTERS] + "…"
-    return (
-        f"{field}: longer than {params.max_sequence_length} tokens; the end was not used,"
-        f' from "{quoted}"'
-    )
+def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) -> list[str]:
+    """One sentence per kind of text in `field` that the encoders did not take in."""
+    found: list[str] = []
+    if unread.dropped_text:
+        found.append(
+            f"{field}: longer than {max_sequence_length} tokens; the T5 encoder did not read the"
+            f" end, from {_decode_latency(unread.dropped_text)}"
+        )
+    if unread.pooled_dropped_text:
+        found.append(
+            f"{field}: longer than the CLIP encoder reads; it did not read the end, from"
+            f" {_decode_latency(unread.pooled_dropped_text)}"
+        )
+    if unread.unknown_words:
+        found.append(
+            f"{field}: the model has no token for {quoted(unread.unknown_words)}, and reads each as"
+            " unknown"
+        )
+    if unread.marks:
+        found.append(
+            f"{field}: {quoted(unread.marks)} was read as a mark of the text encoder's own, not as"
+            " text"
+        )
+    return found
+
+
+def _decode_latency(text: str) -> str:
+    return f'"{text if len(text) <= _QUOTED_CHARACTERS else text[:_QUOTED_CHARACTERS] + "…"}"'

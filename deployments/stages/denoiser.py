@@ -249,7 +249,7 @@ class _Reports:
 def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
     """What the graph tells of the prompts, so that it need not ask the encoder."""
     return tuple(
-        PromptFacts(num_tokens=each.num_tokens, dropped_text=each.dropped_text)
+        PromptFacts(num_tokens=each.num_tokens, unread=each.unread)
         for each in conditionings
         if each is not None
     )

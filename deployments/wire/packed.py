@@ -13,6 +13,7 @@ import numpy as np
 from deployments.graph.warnings import PromptFacts
 from pipelines.contracts import Cut
 from pipelines.tracing.spans import Spans, Timed
+from pipelines.unread_text import UnreadText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class PackedConditioning(Timed):
     prompt_embeds: PackedTensor
     pooled_prompt_embeds: PackedTensor
     num_tokens: int
-    dropped_text: str
+    unread: UnreadText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ def pack_conditioning(conditioning: TextConditioning) -> PackedConditioning:
         prompt_embeds=pack_tensor(conditioning.prompt_embeds),
         pooled_prompt_embeds=pack_tensor(conditioning.pooled_prompt_embeds),
         num_tokens=conditioning.num_tokens,
-        dropped_text=conditioning.dropped_text,
+        unread=conditioning.unread,
         timings=conditioning.timings,
         spans=conditioning.spans,
     )
@@ -68,7 +68,7 @@ def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> T
         prompt_embeds=unpack_tensor(packed.prompt_embeds, device=device),
         pooled_prompt_embeds=unpack_tensor(packed.pooled_prompt_embeds, device=device),
         num_tokens=packed.num_tokens,
-        dropped_text=packed.dropped_text,
+        unread=packed.unread,
         timings=packed.timings,
         spans=packed.spans,
     )

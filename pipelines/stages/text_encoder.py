@@ -9,6 +9,8 @@ import torch
 
 from pipelines.contracts import TextConditioning, TextPrompt
 from pipelines.flux1.checkpoint import TextComponents, load_text_components
+from pipelines.stages.prompt_reading import read_texts
+from pipelines.unread_text import UnreadText
 
 
 class TextEncoderStage:
@@ -37,7 +39,8 @@ class TextEncoderStage:
         (length,) = {prompt.max_sequence_length for prompt in prompts}
         texts = [prompt.prompt for prompt in prompts]
         pooled = self._pooled(texts)
-        ids, tails = self._t5_tokens(texts, length)
+        ids = self._t5_tokens(texts, length)
+        unread = self._unread(texts, length)
         embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
         used = (ids != torch.tensor(self._t5_tokenizer.pad_token_id)).sum(dim=1).tolist()
         return [
@@ -46,7 +49,7 @@ class TextEncoderStage:
                 prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
                 pooled_prompt_embeds=pooled[i].clone(),
                 num_tokens=used[i],
-                dropped_text=tails[i],
+                unread=unread[i],
             )
             for i in range(len(prompts))
         ]
@@ -64,15 +67,28 @@ class TextEncoderStage:
         output = self._clip(tokens.input_ids.to(self._clip.device), output_hidden_states=False)
         return output.pooler_output.to(self._clip.dtype)
 
-    def _t5_tokens(self, texts: list[str], length: int) -> tuple[torch.Tensor, list[str]]:
-        """Padded ids (B, length) and, for each text, the tail that did not fit."""
+    def _t5_tokens(self, texts: list[str], length: int) -> torch.Tensor:
+        """Padded ids (B, length)."""
         tokenizer: Any = self._t5_tokenizer
         tokens = tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        tails: list[str] = []
-        for whole in tokenizer(texts).input_ids:
-            # The end mark keeps its place, so one token less of the text is used.
-            dropped = whole[length - 1 : -1] if len(whole) > length else []
-            tails.append(tokenizer.decode(dropped) if dropped else "")
-        return tokens.input_ids, tails
+        return tokens.input_ids
+
+    def _unread(self, texts: list[str], length: int) -> list[UnreadText]:
+        """What each text said in vain."""
+        clip: Any = self._clip_tokenizer
+        pairs = zip(
+            read_texts(self._t5_tokenizer, texts, length),
+            read_texts(clip, texts, clip.model_max_length),
+            strict=True,
+        )
+        return [
+            UnreadText(
+                dropped_text=t5.dropped_text,
+                pooled_dropped_text=pooled.dropped_text,
+                unknown_words=tuple(dict.fromkeys((*t5.unknown_words, *pooled.unknown_words))),
+                marks=tuple(dict.fromkeys((*t5.marks, *pooled.marks))),
+            )
+            for t5, pooled in pairs
+        ]

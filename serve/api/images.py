@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +23,7 @@ from pipelines.contracts import (
 from pipelines.errors import DeadlineUnreachable
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
+from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan
 from serve.api.planning import plan_of, tenant_in
@@ -54,7 +56,19 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
                 " equal request. Absent: drawn for this request.",
                 "schema": {"type": "string", "enum": ["hit", "shared"]},
             },
-        }
+            "x-sluice-seed": {
+                "description": "With `response_format: file`: the seed of the first image.",
+                "schema": {"type": "integer"},
+            },
+            "x-sluice-warnings": {
+                "description": "With `response_format: file`: a JSON array of strings, if any.",
+                "schema": {"type": "string"},
+            },
+        },
+        "content": {
+            media_type: {"schema": {"type": "string", "format": "binary"}}
+            for media_type in ("image/png", "image/jpeg", "image/webp", "application/zip")
+        },
     },
     429: {
         "description": "`overloaded`, or `deadline_unreachable` with `earliest_deadline_ms`.",
@@ -92,7 +106,15 @@ async def generate_images(request: Request) -> Response:
             raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
     with trace.root.part("respond"):
         body = _images_response(request, services, fields, plan, answer.result)
-        return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
+        headers = _headers(answer)
+        if fields.response_format == "file":
+            return await run_in_threadpool(
+                file_response,
+                answer.result.images,
+                warnings=body.warnings,
+                headers=headers,
+            )
+        return ApiResponse(body.model_dump(exclude_none=True), headers=headers)
 
 
 async def _generate(

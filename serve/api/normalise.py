@@ -13,9 +13,10 @@ from typing import Literal
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
+from pipelines.prompt_markup import markup_warnings
 from pipelines.prompts.syntax import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
-from serve.api.sizes import Size, SizeRules
+from serve.api.sizes import Ratio, Size, SizeRules
 from serve.api.terms import RequestedTerms, requested_terms
 from serve.api.values import check_number, check_within
 from serve.settings.settings import Deadlines, Limits
@@ -29,6 +30,8 @@ SKIPPING_QUALITY: ResolvedQuality = "low"
 """The quality that takes some of its steps without a forward, by a plan that is always the same."""
 
 MAX_SEED = 2**63 - 1
+RANDOM_SEED = -1
+"""What most tools send for a seed that is to be drawn at random."""
 MAX_GUIDANCE = 100.0
 MAX_IDENTIFIER_CHARS = 256
 
@@ -68,8 +71,10 @@ def normalise(
             model=request.model[:80],
         )
     _refuse_unsupported(request)
-    warnings: list[str] = []
-    prompt, size = _prompt_and_size(request, spec, limits)
+    warnings = list(request.notes)
+    if request.style is not None:
+        warnings.append("style: not used, there are no style presets; say it in the prompt")
+    prompt, size = _prompt_and_size(request, spec, limits, warnings)
     if spec.trained_sizes and size not in spec.trained_sizes:
         known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
@@ -85,7 +90,7 @@ def normalise(
         num_inference_steps=steps,
         guidance_scale=_guidance(request, spec, warnings),
         true_cfg_scale=true_cfg_scale,
-        seed=_seed(request, count, random_seed),
+        seed=_seed(request, count, random_seed, warnings),
         num_images=count,
         max_sequence_length=spec.max_sequence_length,
         min_inference_steps=_min_steps(request, steps, quality, requested, warnings),
@@ -118,10 +123,6 @@ def _refuse_unsupported(request: ImageGenerationRequest) -> None:
             "moderation: the operator sets how strict this server is; send 'auto'",
             param="moderation",
         )
-    if request.style is not None:
-        raise UnsupportedFeature(
-            "style: this server has no style presets; say it in the prompt", param="style"
-        )
     for name in ("user", "safety_identifier"):
         value: str = getattr(request, name) or ""
         if len(value) > MAX_IDENTIFIER_CHARS:
@@ -131,24 +132,16 @@ def _refuse_unsupported(request: ImageGenerationRequest) -> None:
 
 
 def _prompt_and_size(
-    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits
+    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
 ) -> tuple[str, Size]:
     """The prompt without its syntax, and the size, which an `--ar` in it may decide."""
     _check_length("prompt", request.prompt, limits)
     parsed = parse_prompt(request.prompt, param="prompt")
-    rules = SizeRules.of(spec, limits)
-    default = Size(height=spec.height, width=spec.width)
-    explicit = None if request.size == "auto" else rules.parse(request.size)
-    if parsed.aspect_ratio is None:
-        return parsed.text, explicit or default
-    by_ratio = rules.for_ratio(parsed.aspect_ratio, explicit or default)
-    if explicit not in (None, by_ratio):
-        raise InvalidRequest(
-            f"size: {explicit} contradicts the --ar of the prompt, which would be {by_ratio};"
-            " leave one of them out",
-            param="size",
-        )
-    return parsed.text, by_ratio
+    warnings += markup_warnings("prompt", parsed.text)
+    ratios = [Ratio.in_prompt(parsed.aspect_ratio)] if parsed.aspect_ratio else []
+    if request.aspect_ratio is not None:
+        ratios.append(Ratio.parse(request.aspect_ratio))
+    return parsed.text, SizeRules.of(spec, limits).choose(request.size, ratios)
 
 
 def _steps(
@@ -220,11 +213,16 @@ def _true_cfg(
     if scale <= 1.0:
         warnings.append("negative_prompt: not used unless true_cfg_scale is above 1")
         return None, 1.0
+    warnings += markup_warnings("negative_prompt", request.negative_prompt)
     return request.negative_prompt, scale
 
 
-def _seed(request: ImageGenerationRequest, count: int, random_seed: int) -> int:
-    if request.seed is None:
+def _seed(
+    request: ImageGenerationRequest, count: int, random_seed: int, warnings: list[str]
+) -> int:
+    if request.seed == RANDOM_SEED:
+        warnings.append("seed: -1 stands for a random one; the answer says which was drawn")
+    if request.seed is None or request.seed == RANDOM_SEED:
         return random_seed
     return check_within("seed", request.seed, 0, MAX_SEED - (count - 1))
 
@@ -242,7 +240,7 @@ def _finish(
         output_format=request.output_format,
         output_compression=quality,
         inline=request.response_format != "url",
-        store=request.response_format != "b64_json",
+        store=request.response_format in (None, "url"),
         seed=params.seed,
         parameters=metadata_text(params, model),
     )

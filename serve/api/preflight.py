@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from deployments.metrics import declared as metrics
 from serve.api.json_body import read_json_object
-from serve.api.normalise import Plan
+from serve.api.normalise import RANDOM_SEED, Plan
 from serve.api.planning import plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
@@ -102,7 +102,7 @@ def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledP
         min_steps=params.min_inference_steps,
         guidance_scale=params.guidance_scale,
         true_cfg_scale=params.true_cfg_scale,
-        seed=None if fields.seed is None else params.seed,
+        seed=None if fields.seed in (None, RANDOM_SEED) else params.seed,
         output_format=fields.output_format,
         output_compression=plan.finish.output_compression,
         deadline_ms=plan.requested.deadline_ms,

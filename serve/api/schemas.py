@@ -6,15 +6,15 @@ numbers. Which *values* a model and this server allow is `normalise.py`'s busine
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.errors import InvalidRequest, UnsupportedFeature
+from pipelines.errors import InvalidRequest
+from serve.api.foreign_schema import with_foreign_names
+from serve.api.translation import shown, translate
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high"]
@@ -42,6 +42,11 @@ class ImageGenerationRequest(BaseModel):
     model: str | None = Field(default=None, description="The served model; absent means that one.")
     n: int = Field(default=1, description="Images; image i is drawn with seed + i.")
     size: str = Field(default="auto", description="`auto` (the model's own) or `WIDTHxHEIGHT`.")
+    aspect_ratio: str | None = Field(
+        default=None,
+        pattern="^[0-9]{1,4}:[0-9]{1,4}$",
+        description="`W:H`, 1:3 to 3:1: a size of the model's own area; as `--ar` in the prompt.",
+    )
     quality: Quality = Field(
         default="auto",
         description="Step preset; auto is medium. low takes some steps without a forward.",
@@ -52,8 +57,10 @@ class ImageGenerationRequest(BaseModel):
     )
     background: Literal["auto", "opaque", "transparent"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
-    response_format: Literal["b64_json", "url"] | None = Field(
-        default=None, description="Absent: both."
+    response_format: Literal["b64_json", "url", "file"] | None = Field(
+        default=None,
+        description="Absent: both `b64_json` and `url`. `file`: the image itself instead of JSON,"
+        " several of them as a zip.",
     )
     user: Text | None = Field(
         default=None,
@@ -64,7 +71,9 @@ class ImageGenerationRequest(BaseModel):
     )
     stream: bool = False
     partial_images: int = 0
-    style: str | None = None
+    style: Literal["vivid", "natural"] | None = Field(
+        default=None, description="Not used: there are no style presets."
+    )
 
     negative_prompt: Text | None = Field(
         default=None, description="What to avoid; needs true_cfg_scale > 1."
@@ -74,7 +83,7 @@ class ImageGenerationRequest(BaseModel):
     )
     num_inference_steps: int | None = Field(default=None, description="Overrides `quality`.")
     guidance_scale: float | None = None
-    seed: int | None = Field(default=None, description="Drawn at random when absent.")
+    seed: int | None = Field(default=None, description="Drawn at random when absent, or -1.")
     deadline_ms: int | None = Field(
         default=None,
         description="The whole request should be answered within so many milliseconds of its"
@@ -88,14 +97,25 @@ class ImageGenerationRequest(BaseModel):
         description="Allows fewer steps, but no fewer than this, where that keeps the deadline.",
     )
 
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the body said in other tools' words without effect: the first of the warnings."""
+        return self._notes
+
 
 GENERATION_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": ImageGenerationRequest.model_json_schema()}},
+        "content": {
+            "application/json": {
+                "schema": with_foreign_names(ImageGenerationRequest.model_json_schema())
+            }
+        },
     }
 }
-"""Documents the body of a route that reads it by hand, strictly."""
+"""Documents the body of a route that reads it by hand, strictly, other tools' words included."""
 
 
 class ImageData(BaseModel):
@@ -131,7 +151,7 @@ class UsageReport(BaseModel):
 class ImagesResponse(BaseModel):
     """OpenAI's response and our `seed`, `warnings` and `model`.
 
-    `quality` is None when the request named its steps itself.
+    `quality` is missing when the request named its steps itself.
     """
 
     created: int
@@ -139,50 +159,32 @@ class ImagesResponse(BaseModel):
     data: list[ImageData]
     background: Literal["opaque"] = "opaque"
     output_format: OutputFormat
-    quality: Literal["low", "medium", "high"] | None
+    quality: Literal["low", "medium", "high"] | None = None
     size: str
     usage: UsageReport
     warnings: list[str]
 
 
-_ELSEWHERE: Mapping[str, str] = {
-    "complexity": "this server has no planning model",
-    "frame_count": "this server draws still images",
-    "frame_duration_ms": "this server draws still images",
-    "image": "this server does not edit images",
-    "input_fidelity": "this server does not edit images",
-    "lora": "this version has no adapters",
-    "mask": "this server does not edit images",
-    "strength": "this server does not edit images",
-}
-"""Fields that clients of such servers send, and why they cannot be honoured here."""
-
-
 def parse_request(body: Mapping[str, Any]) -> ImageGenerationRequest:
-    """Check the types of `body`'s fields; null counts as absent.
+    """`body` in our words and of the right types; null counts as absent.
 
     Raises UnsupportedFeature for a field known from elsewhere, InvalidRequest for an unknown one
-    (naming the nearest known) and for a value of the wrong type.
+    (naming the nearest known), for two that contradict each other and for a value of the wrong
+    type.
     """
-    given = {name: value for name, value in body.items() if value is not None}
-    for name in given:
-        if name in _ELSEWHERE:
-            raise UnsupportedFeature(f"{name}: {_ELSEWHERE[name]}; leave it out", param=name)
-        if name not in ImageGenerationRequest.model_fields:
-            raise InvalidRequest(_unknown_field(name), param=name[:80])
+    found = translate(body, ImageGenerationRequest.model_fields)
     try:
-        return ImageGenerationRequest.model_validate(given)
+        request = ImageGenerationRequest.model_validate(
+            {name: given.value for name, given in found.fields.items()}
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         param = str(first["loc"][0])
-        raise InvalidRequest(f"{param}: {_complaint(first)}", param=param) from None
-
-
-def _unknown_field(name: str) -> str:
-    known = list(ImageGenerationRequest.model_fields)
-    near = difflib.get_close_matches(name[:80], known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
-    return f"{name[:80]}: unknown field; {hint}"
+        path = found.fields[param].path if param in found.fields else param
+        where = param if path == param else f"{param} (sent as {path})"
+        raise InvalidRequest(f"{where}: {_complaint(first)}", param=param) from None
+    request._notes = tuple(found.notes)  # pyright: ignore[reportPrivateUsage]
+    return request
 
 
 def _complaint(error: ErrorDetails) -> str:
@@ -195,15 +197,8 @@ def _complaint(error: ErrorDetails) -> str:
         "finite_number": "must be a finite number",
         "string_type": "must be a string",
         "bool_type": "must be true or false",
+        "string_pattern_mismatch": "must be 'W:H' such as '16:9'",
         "literal_error": f"must be one of {context.get('expected')}",
         "value_error": str(context.get("error")),
     }.get(error["type"], error["msg"])
-    return f"{wanted}, got {_shown(error['input'])}"
-
-
-def _shown(value: object) -> str:
-    """`value` as the client wrote it, short."""
-    if isinstance(value, list | dict):
-        return "an array" if isinstance(value, list) else "an object"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{wanted}, got {shown(error['input'])}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
 from pipelines.errors import InvalidRequest
-from pipelines.prompts.syntax import size_for_ratio
+from pipelines.prompts.syntax import MAX_RATIO, size_for_ratio
 from serve.settings.settings import Limits
 
 _SIZE = re.compile(r"([+-]?\d{1,9})[xX×]([+-]?\d{1,9})", re.ASCII)
@@ -23,6 +24,35 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
+
+
+class Ratio(NamedTuple):
+    """Width to height, the field that says so, and how it is written there."""
+
+    width: int
+    height: int
+    field: str
+    written: str
+
+    @classmethod
+    def parse(cls, text: str) -> Ratio:
+        """The ratio written as `W:H` in the field `aspect_ratio`; raises InvalidRequest."""
+        width, height = map(int, text.split(":"))
+        if min(width, height) < 1 or max(width, height) > MAX_RATIO * min(width, height):
+            raise InvalidRequest(
+                f"aspect_ratio: must be 1:{MAX_RATIO} to {MAX_RATIO}:1, got '{text}'",
+                param="aspect_ratio",
+            )
+        return cls(width, height, "aspect_ratio", text)
+
+    @classmethod
+    def in_prompt(cls, ratio: tuple[int, int]) -> Ratio:
+        """The ratio (width, height) that a prompt's `--ar` names."""
+        return cls(*ratio, "prompt", f"--ar {ratio[0]}:{ratio[1]}")
+
+    def is_same(self, other: Ratio) -> bool:
+        """As 16:9 and 32:18 are."""
+        return self.width * other.height == self.height * other.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +87,35 @@ class SizeRules:
         self._check(size)
         return size
 
-    def for_ratio(self, ratio: tuple[int, int], near: Size) -> Size:
-        """The size of `ratio` (width, height) with the area of `near`; raises InvalidRequest."""
+    def choose(self, size: str, ratios: Sequence[Ratio]) -> Size:
+        """What `size`, which may be `auto`, and any ratios say together; raises InvalidRequest
+        where they contradict each other or no size is allowed."""
+        explicit = None if size == "auto" else self.parse(size)
+        if not ratios:
+            return explicit or self.default
+        first, *others = ratios
+        for other in others:
+            if not first.is_same(other):
+                raise InvalidRequest(
+                    f"{other.field}: {other.written} contradicts {first.written} in the"
+                    f" {first.field}; leave one of them out",
+                    param=other.field,
+                )
+        by_ratio = self.for_ratio(first, explicit or self.default)
+        if explicit not in (None, by_ratio):
+            whose = "the --ar of the prompt" if first.field == "prompt" else first.field
+            raise InvalidRequest(
+                f"size: {explicit} contradicts {whose}, which would be {by_ratio};"
+                " leave one of them out",
+                param="size",
+            )
+        return by_ratio
+
+    def for_ratio(self, ratio: Ratio, near: Size) -> Size:
+        """The size of `ratio` with the area of `near`; raises InvalidRequest."""
         try:
             height, width = size_for_ratio(
-                ratio,
+                (ratio.width, ratio.height),
                 area=near.height * near.width,
                 multiple=self.multiple,
                 max_side=self.max_side,
@@ -70,9 +124,9 @@ class SizeRules:
             )
         except ValueError as error:
             raise InvalidRequest(
-                f"prompt: --ar {ratio[0]}:{ratio[1]} has no size with sides of {self.min_side} to"
+                f"{ratio.field}: {ratio.written} has no size with sides of {self.min_side} to"
                 f" {self.max_side} pixels and at most {self.max_pixels} in all",
-                param="prompt",
+                param=ratio.field,
             ) from error
         return Size(height, width)
 

@@ -42,7 +42,10 @@ class ServerError(Exception):
 
 
 class SluiceClient:
-    """Talks to one server; use it as a context manager. `transport` is for tests."""
+    """Talks to one server; use it as a context manager. `transport` is for tests.
+
+    `base_url` may be what the OpenAI clients are given, which ends in `/v1`.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class SluiceClient:
         timeout_s: float = 600.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = base_url.rstrip("/").removesuffix("/v1").rstrip("/")
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=10.0), transport=transport
         )

@@ -7,14 +7,15 @@ how it fills the defaults is the server's own code.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from deployments.graph.warnings import PromptFacts, warnings_for
 from deployments.storage.encode import encode_image
 from deployments.storage.parameters import with_seed
 from deployments.weights.fetch import fetch
-from pipelines.contracts import StepEvent
+from pipelines.contracts import StepEvent, TextConditioning
 from serve.api.normalise import Plan, normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
@@ -59,9 +60,26 @@ class LocalDrawing:
             rules.check(plan.params.prompt, param="prompt")
         return plan
 
-    def draw(self, plan: Plan, on_step: Callable[[StepEvent], None]) -> list[Drawing]:
-        """Load the model and draw; raises the errors of `pipelines.errors`."""
+    def draw(
+        self,
+        plan: Plan,
+        on_step: Callable[[StepEvent], None],
+        on_warnings: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> list[Drawing]:
+        """Load the model and draw; raises the errors of `pipelines.errors`.
+
+        `on_warnings` hears what of the prompts the text encoders did not take in.
+        """
         finish = plan.finish
+
+        def on_encoded(*texts: TextConditioning | None) -> None:
+            facts = [
+                PromptFacts(num_tokens=text.num_tokens, unread=text.unread)
+                for text in texts
+                if text is not None
+            ]
+            on_warnings(warnings_for(plan.params, *facts))
+
         return [
             Drawing(
                 data=encode_image(
@@ -72,7 +90,9 @@ class LocalDrawing:
                 ),
                 seed=finish.seed + index,
             )
-            for index, image in enumerate(self._load().generate(plan.params, on_step=on_step))
+            for index, image in enumerate(
+                self._load().generate(plan.params, on_step=on_step, on_encoded=on_encoded)
+            )
         ]
 
     def _load(self) -> LocalChain:

@@ -239,7 +239,7 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
     arguments = {} if request.model is None else {"model": request.model}
     drawing = LocalDrawing(Settings.load(arguments), device=device.value, dtype=dtype.value)
     plan = drawing.plan(request)
-    _warn(plan.warnings)
+    warnings = list(plan.warnings)
     total = plan.params.num_inference_steps * plan.params.num_images
     with _progress("{task.completed}/{task.total} steps") as progress:
         task = progress.add_task("loading the model", total=total)
@@ -247,7 +247,9 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
         def on_step(_: StepEvent) -> None:
             progress.update(task, advance=1, description="drawing")
 
-        return [drawn.data for drawn in drawing.draw(plan, on_step)]
+        images = [drawn.data for drawn in drawing.draw(plan, on_step, warnings.extend)]
+    _warn(warnings)
+    return images
 
 
 def _draw_there(request: ImageGenerationRequest, url: str) -> list[bytes]:

@@ -13,7 +13,7 @@ from serve.tracing.views.summary import TraceFilters, summarise
 from serve.tracing.views.terminal import trace_view, traces_table
 from serve.tracing.views.waterfall import waterfall
 
-_Url = Annotated[str, typer.Option(help="The server.")]
+_Url = Annotated[str, typer.Option(help="The server; may end in /v1.")]
 _HERE = "http://localhost:8000"
 
 

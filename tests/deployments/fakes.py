@@ -32,6 +32,7 @@ from pipelines.contracts import (
     ServiceTerms,
     TextPrompt,
 )
+from pipelines.unread_text import UnreadText
 
 
 class FakeClassifier:
@@ -135,7 +136,7 @@ class FakeStages:
             width=job.width,
             steps_run=step,
             prompts=tuple(
-                PromptFacts(num_tokens=len(text), dropped_text=self.dropped_text)
+                PromptFacts(num_tokens=len(text), unread=UnreadText(dropped_text=self.dropped_text))
                 for text in conditionings
             ),
         )

@@ -12,12 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.contracts import DecodedImage, LatentJob, Latents, TextConditioning, TextPrompt
+from pipelines.contracts import (
+    DecodedImage,
+    LatentJob,
+    Latents,
+    TextConditioning,
+    TextPrompt,
+)
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
 from pipelines.flux1.checkpoint import load_vae
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from pipelines.unread_text import UnreadText
 
 JOB = LatentJob(
     work_id="a", group="a", height=64, width=64, num_inference_steps=2, guidance_scale=1.0, seed=0
@@ -63,9 +70,9 @@ def test_tokens_are_counted_and_the_dropped_tail_is_named(dev_like: Path) -> Non
             TextPrompt(prompt="a red cat on the left of a dog", max_sequence_length=6),
         ]
     )
-    assert (fits.num_tokens, fits.dropped_text) == (4, "")
+    assert (fits.num_tokens, fits.unread) == (4, UnreadText())
     assert cut.num_tokens == 6
-    assert cut.dropped_text == "left of a dog"
+    assert cut.unread == UnreadText(dropped_text="left of a dog")
     assert fits.prompt_embeds.shape == (6, 40)
     assert fits.pooled_prompt_embeds.shape == (24,)
     assert encoder.encode([]) == []

@@ -136,6 +136,20 @@ class FakeGraph:
         )
 
 
+def finished() -> FinishedImage:
+    """A finished image, as of a graph."""
+    return FinishedImage(
+        b64=base64.b64encode(PIXELS).decode(),
+        file_id=None,
+        output_format="png",
+        width=64,
+        height=64,
+        seed=1,
+        sha256=hashlib.sha256(PIXELS).hexdigest(),
+        num_bytes=len(PIXELS),
+    )
+
+
 def services(
     graph: FakeGraph | None = None,
     *,

@@ -6,9 +6,10 @@ import pytest
 
 from deployments.graph.warnings import PromptFacts, warnings_for
 from pipelines.contracts import GenerationParams
+from pipelines.unread_text import UnreadText
 
-FITS = PromptFacts(num_tokens=5, dropped_text="")
-CUT = PromptFacts(num_tokens=16, dropped_text="and a tail")
+FITS = PromptFacts(num_tokens=5)
+CUT = PromptFacts(num_tokens=16, unread=UnreadText(dropped_text="and a tail"))
 
 
 def _params(**changes: Any) -> GenerationParams:
@@ -37,7 +38,9 @@ def test_the_dropped_tail_is_quoted() -> None:
 
 
 def test_a_long_tail_is_quoted_in_part() -> None:
-    (warning,) = warnings_for(_params(), PromptFacts(num_tokens=1, dropped_text="x" * 30_000))
+    (warning,) = warnings_for(
+        _params(), PromptFacts(num_tokens=1, unread=UnreadText(dropped_text="x" * 30_000))
+    )
     assert len(warning) < 200
 
 
@@ -46,6 +49,28 @@ def test_both_tails() -> None:
     first, second = warnings_for(params, CUT, CUT)
     assert first.startswith("prompt:")
     assert second.startswith("negative_prompt:")
+
+
+def test_each_kind_of_unread_text_is_quoted() -> None:
+    unread = UnreadText(
+        dropped_text="a Tail",
+        pooled_dropped_text="with a Tail",
+        unknown_words=("红色", "🦊", *(f"zz{index}" for index in range(9))),
+        marks=("</s>",),
+    )
+    params = _params(negative_prompt="n", true_cfg_scale=2.0)
+    for field, facts in {
+        "prompt": (PromptFacts(num_tokens=1, unread=unread), FITS),
+        "negative_prompt": (FITS, PromptFacts(num_tokens=1, unread=unread)),
+    }.items():
+        dropped, pooled, unknown, marks = warnings_for(params, *facts)
+        assert dropped.startswith(f"{field}: longer than 16 tokens; the T5 encoder did not read")
+        assert dropped.endswith('from "a Tail"')
+        assert pooled.startswith(f"{field}: longer than the CLIP encoder reads")
+        assert pooled.endswith('from "with a Tail"')
+        assert unknown.startswith(f'{field}: the model has no token for "红色", "🦊", "zz0"')
+        assert '"zz5" and 3 more,' in unknown
+        assert marks.startswith(f'{field}: "</s>" was read as a mark')
 
 
 @pytest.mark.parametrize(

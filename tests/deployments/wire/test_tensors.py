@@ -16,6 +16,7 @@ from deployments.wire.tensors import (
     unpack_tensor,
 )
 from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning
+from pipelines.unread_text import UnreadText
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -86,13 +87,13 @@ def test_conditioning_and_latents_keep_every_field() -> None:
         prompt_embeds=torch.randn(4, 8, dtype=torch.bfloat16),
         pooled_prompt_embeds=torch.randn(6, dtype=torch.bfloat16),
         num_tokens=3,
-        dropped_text="tail",
+        unread=UnreadText(dropped_text="tail", unknown_words=("zz",)),
         timings={"encode": 0.5},
     )
     arrived = unpack_conditioning(pack_conditioning(conditioning), device="cpu")
     assert torch.equal(arrived.prompt_embeds, conditioning.prompt_embeds)
     assert torch.equal(arrived.pooled_prompt_embeds, conditioning.pooled_prompt_embeds)
-    assert (arrived.num_tokens, arrived.dropped_text) == (3, "tail")
+    assert (arrived.num_tokens, arrived.unread) == (3, conditioning.unread)
     assert arrived.timings == {"encode": 0.5}
 
     latents = Latents(

@@ -10,9 +10,10 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.api.foreign_names import CONTAINERS, FOREIGN_FIELDS
 from serve.api.schemas import ImageGenerationRequest
 from serve.http import create_app
-from tests.serve.fakes import services
+from tests.serve.fakes import PIXELS, services
 
 APP = create_app(services())
 
@@ -25,8 +26,9 @@ numbers = st.one_of(
 texts = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=30),
     st.sampled_from(
-        ["a cat", "", " ", "auto", "64x64", "100x64", "high", "png", "url", "opaque", "--ar 16:9",
-         "[GEN] x --ar 3:1", "[EDIT] x", "a --ar 9:0", "sluice-shapes", "\x00", "\ud800"]
+        ["a cat", "", " ", "auto", "64x64", "100x64", "high", "png", "url", "file", "opaque",
+         "16:9", "--ar 16:9", "[GEN] x --ar 3:1", "[EDIT] x", "a --ar 9:0", "sluice-shapes",
+         "\x00", "\ud800"]
     ),
 )  # fmt: skip
 values = st.recursive(
@@ -34,10 +36,17 @@ values = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=5,
 )
-names = st.one_of(st.sampled_from(list(ImageGenerationRequest.model_fields)), texts)
+names = st.one_of(
+    st.sampled_from(list(ImageGenerationRequest.model_fields)),
+    st.sampled_from([*CONTAINERS, *FOREIGN_FIELDS, "width", "height", "image_size"]),
+    texts,
+)
 bodies = st.one_of(
     st.dictionaries(names, values, max_size=6),
     st.dictionaries(names, values, max_size=4).map(lambda body: {"prompt": "a cat"} | body),
+    st.dictionaries(names, values, max_size=4).map(
+        lambda body: {"extra_body": body, "input": body}
+    ),
     values,
 )
 
@@ -54,6 +63,9 @@ async def post(content: bytes) -> httpx.Response:
 
 def check(response: httpx.Response) -> None:
     assert response.headers["x-request-id"]
+    if response.status_code == 200 and "x-sluice-seed" in response.headers:
+        assert response.content.startswith((PIXELS[:4], b"PK"))
+        return
     if response.status_code == 200:
         answer = response.json()
         assert answer["data"]

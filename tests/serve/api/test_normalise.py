@@ -85,7 +85,12 @@ def test_every_field_is_used():
 
 @pytest.mark.parametrize(
     ("response_format", "inline", "store"),
-    [(None, True, True), ("b64_json", True, False), ("url", False, True)],
+    [
+        (None, True, True),
+        ("b64_json", True, False),
+        ("url", False, True),
+        ("file", True, False),
+    ],
 )
 def test_response_format(response_format: str | None, inline: bool, store: bool):
     finish = plan(response_format=response_format).finish
@@ -141,7 +146,7 @@ def test_explicit_steps_win_over_quality():
         ({"guidance_scale": -0.1}, "guidance_scale", "must be 0 to 100"),
         ({"guidance_scale": 101}, "guidance_scale", "must be 0 to 100"),
         ({"true_cfg_scale": -1}, "true_cfg_scale", "must be 0 to 100"),
-        ({"seed": -1}, "seed", "must be 0 to 9223372036854775807"),
+        ({"seed": -2}, "seed", "must be 0 to 9223372036854775807, got -2"),
         ({"seed": 2**63}, "seed", "must be 0 to 9223372036854775807"),
         ({"seed": 10**3000}, "seed", "more than 20 digits"),
         ({"seed": MAX_SEED, "n": 2}, "seed", f"must be 0 to {MAX_SEED - 1}"),
@@ -171,7 +176,6 @@ def test_refusals_name_field_and_range(body: dict[str, Any], param: str, said: s
         ({"partial_images": 1}, "partial_images"),
         ({"background": "transparent"}, "background"),
         ({"moderation": "low"}, "moderation"),
-        ({"style": "vivid"}, "style"),
         ({"prompt": "[EDIT] make it blue"}, "prompt"),
         ({"prompt": "[VQA] what is it?"}, "prompt"),
         ({"prompt": "[CAPTION]"}, "prompt"),
@@ -187,6 +191,68 @@ def test_seeds():
     assert plan(seed=0).params.seed == 0
     assert plan(seed=MAX_SEED).params.seed == MAX_SEED
     assert plan(seed=MAX_SEED - 3, n=4).params.num_images == 4
+
+
+def test_minus_one_is_a_random_seed():
+    made = plan(seed=-1)
+    assert made.params.seed == RANDOM_SEED
+    assert made.warnings == ("seed: -1 stands for a random one; the answer says which was drawn",)
+
+
+@pytest.mark.parametrize("style", ["vivid", "natural"])
+def test_the_styles_of_dall_e_3_are_noted(style: str):
+    made = plan(style=style)
+    assert made.params == plan().params
+    assert made.warnings == ("style: not used, there are no style presets; say it in the prompt",)
+
+
+class TestAspectRatio:
+    def test_it_is_that_of_the_prompt(self):
+        made = plan(aspect_ratio="16:9")
+        assert made.params == plan(prompt="a cat --ar 16:9").params
+        assert (made.warnings, made.revised_prompt) == ((), None)
+
+    def test_it_may_be_said_twice(self):
+        assert plan(aspect_ratio="4:2", prompt="a cat --ar 2:1", size="256x128").warnings == ()
+
+    @pytest.mark.parametrize(
+        ("body", "param", "said"),
+        [
+            (
+                {"aspect_ratio": "16:9", "prompt": "a cat --ar 9:16"},
+                "aspect_ratio",
+                "aspect_ratio: 16:9 contradicts --ar 9:16 in the prompt",
+            ),
+            (
+                {"aspect_ratio": "16:9", "size": "128x128"},
+                "size",
+                "size: 128x128 contradicts aspect_ratio, which would be",
+            ),
+            ({"aspect_ratio": "4:1"}, "aspect_ratio", "must be 1:3 to 3:1, got '4:1'"),
+            ({"aspect_ratio": "0:1"}, "aspect_ratio", "must be 1:3 to 3:1"),
+        ],
+    )
+    def test_contradictions(self, body: dict[str, Any], param: str, said: str):
+        error = refusal(**body)
+        assert error.param == param
+        assert said in error.message
+
+
+class TestMarkup:
+    def test_weights_and_adapters_are_named_and_sent_as_written(self):
+        prompt = "a (red:1.3) cat <lora:x:1> ((fat))"
+        made = plan(prompt=prompt)
+        assert made.params.prompt == prompt
+        assert made.revised_prompt is None
+        weights, adapters = made.warnings
+        assert weights.startswith('prompt: weights such as "(red:1.3)", "((fat))" have no effect')
+        assert adapters.startswith('prompt: "<lora:x:1>" loads nothing')
+
+    def test_in_a_negative_prompt_that_is_used(self):
+        (said,) = plan(negative_prompt="(blurry:1.2)", true_cfg_scale=3).warnings
+        assert said.startswith('negative_prompt: weights such as "(blurry:1.2)"')
+        (said,) = plan(negative_prompt="(blurry:1.2)").warnings
+        assert said == "negative_prompt: not used unless true_cfg_scale is above 1"
 
 
 def test_model_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx2
 import openai
@@ -28,7 +29,7 @@ async def openai_of() -> AsyncIterator[OpenAIOf]:
     """Makes an OpenAI client of an application over a given graph; retries only when asked."""
     made: list[openai.AsyncOpenAI] = []
 
-    def make(graph: FakeGraph, *, max_retries: int = 0) -> openai.AsyncOpenAI:
+    def make(graph: FakeGraph, *, max_retries: int = 0, strict: bool = False) -> openai.AsyncOpenAI:
         transport = httpx2.ASGITransport(app=create_app(services(graph)))
         made.append(
             openai.AsyncOpenAI(
@@ -36,6 +37,7 @@ async def openai_of() -> AsyncIterator[OpenAIOf]:
                 base_url="http://sluice.test/v1",
                 http_client=httpx2.AsyncClient(transport=transport),
                 max_retries=max_retries,
+                _strict_response_validation=strict,
             )
         )
         return made[-1]
@@ -75,6 +77,42 @@ async def test_an_image(openai_of: OpenAIOf):
     assert getattr(answer, "warnings", None) == []
     params = graph.jobs[0].params
     assert (params.width, params.height, params.guidance_scale) == (128, 64, 2.5)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["loose", "strict"])
+async def test_every_way_to_read_an_answer(openai_of: OpenAIOf, strict: bool):
+    """`strict` makes the client raise where an answer is not of its declared types."""
+    images = openai_of(FakeGraph(), strict=strict).images
+    answers = [await images.generate(prompt="a cat")]
+    raw = await images.with_raw_response.generate(prompt="a cat", extra_body={"steps": 3})
+    assert raw.http_request.headers["x-stainless-lang"] == "python"
+    answers.append(raw.parse())
+    async with images.with_streaming_response.generate(prompt="a cat", quality="hd") as streamed:
+        answers.append(await streamed.parse())
+    assert [answer.quality for answer in answers] == ["medium", None, "high"]
+    for answer in answers:
+        assert isinstance(answer, openai.types.ImagesResponse)
+        assert answer.data is not None
+        assert base64.b64decode(answer.data[0].b64_json or "") == PIXELS
+
+
+@pytest.mark.parametrize("quality", ["auto", "standard", "hd", "low", "medium", "high", "xhigh"])
+async def test_no_quality_or_style_that_tools_always_send_is_refused(
+    openai_of: OpenAIOf, quality: Any
+):
+    answer = await openai_of(FakeGraph(), strict=True).images.generate(
+        prompt="a cat", quality=quality, style="vivid"
+    )
+    assert answer.quality in ("low", "medium", "high")
+    assert any(text.startswith("style: ") for text in getattr(answer, "warnings", ()))
+
+
+async def test_the_image_itself(openai_of: OpenAIOf):
+    raw = await openai_of(FakeGraph()).images.with_raw_response.generate(
+        prompt="a cat", extra_body={"response_format": "file"}
+    )
+    assert raw.headers["content-type"] == "image/png"
+    assert raw.content == PIXELS
 
 
 async def test_links_only(openai_of: OpenAIOf):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import InvalidRequest
-from serve.api.sizes import Size, SizeRules
+from serve.api.sizes import Ratio, Size, SizeRules
 
 RULES = SizeRules(default=Size(64, 64), min_side=64, max_side=512, max_pixels=512 * 256)
 
@@ -42,9 +42,9 @@ def test_refusals_name_the_nearest_size(text: str, said: str):
 
 def test_a_ratio_without_any_size():
     rules = SizeRules(default=Size(64, 64), min_side=64, max_side=128, max_pixels=64 * 80)
-    assert rules.for_ratio((1, 1), Size(64, 64)) == Size(64, 64)
+    assert rules.for_ratio(Ratio.in_prompt((1, 1)), Size(64, 64)) == Size(64, 64)
     with pytest.raises(InvalidRequest, match="prompt: --ar 3:1 has no size") as caught:
-        rules.for_ratio((3, 1), Size(64, 64))
+        rules.for_ratio(Ratio.in_prompt((3, 1)), Size(64, 64))
     assert caught.value.param == "prompt"
 
 

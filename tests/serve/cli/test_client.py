@@ -8,6 +8,7 @@ import pytest
 
 from serve.api.schemas import ImageData, ImageGenerationRequest
 from serve.cli.client import ServerError, SluiceClient
+from serve.tracing.views.summary import TraceFilters
 
 ANSWER = {
     "created": 1,
@@ -35,13 +36,44 @@ def test_an_image_and_only_the_fields_that_were_set():
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json={**ANSWER, "quality": None})
+        return httpx.Response(200, json=ANSWER)
 
     with client(answer) as server:
         result = server.generate(ImageGenerationRequest(prompt="a cat", seed=3))
         assert server.image_bytes(result.data[0]) == b"png"
     assert str(seen[0].url) == "http://s/v1/images/generations"
     assert seen[0].read() == b'{"prompt":"a cat","seed":3}'
+
+
+@pytest.mark.parametrize(
+    "url", ["http://s", "http://s/", "http://s/v1", "http://s/v1/", "http://s//v1//"]
+)
+def test_the_url_may_be_that_of_the_openai_clients(url: str):
+    paths: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200, json={**ANSWER, "stages": {"Denoiser": True}})
+
+    with SluiceClient(url, transport=httpx.MockTransport(answer)) as server:
+        server.generate(ImageGenerationRequest(prompt="a cat"))
+        assert server.readiness() == {"Denoiser": True}
+        with pytest.raises(ServerError):
+            server.traces(TraceFilters())
+    assert paths == ["/v1/images/generations", "/readyz", "/traces"]
+
+
+def test_a_path_before_v1_is_kept():
+    with (
+        SluiceClient(
+            "http://s/sluice/v1/",
+            transport=httpx.MockTransport(
+                lambda request: httpx.Response(200, text=request.url.path)
+            ),
+        ) as server,
+        pytest.raises(ServerError, match="http://s/sluice is not a Sluice server"),
+    ):
+        server.generate(ImageGenerationRequest(prompt="a cat"))
 
 
 def test_a_linked_image_is_fetched():

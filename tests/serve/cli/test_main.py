@@ -149,6 +149,13 @@ class TestGenerateHere:
         assert "Seed: 4" in image.info["parameters"]
         assert (tmp_path / "x-3.png").read_bytes() != (tmp_path / "x-4.png").read_bytes()
 
+    def test_what_the_encoders_did_not_read_is_said_here_too(self, run: Run):
+        prompt = "a red circle, Frobnicated (big:1.3)"
+        outcome = run("generate", prompt, "--steps", "1", "-o", "x.png")
+        assert outcome.code == 0, outcome.err
+        assert 'warning: prompt: weights such as "(big:1.3)"' in outcome.err
+        assert 'warning: prompt: the model has no token for "Frobnicated"' in outcome.err
+
     @pytest.mark.parametrize("option", ["--deadline-ms", "--priority", "--min-steps"])
     def test_who_is_alone_needs_no_order(self, run: Run, option: str):
         outcome = run("generate", "a cat", option, "3")

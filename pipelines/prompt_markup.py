@@ -1,0 +1,55 @@
+"""What other tools read from a prompt and this one does not: weights, and adapters by name.
+
+The text encoder gets such text as it is written, as `diffusers.FluxPipeline` does; so it has to be
+told that it does not do what it does elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+_MOST = 3
+_QUOTED_CHARACTERS = 60
+
+# Bounded everywhere, so that a long prompt of brackets or spaces takes no longer than others.
+_WEIGHT = re.compile(
+    r"\([^()]{1,300}:\s{0,4}[+-]?(?:[0-9](?:\.[0-9]{0,6})?|\.[0-9]{1,6})\s{0,4}\)"
+    r"|\({2,8}[^()]{1,300}\){2,8}"
+)
+_ADAPTER = re.compile(
+    r"<\s{0,4}(?:lora|lyco|hypernet|lora_[a-z]{1,10})\s{0,4}:[^<>]{1,200}>", re.IGNORECASE
+)
+
+
+def markup_warnings(field: str, text: str) -> list[str]:
+    """One sentence for each kind of markup in `text`, which the client wrote in `field`."""
+    found: list[str] = []
+    if weights := _quoted(_WEIGHT, text):
+        found.append(
+            f"{field}: weights such as {weights} have no effect here; the text encoder reads them"
+            " as written, brackets and numbers included"
+        )
+    if adapters := _quoted(_ADAPTER, text):
+        found.append(
+            f"{field}: {adapters} loads nothing, as adapters (LoRA) are not served yet; the text"
+            " encoder reads it as written"
+        )
+    return found
+
+
+def quoted(words: Sequence[str], *, most: int = 8) -> str:
+    """The first of `words` in quotation marks, and how many more there are."""
+    shown = ", ".join(
+        f'"{word if len(word) <= _QUOTED_CHARACTERS else word[:_QUOTED_CHARACTERS] + "…"}"'
+        for word in words[:most]
+    )
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+
+
+def _quoted(pattern: re.Pattern[str], text: str) -> str:
+    """The first matches that hold a letter, as the ratio `(4:3)` does not; "" if there is none."""
+    matches = (match[0] for match in islice(pattern.finditer(text), 100))
+    words = dict.fromkeys(match for match in matches if any(map(str.isalpha, match)))
+    return quoted(list(words), most=_MOST)

@@ -1,0 +1,100 @@
+"""The JSON schema of a body that may be written in other tools' words.
+
+Made from `foreign_names.py`, so that the API's document lists all that `translation.py` accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from serve.api.foreign_names import (
+    CONTAINERS,
+    FOREIGN_FIELDS,
+    FOREIGN_VALUES,
+    IMAGE_SIZES,
+    NotOffered,
+    NotUsed,
+    Same,
+)
+
+Schema = dict[str, Any]
+
+_SIDE: Schema = {"type": "integer", "description": "Pixels; `width` and `height` are a `size`."}
+
+
+def with_foreign_names(schema: Mapping[str, Any]) -> Schema:
+    """`schema` of an object with our fields, and all that is accepted besides; null is absent."""
+    whole = deepcopy(dict(schema))
+    own: dict[str, Schema] = whole["properties"]
+    for name, values in FOREIGN_VALUES.items():
+        own[name] = _or(own[name], {"enum": list(values)})
+    own["aspect_ratio"] = _or(
+        own["aspect_ratio"],
+        {"const": "custom", "description": "With `width` and `height`: what they say."},
+    )
+    own["seed"] = _or(
+        own["seed"],
+        {
+            "type": "array",
+            "items": {"type": "integer"},
+            "minItems": 1,
+            "description": "The seeds of all `n` images, one after the other.",
+        },
+    )
+    foreign = {
+        name: described
+        for name, row in FOREIGN_FIELDS.items()
+        if (described := _described(row, own)) is not None
+    }
+    for name in CONTAINERS:
+        foreign[name] = {
+            "type": "object",
+            "description": "Its entries count as fields of the request itself.",
+        }
+    foreign["image_size"] = {
+        "description": "As `size`.",
+        "anyOf": [
+            {"enum": list(IMAGE_SIZES)},
+            {
+                "type": "object",
+                "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+                "required": ["width", "height"],
+                "additionalProperties": False,
+            },
+            {"type": "string", "pattern": "^([0-9]|auto$)"},
+        ],
+    }
+    required = whole.get("required", ())
+    properties = {**own, "width": _SIDE, "height": _SIDE, **foreign}
+    whole["properties"] = {
+        name: each if name in required else _or(each, {"type": "null"})
+        for name, each in properties.items()
+    }
+    whole["dependentRequired"] = {"width": ["height"], "height": ["width"]}
+    return whole
+
+
+def _described(row: object, own: Mapping[str, Schema]) -> Schema | None:
+    """What a row accepts, None for nothing."""
+    match row:
+        case Same(field):
+            same = {name: part for name, part in own[field].items() if name != "default"}
+            return {**same, "description": f"As `{field}`."}
+        case NotUsed(why, _):
+            return {"description": f"Not used: {why}."}
+        case NotOffered(_, unless) if unless:
+            return {"enum": list(unless), "description": "What is done anyway."}
+        case _:
+            return None
+
+
+def _or(schema: Schema, other: Schema) -> Schema:
+    """What either accepts, with the title, default and description of the first."""
+    about = {name: schema[name] for name in ("title", "default", "description") if name in schema}
+    rest = {name: part for name, part in schema.items() if name not in about}
+    choices: list[Schema] = rest["anyOf"] if set(rest) == {"anyOf"} else [rest]
+    if other in choices or rest == {}:
+        return schema
+    return {**about, "anyOf": [*choices, other]}
