@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.costs.surface import CostModel
+from pipelines.engine.entries import Entries
 from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
 from pipelines.engine.observe.profiling import Profiling
 from pipelines.engine.observe.stats import Counters, EngineStats, OnTick
@@ -27,7 +28,7 @@ from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.engine.scheduling.work import Tick
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.stepping import step
-from pipelines.errors import SluiceError, StageFailed, StageLost
+from pipelines.errors import StageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,12 @@ class Engine:
         self._checkpoint_every = checkpoint_every
         self._max_queued_works = max_queued_works
         self._tick_every = tick_every
-        self._entries: dict[str, Entry] = {}
         self._changed = threading.Condition()
         self.profiling = Profiling(self._changed)
         self._is_stopping = self._is_handing_over = False
         self._counters = Counters(on_tick)
         self._breaker = Breaker()
+        self._entries = Entries(scheduler, self._changed, on_failure=self._breaker.failed)
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
     def start(self) -> None:
@@ -76,9 +77,8 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         if self._is_handing_over:
-            self._give_away()
-        for entry in list(self._entries.values()):
-            self._fail(entry, StageFailed("the denoiser is shutting down", stage="Denoiser"))
+            self._entries.give_away(self._stage)
+        self._entries.fail_all(_shutting_down)
 
     def hand_over(self) -> None:
         """Give all works away after the current tick.
@@ -95,10 +95,10 @@ class Engine:
         is left takes `keep_s` seconds; their futures raise HandedOver. Returns how many."""
         with self._changed:
             surplus = self._scheduler.surplus(keep_s, time.monotonic())
-            entries = [self._entries[work.id] for work in surplus if work.id in self._entries]
+            entries = self._entries.of(work.id for work in surplus)
             given = [entry for entry in entries if entry.began is None]
             for entry in given:
-                self._fail(entry, HandedOver())
+                self._entries.fail(entry, HandedOver())
         return len(given)
 
     def submit(
@@ -135,8 +135,7 @@ class Engine:
             if entry.id in self._entries:
                 raise ValueError(f"work_id: {entry.id!r} is already running")
             refuse_what_cannot_be(self._scheduler, work, job, now=entry.submitted)
-            self._scheduler.add(work)
-            self._entries[entry.id] = entry
+            self._entries.add(entry)
             self._changed.notify()
         return entry.future
 
@@ -149,8 +148,7 @@ class Engine:
     def cancel(self, work_id: str) -> bool:
         """Drop a work; it leaves at the next tick. False if it is not here (any more)."""
         with self._changed:
-            self._scheduler.cancel(work_id)
-            entry = self._entries.pop(work_id, None)
+            entry = self._entries.cancel(work_id)
             self._counters.count_cancelled(entry)
         if entry is not None:
             entry.future.cancel()
@@ -169,7 +167,7 @@ class Engine:
         if self._is_handing_over:
             raise HandedOver
         if self._is_stopping:
-            raise StageFailed("the denoiser is shutting down", stage="Denoiser")
+            raise _shutting_down()
         refuse_when_full(len(self._entries), self._max_queued_works)
 
     def _run(self) -> None:
@@ -180,7 +178,7 @@ class Engine:
             logger.exception("the engine's loop failed")
             with self._changed:
                 self._is_handing_over = True
-                self._give_away()
+                self._entries.give_away(self._stage)
 
     def _loop(self) -> None:
         stepped: list[Entry] = []
@@ -199,31 +197,36 @@ class Engine:
 
     def _plan(self) -> Tick | None:
         """Wait for something to do; None when asked to stop."""
-        with self._changed:
-            while not self._is_stopping:
+        while True:
+            with self._changed:
+                if self._is_stopping:
+                    return None
                 if self._is_handing_over:
-                    self._give_away()
+                    self._entries.give_away(self._stage)
                 with self.profiling.phase("plan"):
                     tick = self._scheduler.plan(time.monotonic())
                 if tick is not None:
                     return tick
-                self.profiling.wait()
-        return None
+                left_s = self.profiling.left_s()
+                if left_s is None or left_s > 0:
+                    self._changed.wait(left_s)
+                    continue
+            self.profiling.end()  # others may submit while torch's profiler stops
 
     def _prepare(self, tick: Tick) -> list[Entry]:
         """Park, begin and cut as planned: the entries of the tick that can step."""
         with self._changed:
-            parked = [self._entries[i] for i in tick.parked if i in self._entries]
-            entries = [self._entries[i] for i in tick.work_ids if i in self._entries]
+            parked = self._entries.of(tick.parked)
+            entries = self._entries.of(tick.work_ids)
         for entry in parked:
-            with self._alone(entry):
+            with self._entries.alone(entry):
                 entry.park(self._stage)
         cuts = dict(tick.cuts)
         for entry in entries:
             if entry.future.cancelled():  # by its caller, without a word to the engine
-                self._leave(entry)
+                self._entries.leave(entry)
                 continue
-            with self._alone(entry):
+            with self._entries.alone(entry):
                 entry.begin(self._stage, cuts.get(entry.id))
         return [entry for entry in entries if not entry.future.done()]
 
@@ -232,7 +235,7 @@ class Engine:
         if not entries:
             return []
         began, start_ns = time.perf_counter(), time.time_ns()
-        stepped = step(self._stage, entries, breaker=self._breaker, alone=self._alone)
+        stepped = step(self._stage, entries, breaker=self._breaker, alone=self._entries.alone)
         seconds = time.perf_counter() - began
         self._counters.count_tick(stepped.entries, seconds)
         if stepped.together and len(entries) == len(tick.work_ids) and not self.profiling.is_on:
@@ -249,12 +252,12 @@ class Engine:
         """Tell the scheduler and whoever listens; finish what is done. Returns the others."""
         with self._changed:
             # A work may have been cancelled meanwhile, and another come under its id.
-            entries = [entry for entry in stepped if self._entries.get(entry.id) is entry]
+            entries = [entry for entry in stepped if self._entries.has(entry)]
             ran = replace(tick, work_ids=tuple(entry.id for entry in entries))
             finished = {work.id for work in self._scheduler.advance(ran, time.monotonic())}
         for entry in entries:
             done = entry.id in finished
-            with self._alone(entry):
+            with self._entries.alone(entry):
                 entry.report(self._stage, checkpoint_every=self._checkpoint_every, is_finished=done)
                 if done:
                     self._finish(entry)
@@ -264,37 +267,9 @@ class Engine:
         latents = self._stage.finish(entry.trajectory)
         entry.trajectory = None
         self._counters.count_finished(entry.job, latents.steps_run)
-        if self._leave(entry):
+        if self._entries.leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
 
-    def _give_away(self) -> None:
-        """Let go of every work, at a point where none is being stepped."""
-        for entry in list(self._entries.values()):
-            with self._alone(entry):
-                entry.hand_out(self._stage)
-                self._fail(entry, HandedOver())
 
-    @contextmanager
-    def _alone(self, entry: Entry) -> Generator[None]:
-        """Whatever one work raises is its caller's news; only a lost stage may end the loop."""
-        try:
-            yield
-        except StageLost:
-            raise
-        except Exception as error:  # noqa: BLE001  the edge of the thread: the caller is told
-            if not isinstance(error, SluiceError):
-                self._breaker.failed(entry.job.group)
-            self._fail(entry, error)
-
-    def _fail(self, entry: Entry, error: Exception) -> None:
-        if self._leave(entry):
-            entry.future.set_exception(error)
-
-    def _leave(self, entry: Entry) -> bool:
-        """Forget an entry; whether its caller still waits, and must be told why."""
-        with self._changed:
-            if self._entries.get(entry.id) is not entry:
-                return False
-            del self._entries[entry.id]
-            self._scheduler.cancel(entry.id)
-        return entry.future.set_running_or_notify_cancel()
+def _shutting_down() -> StageFailed:
+    return StageFailed("the denoiser is shutting down", stage="Denoiser")

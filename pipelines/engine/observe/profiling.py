@@ -65,7 +65,7 @@ class _Asked:
 
 
 class Profiling:
-    """Of one engine, whose loop waits on `changed`; `ask` is for any thread, the rest for it."""
+    """Of one engine. `ask` is for any thread, and notifies `changed`; the rest is for its loop."""
 
     def __init__(self, changed: threading.Condition) -> None:
         self._changed = changed
@@ -96,19 +96,15 @@ class Profiling:
         """Whether ticks are recorded, and so take longer than others of their like."""
         return self._asked is not None and self._asked.profile is not None
 
-    def wait(self) -> None:
-        """Wait on `changed`, which the loop holds; what is due for a profile is done meanwhile."""
-        asked = self._asked
-        if asked is None:
-            self._changed.wait()
-        elif (left := asked.deadline - time.monotonic()) > 0:
-            self._changed.wait(left)
-        else:
-            self._changed.release()  # others may submit while torch's profiler stops
-            try:
-                self._end(asked)
-            finally:
-                self._changed.acquire()
+    def left_s(self) -> float | None:
+        """Seconds for which a loop without ticks may wait before it must call `end`; None is for
+        as long as it likes."""
+        return None if self._asked is None else max(0.0, self._asked.deadline - time.monotonic())
+
+    def end(self) -> None:
+        """Answer what was asked for with what there is."""
+        if self._asked is not None:
+            self._end(self._asked)
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Around a part of the loop's turn, to be seen by its name."""
@@ -135,8 +131,7 @@ class Profiling:
         """The loop has ended: nothing can be recorded any more."""
         with self._changed:
             self._is_closed = True
-        if self._asked is not None:
-            self._end(self._asked)
+        self.end()
 
     def begin_if_asked(self) -> None:
         """Begin what was asked for, if anything was, and is not begun."""
