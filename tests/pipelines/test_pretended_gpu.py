@@ -6,8 +6,9 @@ makes it so: a number here may go down, and one that goes up is a fault.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,6 @@ from pipelines.contracts import (
     GenerationParams,
     LatentJob,
     Latents,
-    TextConditioning,
     TextPrompt,
 )
 from pipelines.engine.engine import Engine
@@ -67,6 +67,15 @@ JOB = LatentJob(
     work_id="a", group="a", height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3
 )
 TEXT, NEGATIVE = conditioning(1, 8), conditioning(2, 8)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: more threads would only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Pair(NamedTuple):
@@ -321,6 +330,7 @@ def offsets_kernel(
     key_offsets: torch.Tensor,
     longest_query: int,
     longest_key: int,
+    num_splits: int = 1,
 ) -> torch.Tensor:
     """What the kernels by offsets compute; it looks at them behind the device's back."""
     assert isinstance(query_offsets, PretendCuda)
@@ -351,7 +361,7 @@ def test_attention_by_offsets(
 ) -> None:
     package = ModuleType(module)
     package.__dict__[function] = offsets_kernel
-    monkeypatch.setitem(__import__("sys").modules, module, package)
+    monkeypatch.setitem(sys.modules, module, package)
     source, dtype = str(dev_like), "bfloat16"
     stages = [
         DenoiserStage.load(source, device="cpu", dtype=dtype),
