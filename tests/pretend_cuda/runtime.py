@@ -113,6 +113,8 @@ class Runtime:
             "get_device_capability": lambda device=None: CAPABILITY,
             "mem_get_info": lambda device=None: (MEMORY_BYTES, MEMORY_BYTES),
             "empty_cache": lambda: None,
+            "max_memory_allocated": lambda device=None: 0,
+            "reset_peak_memory_stats": lambda device=None: None,
             "synchronize": self._synchronize,
             "current_stream": lambda device=None: self.stream,
             "default_stream": lambda device=None: self._streams[0],
