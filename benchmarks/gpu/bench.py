@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import FluxTransformer2DModel
 
-from benchmarks.alternation import Way
+from benchmarks.alternation import ENOUGH, Limit, Way
 from benchmarks.gpu.clock import Clock
 from benchmarks.random_flux import (
     DEV,
@@ -49,8 +49,8 @@ def peak_flops(name: str) -> float | None:
 class Plan:
     """Sizes by what they are for. `side`, `small` and `mixed` are sides of square pictures in
     pixels, `counts` how many small ones, `ceiling` the width of a square product, `copied` bytes,
-    `calibration_s` seconds for the cost surface, `lora_rank` that of each adapter, and `shallow`
-    the model that is compared to the bit."""
+    `calibration_s` seconds for the cost surface, `lora_rank` that of each adapter,
+    `limit` how often a way is timed, and `shallow` the model that is compared to the bit."""
 
     shape: FluxShape
     shallow: FluxShape
@@ -63,6 +63,7 @@ class Plan:
     calibration_s: float
     lora_rank: int
     compiler: str
+    limit: Limit = ENOUGH
 
 
 FULL = Plan(
@@ -96,6 +97,7 @@ SMALL = Plan(
     calibration_s=0.2,
     lora_rank=8,
     compiler="eager",
+    limit=Limit(rounds=2),
 )
 
 

@@ -87,7 +87,10 @@ def _wanted(case: Case, group: Group, only: re.Pattern[str]) -> Case:
 def _timed(case: Case, bench: Bench, peak: float | None) -> Iterator[Row]:
     contests = [case.ways] if case.is_contest else [[way] for way in case.ways]
     for ways in contests:
-        for way, timing in in_pairs(ways, device=bench.device, is_late=bench.clock.is_late):
+        timings = in_pairs(
+            ways, device=bench.device, limit=bench.plan.limit, is_late=bench.clock.is_late
+        )
+        for way, timing in timings:
             if len(ways) == 1:
                 timing.ratio = timing.difference = timing.same_bits = None
             flops = case.flops() if peak and timing.ms else None

@@ -33,13 +33,15 @@ NOT_THERE = ("ray", "fastapi", "starlette", "pydantic", "pydantic_settings", "op
 NOT_THERE += ("boto3", "psutil", "rich", "typer", "onnxruntime", "jinja2")
 LEAN = """
     import runpy, sys
+    from importlib.machinery import PathFinder
 
-    class Missing:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {names}:
-                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    class Lean(PathFinder):
+        @classmethod
+        def find_spec(cls, name, path=None, target=None):
+            if name.partition(".")[0] not in {names}:
+                return super().find_spec(name, path, target)
 
-    sys.meta_path.insert(0, Missing())
+    sys.meta_path = [Lean if finder is PathFinder else finder for finder in sys.meta_path]
     sys.argv = ["gpu", *{arguments}]
     runpy.run_module("benchmarks.gpu", run_name="__main__")
 """
@@ -96,7 +98,7 @@ def test_every_group_runs_where_little_is_installed(tmp_path: Path) -> None:
         if "ms" in row:
             assert 0 < row["low_ms"] <= row["ms"] <= row["high_ms"]
             assert row["host_ms"] > 0
-            assert 1 <= row["rounds"] <= 5
+            assert 1 <= row["rounds"] <= 2
             assert "share_of_peak" not in row
         if row["group"] in ("eager", "mixed", "compiled", "small", "diffusers-compiled"):
             assert "skipped" in row or row.get("difference", 0.0) < 0.05
