@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.alternation import Timing
 from benchmarks.gpu.clock import Clock
-from benchmarks.report import spread
 
 _COLUMNS = (
     *("way", "ms", "quartiles", "host ms", "first/this"),
@@ -65,14 +65,15 @@ def row_of(timing: Timing, *, peak_ms: float | None, **names: Any) -> Row:
     }
     if timing.failure or timing.skipped or not timing.ms:
         return Row(**common)
-    # Of a single round, all quartiles are the one.
-    middle, low, high = spread(timing.ms * 2 if len(timing.ms) == 1 else timing.ms)
+    # Within what was seen, however few the rounds; of a single one, all three are the same.
+    seen = timing.ms * 2 if len(timing.ms) == 1 else timing.ms
+    low, middle, high = quantiles(seen, n=4, method="inclusive")
     return Row(
         **common,
         ms=middle,
         low_ms=low,
         high_ms=high,
-        host_ms=spread(timing.host_ms * 2).median,
+        host_ms=median(timing.host_ms),
         rounds=len(timing.ms),
         ratio=timing.ratio,
         share_of_peak=peak_ms / middle if peak_ms else None,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -212,8 +213,8 @@ def test_each_row_is_printed_and_saved_when_it_is_there(
             "case": "c",
             "way": "a way",
             "ms": 3.0,
-            "low_ms": 2.0,
-            "high_ms": 4.0,
+            "low_ms": 2.5,
+            "high_ms": 3.5,
             "host_ms": 1.0,
             "rounds": 3,
             "ratio": 2.0,
@@ -234,8 +235,17 @@ def test_each_row_is_printed_and_saved_when_it_is_there(
     assert [file.name for file in path.parent.iterdir()] == ["gpu.json"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("g: c")
-    assert re.search(r"^a way +3\.00 +2\.00 to 4\.00 +1\.00 +2\.00 +50 % .*same bits$", lines[3])
+    assert re.search(r"^a way +3\.00 +2\.50 to 3\.50 +1\.00 +2\.00 +50 % .*same bits$", lines[3])
     assert re.search(r"^another +RuntimeError: no$", lines[4])
+
+
+@pytest.mark.parametrize("ms", [[1.0], [1.0, 9.0], [9.0, 1.0, 2.0, 3.0, 4.0]])
+def test_quartiles_are_within_what_was_seen(ms: list[float]) -> None:
+    row = row_of(Timing(ms=ms, host_ms=ms), peak_ms=None, group="g", case="c", way="w")
+    assert row.ms == row.host_ms == statistics.median(ms)
+    quartiles = [each for each in (row.low_ms, row.ms, row.high_ms) if each is not None]
+    assert len(quartiles) == 3
+    assert sorted([min(ms), *quartiles, max(ms)]) == [min(ms), *quartiles, max(ms)]
 
 
 def test_the_clock_starts_with_the_process() -> None:
