@@ -112,8 +112,9 @@ class Request:
 
 @torch.inference_mode()
 def draw_requests(shape: FluxShape, sides: Sequence[int], flux: PackedFlux) -> list[Request]:
-    """A request for a square picture of each of `sides` pixels; the same numbers every time."""
-    generator = torch.Generator(flux.device).manual_seed(0)
+    """A request for a square picture of each of `sides` pixels; the same numbers every time, on
+    every device."""
+    generator = torch.Generator("cpu").manual_seed(0)
     return [_draw_request(shape, side, flux, generator) for side in sides]
 
 
@@ -123,7 +124,7 @@ def _draw_request(
     config, device, dtype, steps = flux.config, flux.device, flux.dtype, shape.num_steps
 
     def normal(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator, device=device, dtype=dtype)
+        return torch.randn(size, generator=generator).to(device, dtype)
 
     prompt_embeds = normal(shape.text_tokens, config.joint_attention_dim)
     pooled = normal(config.pooled_projection_dim)

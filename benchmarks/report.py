@@ -11,8 +11,6 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -36,6 +34,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a title; numbers are aligned to the right."""
+    # Here, as the GPU benchmark runs where no more is installed than it measures.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -56,6 +58,11 @@ def device_name() -> str:
     return f"cpu-{torch.get_num_threads()}-threads"
 
 
+def result_path(name: str, *, device: str, folder: Path | None = None) -> Path:
+    """`<folder>/<name>-<YYYY-MM-DD>-<device>.json`, without a folder in that of the results."""
+    return (folder or _RESULTS) / f"{name}-{date.today().isoformat()}-{device}.json"
+
+
 def save_json(
     name: str, values: Mapping[str, object], *, device: str, folder: Path = _RESULTS
 ) -> Path:
@@ -64,6 +71,6 @@ def save_json(
     The folder is made where missing; a file of the same day and device is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{date.today().isoformat()}-{device}.json"
+    path = result_path(name, device=device, folder=folder)
     path.write_text(json.dumps(values, indent=2) + "\n")
     return path

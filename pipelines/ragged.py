@@ -272,7 +272,8 @@ class PackedFlux:
 def _modulate(norm: Any, scales: list[int], vec: torch.Tensor) -> torch.Tensor:
     """The vectors (N, k * d) of one AdaLN layer, 1 added to its scales."""
     vectors = norm.linear(norm.silu(vec)).unflatten(1, (-1, vec.shape[1]))
-    vectors[:, scales] += 1
+    for scale in scales:  # not by the list: a GPU would wait for its upload
+        vectors[:, scale].add_(1)
     return vectors.flatten(1)
 
 

@@ -2,6 +2,7 @@
 
     sdpa      torch's own, one call per run of equal segments        everywhere
     varlen    torch's variable-length attention                      CUDA, float16 and bfloat16
+    fa3       FlashAttention 3, by the fa3-fwd package               Hopper, bfloat16
     flash     the flash-attn package                                 CUDA, float16 and bfloat16
     xformers  memory-efficient attention with a block-diagonal mask  CUDA
 
@@ -13,6 +14,7 @@ Asking for one that cannot run is a ConfigurationError; there is no silent subst
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +25,23 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines.errors import ConfigurationError
 
 _HALF = (torch.float16, torch.bfloat16)
-_AMPERE = (8, 0)
+_BFLOAT16 = (torch.bfloat16,)
+
+
+class _Generation(NamedTuple):
+    """A kind of GPU: compute capabilities from `first` on, and below `end` if there is one."""
+
+    name: str
+    first: tuple[int, int]
+    end: tuple[int, int] | None = None
+
+    def __contains__(self, capability: object) -> bool:
+        assert isinstance(capability, tuple)
+        return self.first <= capability and (self.end is None or capability < self.end)
+
+
+_AMPERE_OR_NEWER = _Generation("an Ampere GPU (compute capability 8.0) or newer", (8, 0))
+_HOPPER = _Generation("a Hopper GPU (compute capability 9.0)", (9, 0), (10, 0))
 
 
 class AttentionBackend(Protocol):
@@ -87,8 +105,9 @@ VarlenKernel = Callable[
 class VarlenAttention:
     """A kernel that takes cumulative lengths, in the argument order that flash-attn began.
 
-    Neither kernel splits the keys of a segment by what else is in the batch (only decoding from a
-    paged cache does), so a segment's result does not depend on its neighbours.
+    A segment's result must not depend on its neighbours, so the kernel may not split keys by what
+    else is in the batch: flash-attn and torch's own do that only when they decode from a paged
+    cache, FlashAttention 3 where it is left to choose `num_splits`.
     """
 
     def __init__(self, kernel: VarlenKernel) -> None:
@@ -128,13 +147,20 @@ def _sdpa(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
 
 
 def _varlen(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    _check_half_on_ampere("varlen", device, dtype)
+    _check_gpu("varlen", device, dtype, _HALF, _AMPERE_OR_NEWER)
     return VarlenAttention(_import("varlen", "torch.nn.attention.varlen", "torch").varlen_attn)
 
 
+def _fa3(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
+    _check_gpu("fa3", device, dtype, _BFLOAT16, _HOPPER)
+    kernel = _import("fa3", "fa3_fwd_interface", "'sluice[fa3]'").flash_attn_varlen_func
+    return VarlenAttention(partial(kernel, num_splits=1))
+
+
 def _flash(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    _check_half_on_ampere("flash", device, dtype)
-    return VarlenAttention(_import("flash", "flash_attn", "'sluice[flash]'").flash_attn_varlen_func)
+    _check_gpu("flash", device, dtype, _HALF, _AMPERE_OR_NEWER)
+    # No extra of ours: there is no wheel of it, and building it takes longer than an installation.
+    return VarlenAttention(_import("flash", "flash_attn", "flash-attn").flash_attn_varlen_func)
 
 
 def _xformers(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
@@ -148,6 +174,7 @@ def _xformers(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
 BACKENDS: dict[str, Callable[[torch.device, torch.dtype], AttentionBackend]] = {
     "sdpa": _sdpa,
     "varlen": _varlen,
+    "fa3": _fa3,
     "flash": _flash,
     "xformers": _xformers,
 }
@@ -172,18 +199,28 @@ def _check_cuda(name: str, device: torch.device) -> None:
         )
 
 
-def _check_half_on_ampere(name: str, device: torch.device, dtype: torch.dtype) -> None:
+def _check_gpu(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    dtypes: Sequence[torch.dtype],
+    generation: _Generation,
+) -> None:
     _check_cuda(name, device)
-    if dtype not in _HALF:
+    if dtype not in dtypes:
         raise ConfigurationError(
-            f"attention: {name!r} takes float16 or bfloat16, not {str(dtype).split('.')[-1]}; set"
-            " dtype: bfloat16, or attention: sdpa"
+            f"attention: {name!r} takes {' or '.join(_word(each) for each in dtypes)}, not"
+            f" {_word(dtype)}; set dtype: bfloat16, or attention: sdpa"
         )
-    if (capability := torch.cuda.get_device_capability(device)) < _AMPERE:
+    if (capability := torch.cuda.get_device_capability(device)) not in generation:
         raise ConfigurationError(
-            f"attention: {name!r} needs an Ampere GPU (compute capability 8.0) or newer, and this"
-            f" one has {capability[0]}.{capability[1]}; set attention: sdpa"
+            f"attention: {name!r} needs {generation.name}, and this one has"
+            f" {capability[0]}.{capability[1]}; set attention: sdpa"
         )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).split(".")[-1]
 
 
 def _import(name: str, module: str, requirement: str) -> Any:

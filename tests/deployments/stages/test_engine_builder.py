@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployments.options.stages import DenoiserOptions
+from deployments.options.stages import GPU_MEMORY_SHARE, DenoiserOptions
 from deployments.stages.engine_builder import build_engine
 from pipelines.contracts import LatentJob, TextConditioning
 from pipelines.errors import InvalidRequest
 from pipelines.stages.denoiser import DenoiserStage
+from tests.pretend_cuda import pretend_cuda
+from tests.pretend_cuda.runtime import MEMORY_BYTES
 from tests.specs import tiny_spec
 
 
@@ -74,3 +76,27 @@ def test_an_image_that_can_never_fit_is_refused_by_its_size(
         assert refused.value.param == "size"
     finally:
         engine.stop()
+
+
+def test_on_a_gpu_memory_is_the_devices_and_latents_are_the_cpus(
+    dev_like: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ray.serve")
+    logging.getLogger("ray.serve").addHandler(caplog.handler)
+    options = DenoiserOptions(num_gpus=1, cost_cache=tmp_path, calibration_s=0.5)
+    expected = DenoiserStage.load(str(dev_like))
+    alone = expected.admit(job(64), conditioning(), None)
+    while not alone.is_done:
+        expected.tick([alone])
+    with pretend_cuda():
+        stage = DenoiserStage.load(str(dev_like), device=options.resolved_device)
+        engine = build_engine(stage, tiny_spec(dev_like), options)
+        engine.start()
+        try:
+            latents = engine.submit(job(64), conditioning()).result(60)
+        finally:
+            engine.stop()
+    logging.getLogger("ray.serve").removeHandler(caplog.handler)
+    half_mib = int(MEMORY_BYTES * GPU_MEMORY_SHARE / 2) // 2**20
+    assert f"and {half_mib} MiB of trajectories" in caplog.text
+    assert torch.equal(latents.packed, expected.finish(alone).packed)

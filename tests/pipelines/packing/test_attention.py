@@ -74,6 +74,13 @@ def varlen_kernel(
     return by_segment(query, key, value, query_offsets.tolist())
 
 
+def fa3_kernel(*arguments: Any, num_splits: int = 0) -> torch.Tensor:
+    """As fa3-fwd's: left to choose, it would split keys by what else is in the batch."""
+    assert num_splits == 1
+    assert arguments[0].dtype == torch.bfloat16
+    return varlen_kernel(*arguments)
+
+
 @dataclass(frozen=True)
 class BlockDiagonalMask:
     """As xformers': made from lengths, on a device."""
@@ -109,6 +116,7 @@ def fake_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     add("torch.nn.attention.varlen", varlen_attn=varlen_kernel)
     add("flash_attn", flash_attn_varlen_func=varlen_kernel)
+    add("fa3_fwd_interface", flash_attn_varlen_func=fa3_kernel)
     add("xformers.ops", memory_efficient_attention=memory_efficient_attention)
     add("xformers.ops.fmha.attn_bias", BlockDiagonalMask=BlockDiagonalMask)
 
@@ -121,7 +129,7 @@ def test_sdpa_attends_inside_each_segment(lengths: list[int], dtype: torch.dtype
 
 @pytest.mark.usefixtures("fake_packages")
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("name", ["varlen", "flash", "xformers"])
+@pytest.mark.parametrize("name", ["varlen", "fa3", "flash", "xformers"])
 def test_the_others_are_called_as_documented(name: str, lengths: list[int]) -> None:
     check(backend(name, device=CUDA, dtype=torch.bfloat16), lengths, torch.bfloat16)
 
@@ -143,7 +151,7 @@ def test_torchs_own_kernel_takes_the_arguments_that_we_give() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [*LENGTHS, [300, 17, 300, 64]], ids=str)
-@pytest.mark.parametrize("name", ["sdpa", "varlen", "flash", "xformers"])
+@pytest.mark.parametrize("name", ["sdpa", "varlen", "fa3", "flash", "xformers"])
 def test_on_a_gpu_each_agrees_with_the_definition(name: str, lengths: list[int]) -> None:
     try:
         attend = backend(name, device=CUDA, dtype=torch.bfloat16)
@@ -167,13 +175,13 @@ def test_a_segment_does_not_see_another() -> None:
     assert changed.tolist() == [False] * 6 + [True] * 5 + [False] * 2
 
 
-@pytest.mark.parametrize("name", ["varlen", "flash", "xformers"])
+@pytest.mark.parametrize("name", ["varlen", "fa3", "flash", "xformers"])
 def test_without_a_gpu_the_error_names_the_setting(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"runs on CUDA only.*set attention: sdpa"):
         backend(name, device=CPU, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", ["varlen", "flash"])
+@pytest.mark.parametrize("name", ["varlen", "fa3", "flash"])
 def test_float32_is_refused_by_what_cannot_do_it(name: str) -> None:
     with pytest.raises(ConfigurationError, match="not float32; set dtype: bfloat16"):
         backend(name, device=CUDA, dtype=torch.float32)
@@ -186,16 +194,31 @@ def test_an_old_gpu_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         backend(name, device=CUDA, dtype=torch.float16)
 
 
+def test_fa3_has_kernels_for_bfloat16_and_hopper_only(
+    fake_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="takes bfloat16, not float16"):
+        backend("fa3", device=CUDA, dtype=torch.float16)
+    for capability in ((8, 9), (10, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, is_=capability: is_)
+        with pytest.raises(ConfigurationError, match=rf"Hopper GPU.*has {capability[0]}\."):
+            backend("fa3", device=CUDA, dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
-    [("flash", "flash_attn", r"sluice\[flash\]"), ("xformers", "xformers.ops", r"sluice\[gpu\]")],
+    [
+        ("fa3", "fa3_fwd_interface", r"'sluice\[fa3\]'"),
+        ("flash", "flash_attn", "flash-attn,"),
+        ("xformers", "xformers.ops", r"'sluice\[gpu\]'"),
+    ],
 )
 def test_a_missing_package_is_an_error_that_names_the_extra(
     name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigurationError, match=f"pip install '{extra}'"):
+    with pytest.raises(ConfigurationError, match=f"pip install {extra}"):
         backend(name, device=CUDA, dtype=torch.bfloat16)
 
 
