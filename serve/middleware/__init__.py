@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.middleware import Middleware
 
 from serve.middleware.body_limit import BodyLimitMiddleware
+from serve.middleware.body_time import BodyTimeMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
 from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
@@ -26,6 +27,11 @@ def middleware(
         Middleware(RequestIdMiddleware, echo=echo_request_id),
         Middleware(TracingMiddleware, recorder=recorder),
         Middleware(ErrorBoundaryMiddleware),
+        Middleware(
+            BodyTimeMiddleware,
+            seconds=lambda: limits().body_timeout_s,
+            max_unread=lambda: limits().max_unread_bodies,
+        ),
         Middleware(BodyLimitMiddleware, max_bytes=lambda: limits().max_body_bytes),
         Middleware(TimeoutMiddleware, seconds=lambda: limits().request_timeout_s),
     ]

@@ -38,6 +38,9 @@ class Limits(Options):
         "max_images",
         "max_prompt_chars",
         "max_body_bytes",
+        "max_header_bytes",
+        "body_timeout_s",
+        "max_unread_bodies",
         "request_timeout_s",
         "max_queued_images",
         "max_queued_images_per_tenant",
@@ -62,7 +65,18 @@ class Limits(Options):
     """Characters of `prompt`, and of `negative_prompt`."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
-    """Bytes of a request's body."""
+    """Bytes of a request's body, also of one that comes compressed, unpacked."""
+
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Bytes of a request's headers, 32 counted for each beside its own; more are answered 431. Its
+    path and query may have as many; more are answered 414."""
+
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds in which a request's body must come; else it is answered 408."""
+
+    max_unread_bodies: int = Field(default=1024, ge=1)
+    """Requests whose body is still coming, per ingress replica. One more ends the oldest of them
+    with 408 if that has taken a second, and is answered 429 if not."""
 
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which a request is cancelled and answered 504."""
