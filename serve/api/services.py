@@ -97,7 +97,7 @@ class Services:
         `resource`, and go to `sinks` besides the store;
         `ask_all` asks all ingress replicas for theirs."""
         limits, cache = settings.limits, settings.result_cache
-        traces = TraceStore(settings.tracing.max_spans)
+        traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         return cls(
             settings=settings,
             spec=spec,

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from serve.middleware.body_limit import BodyLimitMiddleware
 from serve.middleware.body_time import BodyTimeMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
+from serve.middleware.head_limit import HeadLimitMiddleware
 from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
 from serve.middleware.tracing import TracingMiddleware
@@ -25,6 +26,7 @@ def middleware(
     """
     return [
         Middleware(RequestIdMiddleware, echo=echo_request_id),
+        Middleware(HeadLimitMiddleware, max_bytes=lambda: limits().max_header_bytes),
         Middleware(TracingMiddleware, recorder=recorder),
         Middleware(ErrorBoundaryMiddleware),
         Middleware(

@@ -160,6 +160,9 @@ class TracingConfig(Options):
     max_spans: int = Field(default=100_000, ge=1)
     """Spans of the latest traces that an ingress replica keeps to show, about 1 kB each."""
 
+    max_bytes: int = Field(default=128 * 2**20, ge=1024)
+    """Memory, about, that these may take."""
+
     file: Path | None = None
     """A file to which each trace is appended as a line of OTLP JSON."""
 

@@ -51,8 +51,10 @@ class _Piece(NamedTuple):
     elapsed_ns: float
 
 
-def trace_page(otlp: Mapping[str, object]) -> str:
-    """The page of a trace in OTLP's JSON. Raises NotATrace."""
+def trace_page(
+    otlp: Mapping[str, object], *, left_out_requests: int = 0, left_out_spans: int = 0
+) -> str:
+    """The page of a trace in OTLP's JSON, and how much of it is not on it. Raises NotATrace."""
     fall = waterfall(otlp)
     axis = axis_marks(fall.length_ns)
 
@@ -63,6 +65,8 @@ def trace_page(otlp: Mapping[str, object]) -> str:
         "trace.html",
         at=at,
         fall=fall,
+        left_out_requests=left_out_requests,
+        left_out_spans=left_out_spans,
         summary=summarise(otlp),
         asked=_asked(otlp),
         pieces=_pieces(fall.phases),
