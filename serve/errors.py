@@ -66,7 +66,12 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.SluiceError: ErrorRule(500, SERVER_ERROR, "internal_error", should_retry=False),
 }
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+}
 _POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
 _NOT_READY_RETRY_S = 1.0
 

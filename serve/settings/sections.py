@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -24,6 +25,31 @@ def _header_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
         raise ValueError("must be the name of a header, such as x-tenant-id")
     return value
+
+
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#,]+", value):
+        raise ValueError("must be an origin such as https://app.example.com, or *")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 10.0.0.0/8") from None
+    return value
+
+
+def _nothing_in_words(value: object) -> object:
+    """Text, split at commas before, that says that a list is empty."""
+    return () if value in ([""], ["none"]) else value
+
+
+_AS_LIST = BeforeValidator(_nothing_in_words)
+
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], _AS_LIST]
+"""Addresses and networks; from text, separated by commas, or `none`."""
 
 
 class Limits(Options):
@@ -131,6 +157,25 @@ class Tenants(Options):
     header: Annotated[str, AfterValidator(_header_name)] | None = None
     """The header in which a trusted gateway names the tenant, which it must take from what clients
     send. Left out, a tenant is what a client says: its `safety_identifier` or `user`."""
+
+
+class CorsConfig(Options):
+    """Which pages of other origins may use this server from a browser, file links included."""
+
+    allow_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], _AS_LIST] = ()
+    """Such as https://app.example.com, or * for all; none: off. No cookies are allowed for, and a
+    page cannot keep a key secret: put a gateway that knows users before a server for the world."""
+
+    max_age_s: int = Field(default=600, ge=0)
+    """Seconds for which a browser need not ask again."""
+
+
+class MetricsConfig(Options):
+    """Metrics over HTTP. Each node exports them at a port of Ray's in any case."""
+
+    route: bool = False
+    """Whether `GET /metrics` answers those of the node that an ingress replica runs on. Its labels
+    name tenants."""
 
 
 class ResultCacheConfig(Options):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import io
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import openai
 import pytest
 import ray.serve
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.schemas import parse_request
 from serve.app import build
@@ -42,6 +45,7 @@ def client(
         "stages.storage.directory": str(files),
         "limits.max_queued_images": "2",
         "limits.body_timeout_s": str(BODY_TIMEOUT_S),
+        "metrics.route": "true",
     }
     ray.serve.run(build(settings), name=APP, route_prefix="/served")
     base_url = f"http://127.0.0.1:{cluster.http_port}/served"
@@ -121,6 +125,34 @@ def test_the_id_of_the_answer_is_that_of_its_trace_and_sane(client: httpx.Client
     assert request_id.startswith("req-")
     trace = client.get(f"/v1/traces/{answer.headers['x-trace-id']}")
     assert f'"stringValue":"{request_id}"' in trace.text
+
+
+def test_the_metrics_of_this_node(client: httpx.Client):
+    answer = client.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    families = {family.name for family in text_string_to_metric_families(answer.text)}
+    assert "ray_node_mem_used" in families
+
+
+def test_what_a_proxy_says_is_used_as_a_whole(client: httpx.Client):
+    """Below, uvicorn takes scheme and client, and leaves the host."""
+    said = {"proto": "https", "host": "images.example", "for": "192.0.2.1"}
+    headers = {f"x-forwarded-{name}": text for name, text in said.items()}
+    answer = client.post(URL, json={"prompt": PROMPT}, headers=headers)
+    assert answer.json()["data"][0]["url"].startswith("https://images.example/served/v1/files/")
+
+
+def test_bodies_may_be_packed_and_files_may_be_had_in_parts(client: httpx.Client):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    body = gzip.compress(json.dumps({"prompt": PROMPT}).encode())
+    url = client.post(URL, content=body, headers=headers).json()["data"][0]["url"]
+    whole, head = client.get(url), client.head(url)
+    part = client.get(url, headers={"range": "bytes=1-3", "if-range": whole.headers["etag"]})
+    assert (part.status_code, part.content) == (206, b"PNG")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+    known = client.get(url, headers={"if-none-match": whole.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")
 
 
 def test_health_is_answered_while_bodies_trickle(client: httpx.Client):
