@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from serve.api import files, health, images, models, node_metrics, preflight, traces
+from serve.api.docs import add_docs
 from serve.api.services import Services
 from serve.errors import install_error_handlers
 from serve.middleware import middleware
@@ -43,11 +44,14 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
         ),
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
         # FastAPI's own spans would start a trace beside the one that Serve has begun.
         telemetry={"tracing": False},
     )
     app.state.services = services
     install_error_handlers(app)
+    add_docs(app)
     for module in (images, preflight, models, files, traces, health):
         app.include_router(module.router)
     if services.settings.metrics.route:

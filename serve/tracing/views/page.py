@@ -18,6 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from serve.icon import data_url
 from serve.tracing.views.format import duration, moment, share, short
 from serve.tracing.views.otlp_reader import read_spans
 from serve.tracing.views.row_text import counted
@@ -132,7 +133,12 @@ def _render(template: str, **context: object) -> str:
     return (
         _environment()
         .get_template(template)
-        .render(policy=content_security_policy(), style=Markup(_asset("page.css")), **context)
+        .render(
+            policy=content_security_policy(),
+            icon=data_url(),
+            style=Markup(_asset("page.css")),
+            **context,
+        )
     )
 
 
