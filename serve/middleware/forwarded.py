@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -94,7 +94,7 @@ def forwarded(headers: Headers, trusted: _Networks) -> Forwarded | None:
 
     def said(name: str) -> str | None:
         values = lists.get(name, [])
-        return values[-min(hops, len(values))] if values else None
+        return values[-min(hops, len(values))] or None if values else None
 
     client, scheme, host = said("for"), said("proto"), said("host")
     prefix, port = said("prefix") or "", said("port")
@@ -166,4 +166,6 @@ def _is_in(address: str, networks: _Networks) -> bool:
         parsed = ip_address(address)
     except ValueError:
         return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped  # as a socket for both versions names it
     return any(parsed in network for network in networks)

@@ -41,6 +41,7 @@ def said(**headers: str) -> Forwarded | None:
         ),
         ("for=unknown;host=a.example", ("unknown", None, "a.example")),
         ("for=_hidden, for=10.0.0.1", ("_hidden", None, None)),
+        ("host=evil.example;proto=http, for=192.0.2.43", ("192.0.2.43", None, None)),
     ],
 )
 def test_rfc_7239(text: str, expected: tuple[str | None, ...]):
@@ -120,6 +121,11 @@ OF_ITSELF = {**ASKED, "for": "6.6.6.6"}
 
 async def test_of_a_trusted_proxy_all_is_used():
     assert await link(ASKED, (GATEWAY, 5), trusted_proxies="10.0.0.0/8") == "https://a.example/img"
+
+
+async def test_an_address_of_version_4_in_a_socket_of_version_6():
+    mapped = (f"::ffff:{GATEWAY}", 5)
+    assert await link(ASKED, mapped, trusted_proxies="10.0.0.0/8") == "https://a.example/img"
 
 
 async def test_of_others_nothing_is_used():
