@@ -108,7 +108,7 @@ class _Body:
         """End it now."""
         self._made_way = True
         self._until = self._loop.time()
-        if self._wait is not None:
+        if self._wait is not None and not self._wait.expired():
             self._wait.reschedule(self._until)
 
     def _reason(self) -> str:

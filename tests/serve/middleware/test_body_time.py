@@ -98,6 +98,19 @@ async def test_the_oldest_makes_way(monkeypatch: pytest.MonkeyPatch):
         await client.ended
 
 
+async def test_one_whose_time_is_up_may_make_way_at_that_moment(monkeypatch: pytest.MonkeyPatch):
+    """Its timeout has been set off, and the coroutine has not heard of it yet."""
+    monkeypatch.setattr(body_time, "GRACE_S", 0.0)
+    app = middleware(max_unread=1, seconds=0.0)
+    clients: list[Client] = []
+    for _ in range(20):  # one more in every turn of the loop
+        clients.append(Client(app))
+        await asyncio.sleep(0)
+    for client in clients:
+        with pytest.raises(BodyTimeout):
+            await client.ended
+
+
 async def test_none_makes_way_before_it_had_a_second():
     app = middleware(max_unread=2)
     slow = [Client(app), Client(app)]
