@@ -13,6 +13,9 @@
     │   └── DeadlineUnreachable   it cannot be done in time; carries the earliest that can
     ├── NotReady                  a stage is still starting
     ├── RequestTimeout            the request ran past its time limit
+    ├── BodyTimeout               its body did not come in time
+    ├── HeadersTooLarge           its headers are over the configured limit
+    ├── UriTooLong                its path and query are
     ├── StageFailed               a stage or its replica failed for a reason of its own
     │   └── StageLost             for good: what it had goes on elsewhere
     ├── CheckpointError           weights missing, damaged or of another family
@@ -160,6 +163,18 @@ class NotReady(SluiceError):
 
 class RequestTimeout(SluiceError):
     """The request ran past the server's time limit."""
+
+
+class BodyTimeout(SluiceError):
+    """The body of a request did not come within the server's time limit for bodies."""
+
+
+class HeadersTooLarge(SluiceError):
+    """The request's headers exceed the configured limit."""
+
+
+class UriTooLong(SluiceError):
+    """The request's path and query exceed the configured limit."""
 
 
 class StageFailed(SluiceError):

@@ -24,7 +24,8 @@ from serve.ingress import Ingress
 from serve.settings.settings import PromptRulesConfig, Settings
 
 _SPARE_SLOTS = 100
-"""Requests an ingress replica accepts beyond its generations: refusals, health, files, models."""
+"""Requests an ingress replica accepts beyond its generations, and beyond those whose body is still
+coming: health, files, models, and refusals. So slow clients never take these places."""
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -67,7 +68,9 @@ def ingress_deployment(settings: Settings) -> Deployment:
         name=INGRESS_NAME,
         ray_actor_options=actor,
         # Requests over the limit must reach the ingress, or it could not refuse them.
-        max_ongoing_requests=settings.limits.max_queued_images + _SPARE_SLOTS,
+        max_ongoing_requests=settings.limits.max_queued_images
+        + settings.limits.max_unread_bodies
+        + _SPARE_SLOTS,
         graceful_shutdown_timeout_s=settings.limits.request_timeout_s
         if grace_s is None
         else grace_s,

@@ -54,6 +54,9 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.NotReady: ErrorRule(503, SERVER_ERROR, "not_ready", should_retry=True),
     # A repeated run would take as long and end in the same way.
     errors.RequestTimeout: ErrorRule(504, SERVER_ERROR, "request_timeout", should_retry=False),
+    errors.BodyTimeout: ErrorRule(408, INVALID_REQUEST, "body_timeout"),
+    errors.HeadersTooLarge: ErrorRule(431, INVALID_REQUEST, "headers_too_large"),
+    errors.UriTooLong: ErrorRule(414, INVALID_REQUEST, "uri_too_long"),
     errors.StageFailed: ErrorRule(500, SERVER_ERROR, "stage_failed"),
     errors.StageLost: ErrorRule(500, SERVER_ERROR, "stage_failed"),
     errors.CheckpointError: ErrorRule(500, SERVER_ERROR, "checkpoint_error", should_retry=False),
@@ -63,7 +66,12 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.SluiceError: ErrorRule(500, SERVER_ERROR, "internal_error", should_retry=False),
 }
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+}
 _POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
 _NOT_READY_RETRY_S = 1.0
 
@@ -156,6 +164,8 @@ def _headers(error: errors.SluiceError) -> dict[str, str]:
         return {} if error.retry_after_s is None else _retry_after(error.retry_after_s)
     if isinstance(error, errors.NotReady):
         return _retry_after(_NOT_READY_RETRY_S)
+    if isinstance(error, errors.BodyTimeout):
+        return {"connection": "close"}  # the rest of its body would be waited for
     return {}
 
 

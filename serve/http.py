@@ -9,12 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from serve.api import files, health, images, models, preflight, traces
+from serve.api import files, health, images, models, node_metrics, preflight, traces
+from serve.api.docs import add_docs
 from serve.api.services import Services
 from serve.errors import install_error_handlers
 from serve.middleware import middleware
 
 TITLE = "Sluice"
+
+_DESCRIPTION = (
+    "Images from text. Whatever can be got can be asked for with HEAD. Bodies may come with"
+    " `content-encoding: gzip` or `deflate`. Errors are"
+    ' `{"error": {"message", "type", "param", "code"}}`.'
+)
 
 
 def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
@@ -27,19 +34,28 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
 
     app = FastAPI(
         title=TITLE,
+        description=_DESCRIPTION,
         version=product_version(),
         middleware=middleware(
-            lambda: services.settings.limits, services.recorder, echo_request_id=echo_request_id
+            services.settings,
+            lambda: services.settings.limits,
+            services.recorder,
+            echo_request_id=echo_request_id,
         ),
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
         # FastAPI's own spans would start a trace beside the one that Serve has begun.
         telemetry={"tracing": False},
     )
     app.state.services = services
     install_error_handlers(app)
+    add_docs(app)
     for module in (images, preflight, models, files, traces, health):
         app.include_router(module.router)
+    if services.settings.metrics.route:
+        app.include_router(node_metrics.router)
     return app
 
 

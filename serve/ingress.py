@@ -30,6 +30,7 @@ from pipelines.moderation import PromptRules
 from serve.api.services import Services
 from serve.capacity.check_cluster import check_machines
 from serve.http import create_app, product_version
+from serve.ray_metrics import node_metrics
 from serve.settings.reconfigure import live_settings
 from serve.settings.settings import Settings
 from serve.tracing.archive import roots_of
@@ -67,6 +68,7 @@ class Ingress:
             resource=resource(own_replica(), product_version()),
             sinks=sinks(settings.tracing),
             ask_all=ask_all_ingresses,
+            node_metrics=node_metrics,
         )
 
     async def kept_traces(self, trace_id: str) -> list[Trace]:

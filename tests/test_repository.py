@@ -146,6 +146,7 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         "pipelines/embedded/sluice-shapes/transformer/diffusion_pytorch_model.safetensors",
         "pipelines/moderation/default_rules.yaml",
         "serve/configs/embedded.yaml",
+        "serve/icon.svg",
         "serve/configs/flux-dev.yaml",
         "serve/tracing/views/templates/trace.html",
         "serve/tracing/views/templates/page.css",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.metrics import declared as metrics
+from serve.api.ranges import content_range, is_known, wanted_range
 from serve.api.services import services_of
+from serve.middleware.head import IS_HEAD
 
 _HEADERS = {
     # A file never changes under its id, and its id is the permission to read it.
     "cache-control": "private, max-age=31536000, immutable",
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; sandbox",
+    "accept-ranges": "bytes",
+}
+_IMAGES: dict[str, Any] = {
+    content_type: {"schema": {"type": "string", "format": "binary"}}
+    for content_type in ("image/png", "image/jpeg", "image/webp")
 }
 
 router = APIRouter(tags=["files"])
@@ -23,10 +32,24 @@ router = APIRouter(tags=["files"])
 @router.get(
     "/v1/files/{file_id}",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}}},
+    responses={
+        200: {"content": _IMAGES},
+        206: {"content": _IMAGES, "description": "The part that `range` asks for."},
+        304: {"description": "`if-none-match` names it."},
+        416: {"description": "`range` begins after its end."},
+    },
 )
 async def get_file(file_id: str, request: Request) -> Response:
-    """The file's bytes; 404 `file_not_found` once it has expired."""
+    """The file's bytes, or a part of them; 404 `file_not_found` once it has expired."""
     stored = await run_in_threadpool(services_of(request).store.get, file_id)
-    metrics.RETURNED_BYTES.add(len(stored.data), route="files")
-    return Response(stored.data, media_type=stored.content_type, headers=_HEADERS)
+    headers = {**_HEADERS, "etag": (etag := f'"{file_id}"')}
+    if is_known(request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    data, status = stored.data, 200
+    part = wanted_range(request.headers, etag, len(data))
+    if part is not None:
+        headers["content-range"] = content_range(part, len(data))
+        data, status = data[part], 206
+    if not getattr(request.state, IS_HEAD, False):
+        metrics.RETURNED_BYTES.add(len(data), route="files")
+    return Response(data, status, media_type=stored.content_type, headers=headers)

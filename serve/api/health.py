@@ -1,8 +1,12 @@
-"""`GET /healthz` (this process answers) and `GET /readyz` (every stage can work)."""
+"""`GET /healthz` (this process answers) and `GET /readyz` (every stage can work).
+
+`/liveness` and `/health` are the same under the names that monitors of other servers look for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,16 +17,20 @@ from serve.errors import ApiResponse
 
 _READY_TIMEOUT_S = 10.0
 
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "A stage is not ready."}}
+
 router = APIRouter(tags=["health"])
 
 
+@router.get("/liveness")
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Alive."""
     return {"status": "alive"}
 
 
-@router.get("/readyz")
+@router.get("/health", responses=_NOT_READY)
+@router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request) -> Response:
     """200 when every stage is ready, else 503; both name each stage."""
     try:

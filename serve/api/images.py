@@ -25,6 +25,7 @@ from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
+from serve.api.links import base_url
 from serve.api.normalise import Plan
 from serve.api.planning import plan_of, tenant_in
 from serve.api.schemas import (
@@ -154,12 +155,12 @@ def _images_response(
     plan: Plan,
     result: GenerationResult,
 ) -> ImagesResponse:
-    base_url = (services.settings.public_url or str(request.base_url)).rstrip("/")
+    start = base_url(request, services.settings.public_url)
     size = f"{plan.params.width}x{plan.params.height}"
     return ImagesResponse(
         created=int(time.time()),
         model=services.settings.model_id,
-        data=[_image(image, plan, base_url) for image in result.images],
+        data=[_image(image, plan, start) for image in result.images],
         output_format=fields.output_format,
         quality=plan.quality,
         size=size,
@@ -173,10 +174,10 @@ def _images_response(
     )
 
 
-def _image(image: FinishedImage, plan: Plan, base_url: str) -> ImageData:
+def _image(image: FinishedImage, plan: Plan, links_begin: str) -> ImageData:
     return ImageData(
         b64_json=image.b64,
-        url=None if image.file_id is None else f"{base_url}/v1/files/{image.file_id}",
+        url=None if image.file_id is None else f"{links_begin}/v1/files/{image.file_id}",
         revised_prompt=plan.revised_prompt,
         seed=image.seed,
         steps=image.steps_run,

@@ -6,6 +6,7 @@ nor digits without end can raise anything but `InvalidRequest`. Knows no field n
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any, cast
 
@@ -29,7 +30,11 @@ async def read_json_object(request: Request) -> dict[str, Any]:
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """Parse one JSON object; raises InvalidRequest with the place of the mistake."""
+    """Parse one JSON object, a byte order mark before it or not (RFC 8259, section 8.1).
+
+    Raises InvalidRequest with the place of the mistake.
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object")
     try:

@@ -6,7 +6,7 @@ The graph and the store are protocols, so that the HTTP side is tested without R
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -27,6 +27,9 @@ from serve.settings.settings import Settings
 from serve.tracing.archive import Archive, AskAll
 from serve.tracing.recorder import Recorder, Sink
 from serve.tracing.store import TraceStore
+
+NodeMetrics = Callable[[], Awaitable[bytes | None]]
+"""The text for Prometheus; None where it cannot be read."""
 
 
 class ImageGraph(Protocol):
@@ -58,6 +61,10 @@ def _empty_context(_: str) -> Context:
     return Context()
 
 
+async def _no_metrics() -> bytes | None:
+    return None
+
+
 @dataclass(slots=True, kw_only=True)
 class Services:
     """One ingress replica's collaborators. `rules` is None where prompts are not checked.
@@ -75,6 +82,7 @@ class Services:
     recorder: Recorder
     traces: TraceStore
     archive: Archive
+    node_metrics: NodeMetrics = _no_metrics
     now: Callable[[], float] = time.time
 
     @classmethod
@@ -91,13 +99,15 @@ class Services:
         resource: Attributes | None = None,
         sinks: Sequence[Sink] = (),
         ask_all: AskAll | None = None,
+        node_metrics: NodeMetrics = _no_metrics,
     ) -> Self:
         """Services as `settings` say. `context_of` makes the context in which the job of a request
         id is drawn: not the request's own, because equal requests share it. Traces are of
         `resource`, and go to `sinks` besides the store;
-        `ask_all` asks all ingress replicas for theirs."""
+        `ask_all` asks all ingress replicas for theirs. `node_metrics` reads what this node exports
+        for Prometheus."""
         limits, cache = settings.limits, settings.result_cache
-        traces = TraceStore(settings.tracing.max_spans)
+        traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         return cls(
             settings=settings,
             spec=spec,
@@ -114,6 +124,7 @@ class Services:
             recorder=Recorder(settings.tracing, (traces, *sinks), resource),
             traces=traces,
             archive=Archive(traces, ask_all),
+            node_metrics=node_metrics,
             now=now,
         )
 

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from pipelines.errors import TraceNotKept
 from serve.api.services import services_of
 from serve.errors import ApiResponse
+from serve.tracing.excerpt import excerpt
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Trace
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
@@ -42,8 +43,8 @@ async def trace(request: Request, trace_id: str, format: Format = None) -> Respo
             f"no trace {trace_id[:64]!r} is kept here; it may be too old, or was not recorded"
         )
     if _wants_page(request, format):
-        return await _page(lambda: trace_page(as_otlp(kept)))
-    return ApiResponse(await run_in_threadpool(as_otlp, kept))
+        return await _page(lambda: _trace_page(kept))
+    return await run_in_threadpool(lambda: ApiResponse(as_otlp(kept)))
 
 
 @router.get("/traces")
@@ -72,6 +73,15 @@ async def traces(
 def as_otlp(traces: Sequence[Trace]) -> dict[str, Any]:
     """Requests of one trace as OTLP's JSON."""
     return to_json([span for each in traces for span in sdk_spans(each)])
+
+
+def _trace_page(traces: Sequence[Trace]) -> str:
+    shown = excerpt(traces)
+    return trace_page(
+        as_otlp(shown.traces),
+        left_out_requests=shown.left_out_requests,
+        left_out_spans=shown.left_out_spans,
+    )
 
 
 def _wants_page(request: Request, format: str | None) -> bool:

@@ -26,9 +26,10 @@ SERVE_RUN_PORT = 8000
 RAY_SERVE_VARIABLES = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middleware",
 }
 """One event loop in each replica instead of three, as no coroutine here blocks: small images cost
-less processor time when fewer threads hand them on."""
+less processor time when fewer threads hand them on. And `serve.proxy` around Serve's proxies."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LAST_PORT = 65_535

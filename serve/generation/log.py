@@ -21,6 +21,7 @@ from serve.api.disconnect import ClientGone
 from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import services_of
+from serve.api.terms import MAX_TENANT_CHARS
 from serve.errors import ERROR_TABLE, error_code
 from serve.generation.metrics import OK, count_for_tenant, count_generation
 from serve.generation.sharing import Answer
@@ -69,8 +70,8 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
         facts: Facts = {
             "request": request.state.request_id,
             "trace": trace_of(request).trace_id,
-            "user": fields.safety_identifier or fields.user,
-            "tenant": entry.tenant,
+            "user": _cut(fields.safety_identifier or fields.user),
+            "tenant": _cut(entry.tenant),
             "outcome": outcome,
             **_category(failure),
             **_planned(entry.plan),
@@ -153,3 +154,8 @@ def _answered(answer: Answer | None) -> Facts:
 
 def _list(values: Iterable[object]) -> str:
     return ",".join(map(str, values))
+
+
+def _cut(name: str | None) -> str | None:
+    """A name as it is logged: a refused one may be as long as a body."""
+    return None if name is None else name[:MAX_TENANT_CHARS]

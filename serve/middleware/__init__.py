@@ -7,25 +7,50 @@ from collections.abc import Callable
 from starlette.middleware import Middleware
 
 from serve.middleware.body_limit import BodyLimitMiddleware
+from serve.middleware.body_time import BodyTimeMiddleware
+from serve.middleware.content_encoding import ContentEncodingMiddleware
+from serve.middleware.cors import CorsMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
+from serve.middleware.forwarded import ForwardedMiddleware
+from serve.middleware.head import HeadMiddleware
+from serve.middleware.head_limit import HeadLimitMiddleware
 from serve.middleware.request_id import RequestIdMiddleware
 from serve.middleware.timeout import TimeoutMiddleware
 from serve.middleware.tracing import TracingMiddleware
-from serve.settings.settings import Limits
+from serve.settings.settings import Limits, Settings
 from serve.tracing.recorder import Recorder
 
 
 def middleware(
-    limits: Callable[[], Limits], recorder: Recorder, *, echo_request_id: bool
+    settings: Settings,
+    limits: Callable[[], Limits],
+    recorder: Recorder,
+    *,
+    echo_request_id: bool,
 ) -> list[Middleware]:
     """All middleware, outermost first: an error of any inner one is answered, with its id.
 
     `limits` gives those of the moment.
     """
+
+    def max_body_bytes() -> int:
+        return limits().max_body_bytes
+
+    cors = [Middleware(CorsMiddleware, config=settings.cors)] if settings.cors.allow_origins else []
     return [
         Middleware(RequestIdMiddleware, echo=echo_request_id),
+        *cors,
+        Middleware(HeadMiddleware),
+        Middleware(HeadLimitMiddleware, max_bytes=lambda: limits().max_header_bytes),
+        Middleware(ForwardedMiddleware, trusted=settings.trusted_proxies),
         Middleware(TracingMiddleware, recorder=recorder),
         Middleware(ErrorBoundaryMiddleware),
-        Middleware(BodyLimitMiddleware, max_bytes=lambda: limits().max_body_bytes),
+        Middleware(
+            BodyTimeMiddleware,
+            seconds=lambda: limits().body_timeout_s,
+            max_unread=lambda: limits().max_unread_bodies,
+        ),
+        Middleware(BodyLimitMiddleware, max_bytes=max_body_bytes),
+        Middleware(ContentEncodingMiddleware, max_bytes=max_body_bytes),
         Middleware(TimeoutMiddleware, seconds=lambda: limits().request_timeout_s),
     ]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import uuid
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = "x-request-id"
-STATE_KEY = "request_id"
+from serve.request_id import HEADER, sane_request_id
 
-_SANE = re.compile(r"[\x21-\x7e]{1,128}")
+STATE_KEY = "request_id"
 
 
 class RequestIdMiddleware:
     """Puts the id into `request.state.request_id` and, with `echo`, into the response.
 
-    Behind Ray Serve `echo` is off: its proxies append the same header to every response.
+    Behind Ray Serve `echo` is off: its proxies append the header to every response, and with
+    `serve.proxy` in them it is this id.
     """
 
     def __init__(self, app: ASGIApp, *, echo: bool) -> None:
@@ -28,8 +25,8 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _SANE.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        given = Headers(scope=scope).getlist(HEADER)
+        request_id = sane_request_id(given[0] if len(given) == 1 else "")
         scope.setdefault("state", {})[STATE_KEY] = request_id
 
         async def send_with_id(message: Message) -> None:

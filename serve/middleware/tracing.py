@@ -14,6 +14,9 @@ RESPONSE_HEADER = "traceresponse"
 
 _TRACED_METHOD = "POST"
 
+_MAX_CHARS = 256
+"""Of what a client says of itself: traces are kept."""
+
 
 class TracingMiddleware:
     """Puts a `RequestTrace` into `request.state.trace` of what is posted.
@@ -36,10 +39,10 @@ class TracingMiddleware:
         attributes = trace.root.attributes
         attributes |= {
             "http.request.method": scope["method"],
-            "url.path": scope["path"],
+            "url.path": scope["path"][:_MAX_CHARS],
             "url.scheme": scope["scheme"],
-            "server.address": headers.get("host", ""),
-            "user_agent.original": headers.get("user-agent", ""),
+            "server.address": headers.get("host", "")[:_MAX_CHARS],
+            "user_agent.original": headers.get("user-agent", "")[:_MAX_CHARS],
             "sluice.request_id": state.get(STATE_KEY, ""),
         }
 

@@ -32,13 +32,14 @@ def live_settings(settings: Settings, user_config: Mapping[str, Any]) -> Setting
     deadlines = changed(
         settings.deadlines, user_config.get("deadlines"), where="user_config.deadlines"
     )
-    most = settings.limits.max_queued_images
-    if limits.max_queued_images > most:
-        # Serve lets in no more than that, and would refuse the rest in its own words.
-        raise ConfigurationError(
-            f"user_config.limits.max_queued_images: {limits.max_queued_images} is above the {most}"
-            " that the ingress was started with; lower it, or set it among the application's args"
-        )
+    for name in ("max_queued_images", "max_unread_bodies"):
+        wanted, most = getattr(limits, name), getattr(settings.limits, name)
+        if wanted > most:
+            # Serve lets in no more than that, and would refuse the rest in its own words.
+            raise ConfigurationError(
+                f"user_config.limits.{name}: {wanted} is above the {most} that the ingress was"
+                " started with; lower it, or set it among the application's args"
+            )
     return settings.model_copy(update={"limits": limits, "deadlines": deadlines})
 
 

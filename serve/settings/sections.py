@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -26,6 +27,31 @@ def _header_name(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#,]+", value):
+        raise ValueError("must be an origin such as https://app.example.com, or *")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 10.0.0.0/8") from None
+    return value
+
+
+def _nothing_in_words(value: object) -> object:
+    """Text, split at commas before, that says that a list is empty."""
+    return () if value in ([""], ["none"]) else value
+
+
+_AS_LIST = BeforeValidator(_nothing_in_words)
+
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], _AS_LIST]
+"""Addresses and networks; from text, separated by commas, or `none`."""
+
+
 class Limits(Options):
     """What one request, and all of them together, may ask for."""
 
@@ -38,6 +64,9 @@ class Limits(Options):
         "max_images",
         "max_prompt_chars",
         "max_body_bytes",
+        "max_header_bytes",
+        "body_timeout_s",
+        "max_unread_bodies",
         "request_timeout_s",
         "max_queued_images",
         "max_queued_images_per_tenant",
@@ -62,7 +91,18 @@ class Limits(Options):
     """Characters of `prompt`, and of `negative_prompt`."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
-    """Bytes of a request's body."""
+    """Bytes of a request's body, also of one that comes compressed, unpacked."""
+
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Bytes of a request's headers, 32 counted for each beside its own; more are answered 431. Its
+    path and query may have as many; more are answered 414."""
+
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds in which a request's body must come; else it is answered 408."""
+
+    max_unread_bodies: int = Field(default=1024, ge=1)
+    """Requests whose body is still coming, per ingress replica. One more ends the oldest of them
+    with 408 if that has taken a second, and is answered 429 if not."""
 
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which a request is cancelled and answered 504."""
@@ -119,6 +159,25 @@ class Tenants(Options):
     send. Left out, a tenant is what a client says: its `safety_identifier` or `user`."""
 
 
+class CorsConfig(Options):
+    """Which pages of other origins may use this server from a browser, file links included."""
+
+    allow_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], _AS_LIST] = ()
+    """Such as https://app.example.com, or * for all; none: off. No cookies are allowed for, and a
+    page cannot keep a key secret: put a gateway that knows users before a server for the world."""
+
+    max_age_s: int = Field(default=600, ge=0)
+    """Seconds for which a browser need not ask again."""
+
+
+class MetricsConfig(Options):
+    """Metrics over HTTP. Each node exports them at a port of Ray's in any case."""
+
+    route: bool = False
+    """Whether `GET /metrics` answers those of the node that an ingress replica runs on. Its labels
+    name tenants."""
+
+
 class ResultCacheConfig(Options):
     """Answers kept in an ingress replica for requests that are repeated exactly, by one tenant."""
 
@@ -145,6 +204,9 @@ class TracingConfig(Options):
 
     max_spans: int = Field(default=100_000, ge=1)
     """Spans of the latest traces that an ingress replica keeps to show, about 1 kB each."""
+
+    max_bytes: int = Field(default=128 * 2**20, ge=1024)
+    """Memory, about, that these may take."""
 
     file: Path | None = None
     """A file to which each trace is appended as a line of OTLP JSON."""

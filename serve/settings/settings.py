@@ -31,9 +31,12 @@ from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from serve.settings.messages import model_in, readable, unknown_key
 from serve.settings.sections import (
+    CorsConfig,
     Deadlines,
     IngressConfig,
     Limits,
+    MetricsConfig,
+    Networks,
     PromptRulesConfig,
     ResultCacheConfig,
     Tenants,
@@ -41,9 +44,11 @@ from serve.settings.sections import (
 )
 
 __all__ = [
+    "CorsConfig",
     "Deadlines",
     "IngressConfig",
     "Limits",
+    "MetricsConfig",
     "PromptRulesConfig",
     "ResultCacheConfig",
     "Settings",
@@ -98,6 +103,13 @@ class Settings(BaseSettings):
     public_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """The server's address in file links; by default the one the request came to."""
 
+    trusted_proxies: Networks = ("127.0.0.1", "::1")
+    """Addresses and networks of the proxies in front whose `Forwarded` or X-Forwarded-* headers say
+    where a request came to: scheme, host and prefix of links. Others' are not used."""
+
+    cors: CorsConfig = CorsConfig()
+    """Pages of other origins."""
+
     limits: Limits = Limits()
     """Bounds on requests."""
 
@@ -112,6 +124,9 @@ class Settings(BaseSettings):
 
     prompt_rules: PromptRulesConfig = PromptRulesConfig()
     """Refusals by prompt."""
+
+    metrics: MetricsConfig = MetricsConfig()
+    """Metrics over HTTP."""
 
     tracing: TracingConfig = TracingConfig()
     """Traces of requests."""

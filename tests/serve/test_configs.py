@@ -25,6 +25,7 @@ from tests.serve.deployed import deployments, replicas, resources
 ROOT = Path(__file__).resolve().parents[2]
 RAY_SERVICE = ROOT / "serve" / "configs" / "kuberay.yaml"
 CONFIGS = sorted(set((ROOT / "serve" / "configs").glob("*.yaml")) - {RAY_SERVICE})
+PROXIES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 
@@ -147,6 +148,11 @@ class TestCluster:
         (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
         assert {"RAY_enable_autoscaler_v2=1", f"{PACKING}=1"} < set(start.split())
 
+    def test_every_proxy_has_our_middleware(self):
+        for role in ("head", "worker"):
+            (start,) = [s for s in CLUSTER[f"{role}_start_ray_commands"] if "ray start" in s]
+            assert f"{PROXIES}=serve.proxy:middleware" in start.replace(";", "").split()
+
     def test_a_machine_that_vanishes_is_noticed_in_less_than_half_a_minute(self):
         (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
         settings = dict(word.rstrip(";").split("=") for word in start.split() if "RAY_" in word)
@@ -223,6 +229,11 @@ class TestKubeRay:
             drain_s = float(environment(pod)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
             assert 0.8 * pod["terminationGracePeriodSeconds"] < drain_s
             assert drain_s <= pod["terminationGracePeriodSeconds"] - 10
+
+    def test_every_proxy_has_our_middleware(self, content: dict[str, Any]):
+        cluster = content["spec"]["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert environment(group["template"]["spec"])[PROXIES] == "serve.proxy:middleware"
 
     def test_a_pod_that_vanishes_is_noticed_in_less_than_half_a_minute(
         self, content: dict[str, Any]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import io
+import json
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +18,7 @@ import openai
 import pytest
 import ray.serve
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.schemas import parse_request
 from serve.app import build
@@ -26,6 +31,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 APP = "served-test"
 URL = "/v1/images/generations"
 PROMPT = "a red circle on a white background"
+BODY_TIMEOUT_S = 15
 LONG = {"prompt": PROMPT, "size": "512x512", "num_inference_steps": 100, "n": 4}
 
 
@@ -35,7 +41,12 @@ def client(
 ) -> Iterator[httpx.Client]:
     """A client of the application with the carried model, deployed as `serve run` would."""
     files = tmp_path_factory.mktemp("files")
-    settings = {"stages.storage.directory": str(files), "limits.max_queued_images": "2"}
+    settings = {
+        "stages.storage.directory": str(files),
+        "limits.max_queued_images": "2",
+        "limits.body_timeout_s": str(BODY_TIMEOUT_S),
+        "metrics.route": "true",
+    }
     ray.serve.run(build(settings), name=APP, route_prefix="/served")
     base_url = f"http://127.0.0.1:{cluster.http_port}/served"
     try:
@@ -88,6 +99,77 @@ def test_one_request_id_comes_back(client: httpx.Client):
     response = client.get("/healthz", headers={"x-request-id": "mine"})
     assert response.headers.get_list("x-request-id") == ["mine"]
     assert len(client.get("/nothing").headers.get_list("x-request-id")) == 1
+
+
+READ_BY_SERVE = (
+    "x-request-id",
+    "x-session-id",
+    "serve_multiplexed_model_id",
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+)
+
+
+@pytest.mark.parametrize("name", [*READ_BY_SERVE, "traceparent", "user-agent", "x-unknown"])
+def test_no_header_fails_for_its_bytes(client: httpx.Client, name: str):
+    """Serve's proxies answer those that they read as UTF-8 with a plain 500."""
+    answer = client.get("/healthz", headers=[(name.encode(), b"caf\xe9")])
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 5000, "caf\xe9"])
+def test_the_id_of_the_answer_is_that_of_its_trace_and_sane(client: httpx.Client, given: str):
+    answer = client.post(URL, json={}, headers=[(b"x-request-id", given.encode("latin-1"))])
+    assert answer.status_code == 400
+    (request_id,) = answer.headers.get_list("x-request-id")
+    assert request_id.startswith("req-")
+    trace = client.get(f"/v1/traces/{answer.headers['x-trace-id']}")
+    assert f'"stringValue":"{request_id}"' in trace.text
+
+
+def test_the_metrics_of_this_node(client: httpx.Client):
+    answer = client.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    families = {family.name for family in text_string_to_metric_families(answer.text)}
+    assert "ray_node_mem_used" in families
+
+
+def test_what_a_proxy_says_is_used_as_a_whole(client: httpx.Client):
+    """Below, uvicorn takes scheme and client, and leaves the host."""
+    said = {"proto": "https", "host": "images.example", "for": "192.0.2.1"}
+    headers = {f"x-forwarded-{name}": text for name, text in said.items()}
+    answer = client.post(URL, json={"prompt": PROMPT}, headers=headers)
+    assert answer.json()["data"][0]["url"].startswith("https://images.example/served/v1/files/")
+
+
+def test_bodies_may_be_packed_and_files_may_be_had_in_parts(client: httpx.Client):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    body = gzip.compress(json.dumps({"prompt": PROMPT}).encode())
+    url = client.post(URL, content=body, headers=headers).json()["data"][0]["url"]
+    whole, head = client.get(url), client.head(url)
+    part = client.get(url, headers={"range": "bytes=1-3", "if-range": whole.headers["etag"]})
+    assert (part.status_code, part.content) == (206, b"PNG")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+    known = client.get(url, headers={"if-none-match": whole.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")
+
+
+def test_health_is_answered_while_bodies_trickle(client: httpx.Client):
+    """More than there are places for generations, a few bytes each."""
+    address = (client.base_url.host, client.base_url.port)
+    head = f"POST /served{URL} HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(300):
+            slow.append(stack.enter_context(socket.create_connection(address)))
+            slow[-1].sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+        for path in ("/healthz", "/readyz", "/v1/models"):
+            assert client.get(path, timeout=30).status_code == 200
+        assert client.post(URL, json={"prompt": PROMPT}).status_code == 200
+        for each in slow:
+            each.settimeout(2 * BODY_TIMEOUT_S)
+            assert each.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_body_of_50_mb_and_then_a_good_request(client: httpx.Client):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from serve.icon import data_url
 from serve.tracing.views.format import duration, moment, share, short
 from serve.tracing.views.otlp_reader import read_spans
 from serve.tracing.views.row_text import counted
@@ -51,8 +52,10 @@ class _Piece(NamedTuple):
     elapsed_ns: float
 
 
-def trace_page(otlp: Mapping[str, object]) -> str:
-    """The page of a trace in OTLP's JSON. Raises NotATrace."""
+def trace_page(
+    otlp: Mapping[str, object], *, left_out_requests: int = 0, left_out_spans: int = 0
+) -> str:
+    """The page of a trace in OTLP's JSON, and how much of it is not on it. Raises NotATrace."""
     fall = waterfall(otlp)
     axis = axis_marks(fall.length_ns)
 
@@ -63,6 +66,8 @@ def trace_page(otlp: Mapping[str, object]) -> str:
         "trace.html",
         at=at,
         fall=fall,
+        left_out_requests=left_out_requests,
+        left_out_spans=left_out_spans,
         summary=summarise(otlp),
         asked=_asked(otlp),
         pieces=_pieces(fall.phases),
@@ -128,7 +133,12 @@ def _render(template: str, **context: object) -> str:
     return (
         _environment()
         .get_template(template)
-        .render(policy=content_security_policy(), style=Markup(_asset("page.css")), **context)
+        .render(
+            policy=content_security_policy(),
+            icon=data_url(),
+            style=Markup(_asset("page.css")),
+            **context,
+        )
     )
 
 

@@ -10,6 +10,10 @@ def test_an_object():
     assert parse_json_object(b' {"a": [1, {"b": null}]} ') == {"a": [1, {"b": None}]}
 
 
+def test_a_byte_order_mark_is_skipped():
+    assert parse_json_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -24,7 +28,9 @@ def test_an_object():
         (b'"text"', "got a string"),
         (b"3.5", "got a number"),
         (b'{"prompt": "\xff"}', "not UTF-8 (byte 12)"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"\xef\xbb\xbf", "empty"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
+        (b'{"a": 1}\xef\xbb\xbf', "not JSON"),
         (b'{"a": 1, "a": 2}', "given twice"),
         (b'{"a": {"b": 1, "b": 1}}', "b: given twice"),
         (b"[" * 100_000, "nested too deeply"),

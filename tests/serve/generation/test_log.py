@@ -133,3 +133,13 @@ async def test_what_a_line_says_is_there_as_fields_for_json(
     assert fields["trace"] == answer.headers["x-trace-id"]
     assert (fields["tenant"], fields["outcome"], fields["images"]) == ("u-1", "ok", 2)
     assert "secret" not in json.dumps(fields)
+
+
+async def test_a_line_stays_a_line(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture):
+    """Whatever a client writes into its names, and into all other fields."""
+    long = "z" * 400_000
+    for field in ("user", "safety_identifier", "size", "model", "quality", "seed", long):
+        caplog.clear()
+        answer = await client.post(URL, json={"prompt": "a cat", field: long})
+        assert answer.status_code in (400, 404)
+        assert max(map(len, caplog.messages), default=0) < 1000, field[:20]

@@ -19,7 +19,7 @@ def trace(trace_id: str, start: int = 0) -> Trace:
 
 
 def store(*traces: Trace) -> TraceStore:
-    made = TraceStore(10_000)
+    made = TraceStore(10_000, 2**30)
     for each in traces:
         made.put(each)
     return made

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Callable, Generator
 
 import pytest
 from PIL import Image, ImageStat
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
 from serve.tracing.views.summary import TraceFilters, summarise
+from tests.serve.browser import chromium, needs_chromium
 from tests.serve.tracing.sample import TRACE_ID, large, others, sample
 
 HOST = "http://localhost"
 TRACE_URL = f"{HOST}/v1/traces/{TRACE_ID}"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"),
-    reason="there is no chromium here; `apt-get install chromium`",
-)
+pytestmark = needs_chromium
 
 ROWS = 75
 TICKS = 21
@@ -32,12 +26,8 @@ Opens = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser]:
-    assert CHROMIUM is not None, "CI needs chromium: `apt-get install chromium`"
-    with sync_playwright() as playwright:
-        # Without its sandbox, which root may not have; it opens nothing but these pages.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -251,3 +241,22 @@ def test_a_narrow_window_does_not_scroll_sideways(opens: Opens, width: int):
     page = opens(trace_page(sample()))
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [360, 600])
+def test_a_narrow_list_shows_what_was_asked_for_and_what_became_of_it(opens: Opens, width: int):
+    failed = {"sluice.outcome": "stage_failed", "http.response.status_code": 500}
+    traces = [summarise(sample()), summarise(sample(**{**failed, "sluice.deadline_met": False}))]
+    page = opens(list_page(traces, TraceFilters()), url=f"{HOST}/traces")
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for number, trace in enumerate(traces):
+        card = page.locator("tbody tr").nth(number)
+        for text in (trace.outcome, trace.size, trace.model, trace.tenant):
+            assert text is not None
+            shown = card.get_by_text(text).first
+            expect(shown).to_be_visible()
+            box = shown.bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+        expect(card.get_by_text("deadline")).to_be_visible()

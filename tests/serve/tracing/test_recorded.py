@@ -181,7 +181,7 @@ def test_otlp_json_is_as_the_standard_has_it() -> None:
 
 
 def test_the_store_keeps_the_latest_whole() -> None:
-    store = TraceStore(max_spans=7)
+    store = TraceStore(max_spans=7, max_bytes=2**30)
     for number in range(4):
         trace_id = f"{number}" * 32
         store.put(Trace(trace_id=trace_id, parent_id=None, root=tree(children=2)))
@@ -195,7 +195,7 @@ def test_the_store_keeps_the_latest_whole() -> None:
 
 
 def test_one_trace_of_many_requests_is_bounded_too() -> None:
-    store = TraceStore(max_spans=7)
+    store = TraceStore(max_spans=7, max_bytes=2**30)
     for number in range(9):
         store.put(Trace(trace_id=TRACE, parent_id=SPAN, root=tree(str(number), children=2)))
     assert [trace.root.name for trace in store.get(TRACE)] == ["7", "8"]
