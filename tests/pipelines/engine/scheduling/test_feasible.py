@@ -13,8 +13,9 @@ from pipelines.engine.scheduling.feasible import earliest_finish, most_steps, sh
 from pipelines.engine.scheduling.group import MARGIN, Group
 from pipelines.engine.scheduling.work import Work
 from tests.pipelines.engine.works import divide, groups_of, work
+from tests.properties import examples
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=60)
+QUICK = settings(max_examples=examples(60))
 
 
 def due(room: float) -> float:

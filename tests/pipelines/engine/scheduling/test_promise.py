@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.engine.scheduling.group import MARGIN
 from tests.pipelines.engine.works import ONE_AT_A_TIME, SURFACE, Run, scheduler, work
+from tests.properties import examples
 
 
 def test_a_promise_refuses_what_cannot_be_kept_and_changes_nothing() -> None:
@@ -56,7 +57,7 @@ requests = st.lists(
 
 
 @pytest.mark.parametrize("bounds", [(10_000, 100), (150, 2)], ids=["knee", "two works"])
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=examples(40))
 @given(drawn=requests)
 def test_promised_requests_are_on_time_whatever_comes_later(
     bounds: tuple[int, int], drawn: list[tuple[int, int, float, float, int, bool]]
