@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.scheduling.group import LEAST_PROMISED, MARGIN, Group, fewest
+from pipelines.engine.scheduling.group import MARGIN, Group, fewest
 from pipelines.engine.scheduling.table import Columns, Vector
 
 _MAX_PASSING = 16
@@ -31,8 +31,8 @@ Indices = NDArray[np.intp]
 
 
 class Feasible(NamedTuple):
-    """Indices of the requests that can be on time, by deadline, and of the `late` ones, by standing
-    and then the shortest first.
+    """Indices of the requests that can be on time, by deadline, and of the `late` ones: those that
+    were promised their deadline, then by priority, and then the shortest first.
 
     `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
     by which it could begin later and keep its margin, served in this order. `num_steps` are the
@@ -52,12 +52,13 @@ def feasible_set(
     groups: Sequence[Group], columns: Columns, now: float, *, tick_s: float
 ) -> Feasible:
     """Divide `groups`, given by deadline; `tick_s` is the length of a tick while they run."""
-    is_promised = columns.margin == 1.0
+    is_promised = columns.is_promised
     longest_s = np.maximum(columns.tick_s, tick_s)
     # Ticks are no fuller than promises can bear (`filling.py`).
     ticks_s = np.where(is_promised, columns.tick_s, longest_s)
     left = columns.deadline - now
-    room, with_margin = left / columns.margin, left / MARGIN
+    with_margin = left / MARGIN
+    room = np.where(is_promised, left, with_margin)  # a promise may use its margin up
     is_late = np.maximum(columns.cost, columns.depth * ticks_s) > room
     is_cut = is_late & (np.maximum(columns.least_cost, columns.least_depth * ticks_s) <= room)
     is_late &= ~is_cut
@@ -72,7 +73,7 @@ def feasible_set(
         over = np.cumsum(cost[taken]) > with_margin[taken]
     if over.any():
         first = int(over.argmax())
-        is_late[_give_up(columns.standing, cost, taken, first, with_margin, room)] = True
+        is_late[_give_up(columns, cost, taken, first, with_margin, room)] = True
         taken = np.flatnonzero(~is_late)
     depth = np.where(is_cut, columns.least_depth, columns.depth)
     num_steps: dict[int, int] = {}
@@ -85,7 +86,9 @@ def feasible_set(
     spare = left[taken] - np.maximum(total, (depth * ticks_s)[taken])
     return Feasible(
         taken.tolist(),
-        late[np.lexsort((columns.cost[late], -columns.standing[late]))].tolist(),
+        late[
+            np.lexsort((columns.cost[late], -columns.priority[late], ~is_promised[late]))
+        ].tolist(),
         cost[taken],
         with_margin[taken] - np.maximum(total, (depth * longest_s)[taken]),
         num_steps,
@@ -94,7 +97,7 @@ def feasible_set(
 
 
 def _give_up(
-    standing: Vector,
+    columns: Columns,
     cost: Vector,
     taken: Indices,
     first: int,
@@ -106,10 +109,11 @@ def _give_up(
     Each is due in its `rooms` seconds; the promised are given up only where even `promised_rooms`,
     their margin used up, are too few.
     """
-    # (level of standing, -cost, -index): the least is given up first. Levels are small integers,
-    # which compare faster than the standings.
-    levels = np.searchsorted(np.unique(standing), standing)
-    least_promised = int(np.searchsorted(np.unique(standing), LEAST_PROMISED))
+    # (level, -cost, -index): the least is given up first. Levels are of priority, and those of the
+    # promised above all others.
+    priorities, levels = np.unique(columns.priority, return_inverse=True)
+    least_promised = len(priorities)
+    levels = levels + least_promised * columns.is_promised
     prices: list[tuple[int, float, int]] = list(
         zip(levels.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
     )

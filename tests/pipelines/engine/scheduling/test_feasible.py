@@ -23,6 +23,11 @@ def due(room: float) -> float:
     return MARGIN * (room + 0.05)
 
 
+def standing(group: Group) -> tuple[bool, int]:
+    """Who is not given up for whom: a promise counts for more than any priority."""
+    return group.is_promised, group.priority
+
+
 def named(groups: list[Group], indices: list[int]) -> list[str]:
     return [groups[index].id for index in indices]
 
@@ -83,7 +88,7 @@ def test_those_on_time_are_so_whatever_the_priorities_and_promises(
         for kept in feasible.on_time:
             if groups[kept].deadline >= groups[late].deadline:
                 is_replaceable = groups[late].cost <= groups[kept].cost
-                is_higher = groups[late].standing > groups[kept].standing
+                is_higher = standing(groups[late]) > standing(groups[kept])
                 on_time_in_its_place = are_on_time(
                     [drawn[int(groups[i].id)] for i in {*feasible.on_time, late} - {kept}]
                 )
