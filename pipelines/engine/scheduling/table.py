@@ -31,8 +31,10 @@ class Columns(NamedTuple):
 
     def inserted(self, index: int, row: Row) -> Columns:
         """These with one more request, which gets place `index`."""
+        numbers = zip(self[:-1], row[:-1], strict=True)
         return Columns(
-            *(np.insert(column, index, value) for column, value in zip(self, row, strict=True))
+            *(np.insert(column, index, value) for column, value in numbers),
+            is_promised=np.insert(self.is_promised, index, row.is_promised),
         )
 
 

@@ -26,6 +26,19 @@ def test_a_promise_refuses_what_cannot_be_kept_and_changes_nothing() -> None:
     assert not hopeless.is_kept
 
 
+def test_a_question_leaves_no_trace() -> None:
+    """Neither of a request that is new nor of one whose other images are here."""
+    for group in ("new", "g"):
+        first = work("0", group="g", tokens=10, steps=2, deadline=30.0)
+        made = scheduler(works=[first, work("other", steps=3, deadline=9.0)])
+        asked = work("1", group=group, tokens=80, steps=5, deadline=2.0, is_promised=True)
+        before = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        made.promise(asked, 0.0, num_images=3)
+        after = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        assert before == after
+        assert not made.has_promised("g")
+
+
 def test_a_refused_image_leaves_its_request_as_it_was() -> None:
     made = scheduler(cost=ONE_AT_A_TIME, works=[work("0", group="g", steps=2, deadline=3.0)])
     second = work("1", group="g", steps=2, deadline=3.0, is_promised=True)
