@@ -16,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
 	@echo "make test            environment, linters, types, import contracts, all tests"
-	@echo "make test-long       tests that take minutes each, which make test leaves out"
+	@echo "make test-long       tests of minutes each, and random search: make test leaves both out"
 	@echo "make bench           the benchmarks, quickly"
 	@echo "make train-embedded  train the carried model anew (hours on a CPU)"
 	@echo "make clean           remove the environment and caches"
@@ -55,8 +55,10 @@ unit: env
 	$(BIN)/pytest -m "cluster and not long"; status=$$?; \
 	wait $$alone || status=1; cat $(ALONE_LOG); exit $$status
 
+# The properties are searched at random there, ten times as far; see tests/conftest.py.
 test-long: env
 	$(BIN)/pytest -m long
+	$(BIN)/pytest -m hypothesis --hypothesis-profile=random --timeout=1800
 
 bench: env
 	$(BIN)/python -m benchmarks.exactness --quick

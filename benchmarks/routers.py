@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Literal, Protocol
 
-from deployments.routing.backlog import REPORT_EVERY_S, Backlogs, Report, Shape
+from deployments.routing.backlog import REPORT_EVERY_S, Backlogs, Report
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.engine.scheduling.work import Work
+from pipelines.job_shape import JobShape
 
 
 class Routed(Protocol):
@@ -55,7 +56,7 @@ class FinishFirst:
             return 0
         now, shape = (
             work.arrival,
-            Shape(work.segments[0], work.num_steps, len(work.segments), False),
+            JobShape(work.segments[0], len(work.segments), work.num_steps),
         )
         for index, due in enumerate(self._due):
             if due <= now:

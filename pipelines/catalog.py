@@ -18,6 +18,11 @@ SIZE_MULTIPLE = 16
 """Pixels per packed latent: 8x from the VAE, 2x from packing."""
 
 
+def image_tokens(height: int, width: int) -> int:
+    """Tokens of one image of `height` x `width` pixels, multiples of 16."""
+    return (height // SIZE_MULTIPLE) * (width // SIZE_MULTIPLE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One model of the FLUX.1 family.

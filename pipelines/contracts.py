@@ -102,7 +102,8 @@ class LatentJob:
     """One image for the denoiser: everything but the conditionings.
 
     `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
-    is this image's own. `true_cfg_scale` counts only with a negative conditioning. The deadline in
+    is this image's own. `true_cfg_scale` counts only with a negative conditioning, and `of` leaves
+    it at 1 for a request that has none. The deadline in
     `terms` is that of the latents: what decoding and storing need is already taken off. `trace` is
     the `traceparent` under which spans are kept, "" to keep none.
     """
@@ -120,6 +121,11 @@ class LatentJob:
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
     trace: str = ""
+
+    @property
+    def uses_true_cfg(self) -> bool:
+        """Whether a second, negative, forward is run, given its conditioning."""
+        return self.true_cfg_scale > 1.0
 
     @classmethod
     def of(
@@ -140,7 +146,7 @@ class LatentJob:
             width=params.width,
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
-            true_cfg_scale=params.true_cfg_scale,
+            true_cfg_scale=params.true_cfg_scale if params.uses_true_cfg else 1.0,
             seed=params.seed + index,
             min_inference_steps=params.min_inference_steps,
             skips_steps=params.skips_steps,

@@ -6,6 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+from tests.properties import USUAL_EXAMPLES
+
+# No time limits in either: a busy machine is no fault. `make test` has the same examples for
+# everybody; `make test-long` searches with `--hypothesis-profile=random`, and what that finds
+# becomes an `@example`.
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fixed", _UNTIMED, derandomize=True, database=None, max_examples=USUAL_EXAMPLES
+)
+settings.register_profile("random", _UNTIMED, print_blob=True, max_examples=10 * USUAL_EXAMPLES)
+settings.load_profile("fixed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

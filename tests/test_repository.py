@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("serve", "deployments", "pipelines")
@@ -156,3 +157,17 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         assert needed in names, needed
     assert not any(name.startswith(("tests/", "benchmarks/", ".venv")) for name in names)
     assert wheel.stat().st_size < 16 * 2**20
+
+
+def test_properties_are_the_same_for_everybody_and_searched_at_random_on_request() -> None:
+    """A test that settles its seed itself would stay out of the random search."""
+    fixed, random = settings.get_profile("fixed"), settings.get_profile("random")
+    assert fixed.derandomize
+    assert fixed.database is None
+    assert not random.derandomize
+    assert random.max_examples > fixed.max_examples
+    assert fixed.deadline is random.deadline is None
+    seeded = re.compile(r"settings\([^)]*\b(derandomize|deadline)=|@seed\(")
+    own = [path for path in (ROOT / "tests").rglob("test_*.py") if seeded.search(path.read_text())]
+    assert own == []
+    assert "-m hypothesis --hypothesis-profile=random" in (ROOT / "Makefile").read_text("utf-8")

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from deployments.graph.decode_latency import DecodeLatency
 from deployments.graph.waking import ColdPools
-from deployments.routing.backlog import Backlogs, Queue, Shape, spread_s
-from pipelines.catalog import SIZE_MULTIPLE
+from deployments.routing.backlog import Backlogs, Queue, spread_s
 from pipelines.contracts import GenerationJob, GenerationParams
 from pipelines.engine.scheduling.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
-from pipelines.skipping import num_forwards
+from pipelines.job_shape import JobShape, shape_of
 from pipelines.tracing.spans import Timings
 
 COLD_START = "cold_start"
@@ -128,23 +127,19 @@ class Forecasts:
         queues = self._backlogs.queues(time.time()) or [Queue(0.0, last)]
         idle = [queue._replace(queued_s=0.0) for queue in queues]
         works = params.num_images if self._spreads else 1
-        shape = self._shape(params, params.num_inference_steps)
+        shape = self._shape(params)
         alone_s = spread_s(idle, shape, works)
-        fewest = self._shape(params, params.min_inference_steps or params.num_inference_steps)
+        fewest_steps = params.min_inference_steps or params.num_inference_steps
+        fewest = self._shape(replace(params, num_inference_steps=fewest_steps))
         least_s = spread_s(idle, fewest, works)
         return _Denoising(
             queued_s=spread_s(queues, shape, works) - alone_s,
             alone_s=alone_s,
-            promised_s=MARGIN * least_s + least_s / fewest.num_steps,
+            promised_s=MARGIN * least_s + least_s / fewest.forwards,
         )
 
-    def _shape(self, params: GenerationParams, num_steps: int) -> Shape:
-        return Shape(
-            image_tokens=(params.height // SIZE_MULTIPLE) * (params.width // SIZE_MULTIPLE),
-            num_steps=num_forwards(num_steps, skips_steps=params.skips_steps),
-            images=1 if self._spreads else params.num_images,
-            guided=params.uses_true_cfg,
-        )
+    def _shape(self, params: GenerationParams) -> JobShape:
+        return shape_of(params, images=1 if self._spreads else params.num_images)
 
 
 class _Starts(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deployments.graph.warnings import PromptFacts
 from deployments.storage.parameters import with_seed
-from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.catalog import image_tokens
 from pipelines.contracts import (
     FinishedImage,
     FinishSpec,
@@ -65,8 +65,7 @@ def pixel_count(params: GenerationParams) -> int:
 
 def usage_of(params: GenerationParams, facts: Sequence[PromptFacts]) -> Usage:
     """Text tokens in, latent tokens out."""
-    image_tokens = (params.height // SIZE_MULTIPLE) * (params.width // SIZE_MULTIPLE)
     return Usage(
         input_tokens=sum(item.num_tokens for item in facts),
-        output_tokens=params.num_images * image_tokens,
+        output_tokens=params.num_images * image_tokens(params.height, params.width),
     )

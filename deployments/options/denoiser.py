@@ -58,9 +58,9 @@ class DenoiserOptions(StageOptions):
     cost_cache: Path | None = None
     """Folder that keeps these measurements; left out, ~/.cache/sluice/cost."""
     attention: Literal["sdpa", "varlen", "fa3", "flash", "xformers"] = "sdpa"
-    """The variable-length attention, by its name in `pipelines.packing.attention`; all but "sdpa" need a
-    GPU, "varlen" and "flash" half precision too, "fa3" a Hopper GPU and bfloat16; "fa3", "flash"
-    and "xformers" a package."""
+    """The variable-length attention, by its name in `pipelines.packing.attention`; all but "sdpa"
+    need a GPU, "varlen" and "flash" half precision too, "fa3" a Hopper GPU and bfloat16; "fa3",
+    "flash" and "xformers" a package."""
     compile: bool = False
     """Whether blocks are compiled at the start, which takes a minute: faster on a GPU, and close to
     eager results instead of equal."""

@@ -12,22 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from deployments.wire.packed import PackedCheckpoint
 from pipelines.contracts import GenerationJob, LatentJob
 from pipelines.engine.costs.surface import CostSurface, Load
+from pipelines.job_shape import JobShape, shape_of
 
 REPORT_EVERY_S = 1.0
 """Seconds between two reports of a replica."""
 STALE_S = 5.0
 """A report older than this says nothing."""
-
-
-class Shape(NamedTuple):
-    """What decides how long a work takes: `images` of `image_tokens`, each guided or not."""
-
-    image_tokens: int
-    num_steps: int
-    images: int
-    guided: bool
 
 
 class Report(NamedTuple):
@@ -50,17 +43,16 @@ class Report(NamedTuple):
         except (KeyError, TypeError):
             return None
 
-    def alone_s(self, shape: Shape) -> float:
+    def alone_s(self, shape: JobShape) -> float:
         """Seconds of a work that shares its ticks with none."""
-        return shape.num_steps * self.surface.seconds(self._load(shape))
+        return shape.forwards_left * self.surface.seconds(self._load(shape))
 
-    def share_s(self, shape: Shape) -> float:
+    def share_s(self, shape: JobShape) -> float:
         """Seconds of the replica that it takes among others."""
-        return shape.num_steps * self.surface.share(self._load(shape))
+        return shape.forwards_left * self.surface.share(self._load(shape))
 
-    def _load(self, shape: Shape) -> Load:
-        segments = shape.images * (2 if shape.guided else 1)
-        return Load.of([shape.image_tokens + self.text_tokens] * segments)
+    def _load(self, shape: JobShape) -> Load:
+        return Load.of(shape.tokens(self.text_tokens))
 
 
 class _Sent(NamedTuple):
@@ -76,7 +68,7 @@ class Queue(NamedTuple):
     queued_s: float
     report: Report
 
-    def finish_s(self, shape: Shape) -> float:
+    def finish_s(self, shape: JobShape) -> float:
         """Seconds until the replica would have finished a work of `shape` that came now."""
         return self.queued_s + self.report.alone_s(shape)
 
@@ -91,7 +83,7 @@ class Backlogs:
         self._reports: dict[str, Report] = {}
         self._last: Report | None = None
 
-    def finish_s(self, replica: str, report: Report, shape: Shape, now: float) -> float:
+    def finish_s(self, replica: str, report: Report, shape: JobShape, now: float) -> float:
         """Seconds from `now` until `replica` would have finished a work of `shape`."""
         with self._lock:
             return self._queue(replica, report, now).finish_s(shape)
@@ -149,7 +141,7 @@ class Backlogs:
         return Queue(max(0.0, report.queued_s + sent_s - (now - report.at)), report)
 
 
-def spread_s(queues: Sequence[Queue], shape: Shape, works: int) -> float:
+def spread_s(queues: Sequence[Queue], shape: JobShape, works: int) -> float:
     """Seconds until `works` of `shape` are finished, each on the replica that finishes it first.
 
     There is a queue for each replica, and one at least.
@@ -164,17 +156,15 @@ def spread_s(queues: Sequence[Queue], shape: Shape, works: int) -> float:
     return last
 
 
-def shape_of(job: object) -> Shape | None:
-    """The shape of what a call is about; None for a call that is no work."""
+def called_shape(args: Sequence[object], kwargs: Mapping[str, object]) -> JobShape | None:
+    """The shape of what a call to draw is about; None for a call that is no work.
+
+    A work that goes on from a checkpoint, `start`, is what is left of it.
+    """
+    job = args[0] if args else None
     if isinstance(job, LatentJob):
-        guided = job.true_cfg_scale > 1.0
-        return Shape(_tokens(job.height, job.width), job.num_inference_steps, 1, guided)
+        start = kwargs.get("start")
+        return shape_of(job, start=start if isinstance(start, PackedCheckpoint) else None)
     if isinstance(job, GenerationJob):
-        params = job.params
-        tokens = _tokens(params.height, params.width)
-        return Shape(tokens, params.num_inference_steps, params.num_images, params.uses_true_cfg)
+        return shape_of(job.params, images=job.params.num_images)
     return None
-
-
-def _tokens(height: int, width: int) -> int:
-    return (height // 16) * (width // 16)

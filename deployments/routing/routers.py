@@ -27,9 +27,10 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from deployments.routing.backlog import STALE_S, Report, Shape, shape_of
+from deployments.routing.backlog import STALE_S, Report, called_shape
 from deployments.routing.pools import pool_of
 from deployments.routing.sticky import StickyReplicas
+from pipelines.job_shape import JobShape
 
 
 class PoolMixin(RequestRouter):
@@ -69,7 +70,7 @@ class FinishFirstRouter(StickyReplicas, PoolMixin, FIFOMixin, RequestRouter):
             return _two_of(candidate_replicas)
         pending_request.routing_context.should_backoff = True  # or Serve asks again without a pause
         now = time.time()
-        shape = shape_of(pending_request.args[0]) if pending_request.args else None
+        shape = called_shape(pending_request.args, pending_request.kwargs)
         reports = [_fresh(replica, now) for replica in candidate_replicas]
         if shape is None or None in reports:
             return _two_of(candidate_replicas)
@@ -98,7 +99,7 @@ class FinishFirstRouter(StickyReplicas, PoolMixin, FIFOMixin, RequestRouter):
         self,
         replicas: Sequence[RunningReplica],
         reports: Sequence[Report | None],
-        shape: Shape,
+        shape: JobShape,
         now: float,
     ) -> list[tuple[RunningReplica, Report]]:
         pairs = [

@@ -131,7 +131,8 @@ def capped(
 ) -> ScalingRule:
     """The denoiser's rule, without the growth that stages behind it could not keep up with.
 
-    A stage limits it that cannot grow, and has more queued than its target wait.
+    A stage limits it that cannot grow, and has more queued than its target wait. What there is of
+    denoisers goes by their own rule.
     """
     most = rule.max_replicas
     for name, (load, item_s) in behind.items():
@@ -140,7 +141,8 @@ def capped(
         if is_behind and load.running >= own.max_replicas and item_s and denoiser.item_s:
             images_per_s = own.max_replicas / item_s
             most = min(most, math.ceil(images_per_s * denoiser.item_s / rule.max_utilisation))
-    return replace(rule, max_replicas=max(most, rule.min_replicas, 1))
+    most = min(max(most, denoiser.load.target, 1), rule.max_replicas)
+    return replace(rule, max_replicas=max(most, rule.min_replicas))
 
 
 def read_pace(context: Context) -> Pace:
@@ -162,6 +164,7 @@ def read_pace(context: Context) -> Pace:
         queued_s=queued_s,
         offered=offered,
         is_used=context.total_num_requests > 0 or queued_s > 0 or offered > 0,
+        item_s=item_s,
     )
     return Pace(load, item_s)
 

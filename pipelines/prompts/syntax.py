@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,37 +127,37 @@ def size_for_ratio(
 ) -> tuple[int, int]:
     """(height, width) in pixels, multiples of `multiple`, for `ratio` given as (width, height).
 
-    Of the sizes with sides from `min_side` to `max_side` and no more than `max_area` pixels (None:
-    no bound) the one nearest to `area` pixels and to the ratio, a wrong ratio counting twice as
-    much. Raises ValueError when no size is within the limits.
+    Of the sizes whose long side is within a grid step of the ratio, with sides from `min_side` to
+    `max_side` and no more than `max_area` pixels (None: no bound), the one nearest to `area` pixels
+    and to the ratio, a wrong ratio counting twice as much. The turned ratio has the turned size.
+    Raises ValueError when no such size is within the limits.
     """
-    wanted = ratio[0] / ratio[1]
+    wanted = max(ratio) / min(ratio)
     # Aim at what the limits let the ratio reach, so that no area is won by giving up the ratio.
-    area = max(area, int(min_side * min_side * max(wanted, 1 / wanted)))
-    area = min(area, max_area or area, int(max_side * max_side * min(wanted, 1 / wanted)))
+    area = max(area, int(min_side * min_side * wanted))
+    area = min(area, max_area or area, int(max_side * max_side / wanted))
     sizes = [
-        (height, width)
-        for height in range(multiple, max_side + 1, multiple)
-        for width in _around(height * wanted, multiple)
-        if min_side <= min(height, width)
-        and width <= max_side
-        and (max_area is None or height * width <= max_area)
+        (short, long)
+        for short in range(multiple, max_side + 1, multiple)
+        for long in _around(short * wanted, multiple)
+        if min_side <= short <= long <= max_side and (max_area is None or short * long <= max_area)
     ]
     if not sizes:
         raise ValueError(
             f"no size has sides from {min_side} to {max_side}, multiples of {multiple}, and at "
             f"most {max_area or 'any number of'} pixels"
         )
-    return min(sizes, key=lambda size: _misfit(*size, wanted=wanted, area=area))
+    short, long = min(sizes, key=lambda size: _misfit(*size, wanted=wanted, area=area))
+    return (long, short) if ratio[0] < ratio[1] else (short, long)
 
 
-def _around(value: float, multiple: int) -> Iterable[int]:
+def _around(value: float, multiple: int) -> tuple[int, int]:
     below = int(value // multiple) * multiple
-    return {max(below, multiple), below + multiple}
+    return max(below, multiple), below + multiple
 
 
-def _misfit(height: int, width: int, *, wanted: float, area: int) -> float:
-    return abs(math.log(height * width / area)) + 2 * abs(math.log(width / height / wanted))
+def _misfit(short: int, long: int, *, wanted: float, area: int) -> float:
+    return abs(math.log(short * long / area)) + 2 * abs(math.log(long / short / wanted))
 
 
 def _check_characters(text: str, param: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.catalog import image_tokens
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
 from pipelines.errors import DegenerateImage, InvalidRequest
 from pipelines.ragged import SegmentShape
@@ -17,17 +17,16 @@ from pipelines.sampling import Schedule
 from pipelines.stages.trajectory import first_modulated
 
 
-def shape_of(job: LatentJob, positive: TextConditioning) -> SegmentShape:
+def segment_shape_of(job: LatentJob, positive: TextConditioning) -> SegmentShape:
     """Tokens of each segment of a job."""
-    image = (job.height // SIZE_MULTIPLE) * (job.width // SIZE_MULTIPLE)
-    return SegmentShape(text=len(positive.prompt_embeds), image=image)
+    return SegmentShape(text=len(positive.prompt_embeds), image=image_tokens(job.height, job.width))
 
 
 def conditionings_of(
     job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
 ) -> list[TextConditioning]:
     """One for each segment of a job: the negative counts only where it is scaled."""
-    if negative is not None and job.true_cfg_scale > 1:
+    if negative is not None and job.uses_true_cfg:
         return [positive, negative]
     return [positive]
 

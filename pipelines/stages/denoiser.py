@@ -17,6 +17,7 @@ from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditi
 from pipelines.errors import StageFailed
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.job_shape import shape_of
 from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
 from pipelines.sampling import (
     Schedule,
@@ -25,12 +26,11 @@ from pipelines.sampling import (
     draw_noise,
     guide,
 )
-from pipelines.skipping import num_forwards
 from pipelines.stages.admission import (
     check_conditioning,
     check_start,
     conditionings_of,
-    shape_of,
+    segment_shape_of,
 )
 from pipelines.stages.tables import Tables
 from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
@@ -69,18 +69,19 @@ class DenoiserStage:
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> tuple[int, ...]:
         """Tokens of each segment of one step: text and image, twice with true guidance."""
-        count = len(conditionings_of(job, positive, negative))
-        return (sum(shape_of(job, positive)),) * count
+        uses_true_cfg = len(conditionings_of(job, positive, negative)) > 1
+        shape = shape_of(job, uses_true_cfg=uses_true_cfg)
+        return shape.tokens(len(positive.prompt_embeds))
 
     def forwards(self, job: LatentJob) -> int:
         """How many steps, of one forward each, a job takes unless it is cut."""
-        return num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+        return shape_of(job).forwards
 
     def trajectory_bytes(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> int:
         """Device memory of an admitted trajectory, see `footprint.trajectory_bytes`."""
-        text, image = shape_of(job, positive)
+        text, image = segment_shape_of(job, positive)
         return footprint.trajectory_bytes(
             self._flux.config,
             text=text,
@@ -125,7 +126,7 @@ class DenoiserStage:
             check_conditioning(conditioning, len(positive.prompt_embeds), self._flux.config)
         if job.min_inference_steps is not None:
             check_can_cut(self._scheduler_config)
-        shape, cuts = shape_of(job, positive), start.cuts if start else ()
+        shape, cuts = segment_shape_of(job, positive), start.cuts if start else ()
         schedule = self._schedule_after(job, cuts, shape.image)
         if start is not None:
             check_start(

@@ -15,6 +15,8 @@ from serve.settings.settings import Limits
 
 _SIZE = re.compile(r"([+-]?\d{1,9})[xX×]([+-]?\d{1,9})", re.ASCII)
 
+_EPSILON = 1e-6
+
 
 class Size(NamedTuple):
     """Pixels; written as clients write it, width first."""
@@ -131,30 +133,48 @@ class SizeRules:
         return Size(height, width)
 
     def nearest(self, size: Size) -> Size:
-        """The allowed size nearest to `size`, shrunk in proportion if it has too many pixels."""
-        height, width = (min(max(side, self.min_side), self.max_side) for side in size)
-        shrink = math.sqrt(min(1.0, self.max_pixels / (height * width)))
-        whole = math.floor if shrink < 1.0 else round
-        height, width = (
-            max(whole(side * shrink / self.multiple) * self.multiple, self.min_side)
-            for side in (height, width)
-        )
-        # A short side that was raised to `min_side` can push the area over again.
-        if height * width > self.max_pixels:
-            longest = self.max_pixels // min(height, width) // self.multiple * self.multiple
-            height, width = min(height, longest), min(width, longest)
-        return Size(height, width)
+        """The allowed size nearest to `size`, of its ratio to within a grid step a side.
+
+        A size that is too large shrinks in proportion, and one that is too small grows so, before
+        both sides go to the grid. Of a ratio that no allowed size has, the longest there is.
+        """
+        if self._problem(size) is None:
+            return size
+        short, long = self._within_bounds(size)
+        lows = [int((side + _EPSILON) // self.multiple) * self.multiple for side in (short, long)]
+        steps = (0, self.multiple)
+        sizes = [Size(lows[0] + up, lows[1] + on) for up in steps for on in steps]
+
+        def misfit(each: Size) -> float:
+            by_short, by_long = math.log(each.height / short), math.log(each.width / long)
+            return abs(by_short) + abs(by_long) + abs(by_long - by_short)
+
+        best = min((each for each in sizes if self._problem(each) is None), key=misfit)
+        return Size(best.width, best.height) if size.height > size.width else best
+
+    def _within_bounds(self, size: Size) -> tuple[float, float]:
+        """(short, long) of `size` after it was shrunk, or grown, in proportion."""
+        short, long = sorted(side if side > 0 else self.min_side for side in size)
+        longest = min(self.max_side, self.max_pixels // self.min_side)
+        longest -= longest % self.multiple
+        if long * self.min_side > short * longest:
+            return self.min_side, longest
+        scale = min(1.0, self.max_side / long, math.sqrt(self.max_pixels / (short * long)))
+        scale = max(scale, self.min_side / short)
+        return short * scale, long * scale
+
+    def _problem(self, size: Size) -> str | None:
+        if any(side % self.multiple for side in size):
+            return f"both sides must be multiples of {self.multiple}"
+        if not all(self.min_side <= side <= self.max_side for side in size):
+            return f"both sides must be {self.min_side} to {self.max_side} pixels"
+        if size.height * size.width > self.max_pixels:
+            return f"at most {self.max_pixels} pixels in all"
+        return None
 
     def _check(self, size: Size) -> None:
-        if any(side % self.multiple for side in size):
-            problem = f"both sides must be multiples of {self.multiple}"
-        elif not all(self.min_side <= side <= self.max_side for side in size):
-            problem = f"both sides must be {self.min_side} to {self.max_side} pixels"
-        elif size.height * size.width > self.max_pixels:
-            problem = f"at most {self.max_pixels} pixels in all"
-        else:
-            return
-        raise InvalidRequest(
-            f"size: {problem}, got {size}; the nearest allowed size is {self.nearest(size)}",
-            param="size",
-        )
+        if (problem := self._problem(size)) is not None:
+            raise InvalidRequest(
+                f"size: {problem}, got {size}; the nearest allowed size is {self.nearest(size)}",
+                param="size",
+            )

@@ -12,6 +12,10 @@ from deployments.scaling.rule import ScalingRule, ScalingState, StageLoad, decid
 STEP_S = 0.5
 
 
+Curve = Callable[[float], float]
+"""Seconds of work that come per second, at a second."""
+
+
 class Point(NamedTuple):
     """`wait_s` is how long what comes now waits if no replica is added."""
 
@@ -45,12 +49,13 @@ class _Pool:
 
 
 def run(
-    curve: Callable[[float], float], rule: ScalingRule, *, start_s: float, until: float
+    curve: Curve, rule: ScalingRule, *, start_s: float, until: float, item_s: float = 0.0
 ) -> list[Point]:
     """The time line of a stage that begins with the rule's least replicas.
 
     `curve` gives the seconds of work that come per second; a replica runs `start_s` after it is
-    asked for. From zero, the first request gets a replica at once, as Serve does it.
+    asked for; `item_s` is what the rule is told of an item. From zero, the first request gets a
+    replica at once, as Serve does it.
     """
     pool = _Pool(start_s, rule.min_replicas, [])
     state: ScalingState | None = None
@@ -63,7 +68,7 @@ def run(
         is_used = queued > 0
         queued = max(0.0, queued - STEP_S * pool.running)
         offered = sum(curve(max(0.0, now - back)) for back in range(look_back_s)) / look_back_s
-        load = StageLoad(now, pool.running, pool.target, queued, offered, is_used)
+        load = StageLoad(now, pool.running, pool.target, queued, offered, is_used, item_s)
         if pool.running == 0 and is_used:
             target = max(1, pool.target)
         else:

@@ -29,6 +29,7 @@ from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
 from tests.memory import PeakMemory, storage_bytes
 from tests.oracle import compare, oracle_images
+from tests.properties import examples
 
 JOB = LatentJob(
     work_id="a", group="a", height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3
@@ -66,7 +67,8 @@ def finished(stage: DenoiserStage, trajectory: Trajectory) -> torch.Tensor:
     stops=st.sets(st.integers(0, 8), max_size=3),
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_resumed_elsewhere_it_ends_with_the_same_bits(
     stages: tuple[DenoiserStage, DenoiserStage],

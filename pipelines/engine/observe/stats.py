@@ -15,7 +15,7 @@ from pipelines.engine.entry import Entry
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import StageFailed
-from pipelines.skipping import num_forwards
+from pipelines.job_shape import shape_of
 
 _STALLED_S = 60.0
 _STALLED_TIMES = 20.0
@@ -118,7 +118,7 @@ class Counters:
 
     def count_finished(self, job: LatentJob, steps_run: int) -> None:
         """An image is done, in so many forwards."""
-        forwards = num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+        forwards = shape_of(job).forwards
         self.finished += 1
         self.skipped_steps += job.num_inference_steps - forwards
         self.cut_steps += forwards - steps_run

@@ -38,20 +38,37 @@ class Tenants:
         else:
             del self._waiting[group.tenant]
 
-    def flooding(self, groups: Iterable[Group]) -> frozenset[str]:
-        """The tenants that stand behind the others; never all of them."""
-        if len(self._waiting) < 2:
+    def divide(
+        self, groups: list[Group], joining: Group | None = None
+    ) -> tuple[list[Group], list[Group]]:
+        """(requests that go first, those of flooding tenants), both in the order of `groups`, of
+        which `joining` has not joined."""
+        flooding = self.flooding(groups, joining)
+        if not flooding:
+            return groups, []
+        front = [group for group in groups if group.tenant not in flooding]
+        return front, [group for group in groups if group.tenant in flooding]
+
+    def flooding(self, groups: Iterable[Group], joining: Group | None = None) -> frozenset[str]:
+        """The tenants of `groups` that stand behind the others; never all of them.
+
+        `joining` is the one of them that has not joined, if any.
+        """
+        waiting = self._waiting
+        if joining is not None:
+            waiting = {**waiting, joining.tenant: waiting.get(joining.tenant, 0) + 1}
+        if len(waiting) < 2:
             return frozenset()
-        suspects = {tenant for tenant, count in self._waiting.items() if count > FLOOD}
+        suspects = {tenant for tenant, count in waiting.items() if count > FLOOD}
         if not suspects:
             return frozenset()
         work = _seconds(groups)
         equal_work = sum(work.values()) / len(work)
-        equal_count = sum(self._waiting.values()) / len(self._waiting)
+        equal_count = sum(waiting.values()) / len(waiting)
         flooding = frozenset(
             tenant
             for tenant in suspects
-            if work[tenant] > equal_work or self._waiting[tenant] > equal_count
+            if work[tenant] > equal_work or waiting[tenant] > equal_count
         )
         return flooding if len(flooding) < len(work) else frozenset()
 

@@ -2,10 +2,10 @@
 
 Moore's algorithm (Moore 1968, with Hodgson's rule): take requests by deadline; whenever one would
 be late, give up the costliest of those taken so far. On one machine that leaves the fewest late.
-Here the lowest priority is given up first, and nobody as long as requests that may run with fewer
-steps can be shortened instead. The engine works on a few requests at once, which changes two
-things: a request needs at least one tick for each of its steps, however little it costs, and what
-it costs is its share of packed ticks (`Pricing.step_s`).
+Here the lowest priority is given up first, nobody for one who is late all the same, and nobody as
+long as requests that may run with fewer steps can be shortened instead. The engine works on a few
+requests at once, which changes two things: a request needs at least one tick for each of its steps,
+however little it costs, and what it costs is its share of packed ticks (`Pricing.step_s`).
 
 Requests are indices here, in the order of their deadlines.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.scheduling.group import LEAST_PROMISED, MARGIN, Group, fewest
+from pipelines.engine.scheduling.group import MARGIN, Group, fewest
 from pipelines.engine.scheduling.table import Columns, Vector
 
 _MAX_PASSING = 16
@@ -28,11 +28,12 @@ _MAX_LENGTHENED = 16
 """Requests whose steps are counted out in one plan."""
 
 Indices = NDArray[np.intp]
+_Price = tuple[int, float, int]
 
 
 class Feasible(NamedTuple):
-    """Indices of the requests that can be on time, by deadline, and of the `late` ones, by standing
-    and then the shortest first.
+    """Indices of the requests that can be on time, by deadline, and of the `late` ones: those that
+    were promised their deadline, then by priority, and then the shortest first.
 
     `cost` and `slack` belong to those on time: seconds of the engine that each needs, and seconds
     by which it could begin later and keep its margin, served in this order. `num_steps` are the
@@ -52,12 +53,13 @@ def feasible_set(
     groups: Sequence[Group], columns: Columns, now: float, *, tick_s: float
 ) -> Feasible:
     """Divide `groups`, given by deadline; `tick_s` is the length of a tick while they run."""
-    is_promised = columns.margin == 1.0
+    is_promised = columns.is_promised
     longest_s = np.maximum(columns.tick_s, tick_s)
     # Ticks are no fuller than promises can bear (`filling.py`).
     ticks_s = np.where(is_promised, columns.tick_s, longest_s)
     left = columns.deadline - now
-    room, with_margin = left / columns.margin, left / MARGIN
+    with_margin = left / MARGIN
+    room = np.where(is_promised, left, with_margin)  # a promise may use its margin up
     is_late = np.maximum(columns.cost, columns.depth * ticks_s) > room
     is_cut = is_late & (np.maximum(columns.least_cost, columns.least_depth * ticks_s) <= room)
     is_late &= ~is_cut
@@ -71,8 +73,7 @@ def feasible_set(
         cost = np.where(is_cut, columns.least_cost, columns.cost)
         over = np.cumsum(cost[taken]) > with_margin[taken]
     if over.any():
-        first = int(over.argmax())
-        is_late[_give_up(columns.standing, cost, taken, first, with_margin, room)] = True
+        is_late[_give_up(columns, cost, taken, with_margin, room)] = True
         taken = np.flatnonzero(~is_late)
     depth = np.where(is_cut, columns.least_depth, columns.depth)
     num_steps: dict[int, int] = {}
@@ -85,7 +86,9 @@ def feasible_set(
     spare = left[taken] - np.maximum(total, (depth * ticks_s)[taken])
     return Feasible(
         taken.tolist(),
-        late[np.lexsort((columns.cost[late], -columns.standing[late]))].tolist(),
+        late[
+            np.lexsort((columns.cost[late], -columns.priority[late], ~is_promised[late]))
+        ].tolist(),
         cost[taken],
         with_margin[taken] - np.maximum(total, (depth * longest_s)[taken]),
         num_steps,
@@ -94,25 +97,51 @@ def feasible_set(
 
 
 def _give_up(
-    standing: Vector,
-    cost: Vector,
-    taken: Indices,
-    first: int,
-    rooms: Vector,
-    promised_rooms: Vector,
+    columns: Columns, cost: Vector, taken: Indices, rooms: Vector, promised_rooms: Vector
 ) -> list[int]:
-    """Moore's algorithm: who of `taken` is given up; those before position `first` are on time.
+    """Who of `taken` is given up, so that all others are on time.
 
     Each is due in its `rooms` seconds; the promised are given up only where even `promised_rooms`,
     their margin used up, are too few.
+
+    Whoever is given up for one who is given up later was so in vain. What becomes of one depends on
+    those as high and higher alone, so the highest who are given up are so for good, and the others
+    are judged again without them.
     """
-    # (level of standing, -cost, -index): the least is given up first. Levels are small integers,
-    # which compare faster than the standings.
-    levels = np.searchsorted(np.unique(standing), standing)
-    least_promised = int(np.searchsorted(np.unique(standing), LEAST_PROMISED))
-    prices: list[tuple[int, float, int]] = list(
+    # (level, -cost, -index): the least is given up first. Levels are of priority, and those of the
+    # promised above all others.
+    priorities, levels = np.unique(columns.priority, return_inverse=True)
+    levels = levels + len(priorities) * columns.is_promised
+    prices: list[_Price] = list(
         zip(levels.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
     )
+    for_good: list[int] = []
+    while True:
+        given_up = _moore(prices, cost, taken, rooms, promised_rooms, len(priorities))
+        highest = max((prices[index][0] for index in given_up), default=0)
+        top = [index for index in given_up if prices[index][0] == highest]
+        for_good += top
+        if len(top) == len(given_up):
+            return for_good
+        taken = taken[~np.isin(taken, top)]
+
+
+def _moore(
+    prices: Sequence[_Price],
+    cost: Vector,
+    taken: Indices,
+    rooms: Vector,
+    promised_rooms: Vector,
+    least_promised: int,
+) -> list[int]:
+    """Moore's algorithm: those of `taken` with the least prices go whenever one would be late.
+
+    A newcomer that goes itself takes nobody along: without it, all is as it was before.
+    """
+    over = np.cumsum(cost[taken]) > rooms[taken]
+    if not over.any():
+        return []
+    first = int(over.argmax())
     head, rest = taken[:first], taken[first:]
     heap = [prices[int(index)] for index in head]
     heapify(heap)
@@ -121,14 +150,20 @@ def _give_up(
     due: Iterator[tuple[int, float, float]] = zip(
         rest.tolist(), rooms[rest].tolist(), promised_rooms[rest].tolist(), strict=True
     )
-    for index, room, promised_room in due:
-        price = prices[index]
+    for newcomer, room, promised_room in due:
+        price, before = prices[newcomer], total
         total -= price[1]
         heappush(heap, price)
+        gone: list[_Price] = []
         while heap and total > room and (heap[0][0] < least_promised or total > promised_room):
-            _, cheaper_by, index = heappop(heap)
-            total += cheaper_by
-            given_up.append(-index)
+            gone.append(heappop(heap))
+            total += gone[-1][1]
+            if gone[-1] is price:
+                for back in gone[:-1]:
+                    heappush(heap, back)
+                gone, total = [price], before
+                break
+        given_up += [-index for _, _, index in gone]
     return given_up
 
 

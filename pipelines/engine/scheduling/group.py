@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import NamedTuple
 
 from pipelines.engine.scheduling.pricing import Pricing
@@ -13,9 +14,6 @@ MARGIN = 1.2
 """Ticks are not packed perfectly, and requests are stepped whole: what a request still needs is
 taken that much larger where it is decided whether it can be on time."""
 
-LEAST_PROMISED = 5e8
-"""The `standing` from which on a request was promised its deadline."""
-
 
 class Row(NamedTuple):
     """What planning needs of a request; see `Group`."""
@@ -24,10 +22,10 @@ class Row(NamedTuple):
     depth: int
     tick_s: float
     deadline: float
-    margin: float
-    standing: float
+    priority: int
     least_cost: float
     least_depth: int
+    is_promised: bool
 
 
 class Group:
@@ -79,16 +77,6 @@ class Group:
         return iter(self.works.values())
 
     @property
-    def margin(self) -> float:
-        """What was promised a deadline is not given up for having used its margin up."""
-        return 1.0 if self.is_promised else MARGIN
-
-    @property
-    def standing(self) -> float:
-        """Who is not given up for whom: a promise counts for more than any priority."""
-        return self.priority + 2 * LEAST_PROMISED * self.is_promised
-
-    @property
     def least_alone_s(self) -> float:
         """Seconds that it needs with an engine for itself, cut as far as is allowed."""
         return max(self.least_cost, self.least_depth * self.tick_s)
@@ -99,11 +87,18 @@ class Group:
             self.depth,
             self.tick_s,
             self.deadline,
-            self.margin,
-            self.standing,
+            self.priority,
             self.least_cost,
             self.least_depth,
+            self.is_promised,
         )
+
+    def detached(self) -> Group:
+        """A copy that may take on works without anybody's knowing."""
+        copied = copy(self)
+        copied.works = dict(self.works)
+        copied.slot = -1
+        return copied
 
     def add(self, work: Work, pricing: Pricing) -> None:
         self.works[work.id] = work

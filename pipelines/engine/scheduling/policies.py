@@ -35,6 +35,15 @@ class Order(NamedTuple):
     num_steps: Mapping[str, int]
     promised_slack_s: float = math.inf
 
+    def seconds_until(self, wanted: Group, tick_s: float) -> float:
+        """How long it takes until `wanted` is done, in ticks of `tick_s`."""
+        total = 0.0
+        for group in self.groups:
+            total += group.cost
+            if group is wanted:
+                break
+        return max(total, wanted.depth * max(tick_s, wanted.tick_s))
+
 
 OrderBy = Callable[[Sequence[Group], Table, float, float], Order]
 """(groups by deadline, their table, now, seconds of a tick) -> order."""
@@ -82,6 +91,29 @@ def edf(groups: Sequence[Group], table: Table, now: float, tick_s: float) -> Ord
 _is_promised: Callable[[Group], bool] = attrgetter("is_promised")
 _by_arrival: Callable[[Group], tuple[int, float]] = attrgetter("by_arrival")
 _by_cost: Callable[[Group], tuple[int, float]] = attrgetter("by_cost")
+
+
+def ordered(
+    policy: Policy,
+    front: Sequence[Group],
+    behind: Sequence[Group],
+    table: Table,
+    now: float,
+    tick_s: float,
+) -> Order:
+    """Those in `front` in the policy's order, and then those `behind` them in it."""
+    order_by = POLICIES[policy]
+    first = order_by(front, table, now, tick_s)
+    if not behind:
+        return first
+    begins = now + sum(group.cost for group in front)
+    second = order_by(behind, table, begins, tick_s)
+    return Order(
+        first.groups + second.groups,
+        first.unprotected + second.groups,
+        {**first.num_steps, **second.num_steps},
+        first.promised_slack_s,
+    )
 
 
 POLICIES: Mapping[Policy, OrderBy] = {"fifo": fifo, "srpt": srpt, "edf": edf}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from pipelines.engine.scheduling.feasible import Feasible, earliest_finish, feasible_set
 from pipelines.engine.scheduling.group import MARGIN, Group
-from pipelines.engine.scheduling.table import Table
+from pipelines.engine.scheduling.table import Columns
 
 _PUT_OFF = (1.25,) * 6 + (2.0,) * 10
 """The earliest time is estimated, and put off by these factors until it could be promised."""
@@ -37,15 +38,16 @@ def least_s(newcomer: Group) -> float:
 
 
 def promise_feasible(
-    newcomer: Group, rivals: Sequence[Group], table: Table, begins: float, *, tick_s: float
+    newcomer: Group, rivals: Sequence[Group], columns: Columns, begins: float, *, tick_s: float
 ) -> tuple[bool, float]:
     """(whether its deadline can be kept, when it can be done at the earliest) under `edf`.
 
-    `rivals`, by deadline, are those that `newcomer` competes with from the time `begins` on.
+    `rivals`, by deadline, are those that `newcomer` competes with from the time `begins` on, and
+    `columns` are theirs.
     Promises made before are kept, and so is the margin that is left of them; nobody with a higher
     priority becomes late for it.
     """
-    before = feasible_set(rivals, table.columns(rivals), begins, tick_s=tick_s)
+    before = feasible_set(rivals, columns, begins, tick_s=tick_s)
     unharmed = {rivals[index].id for index in before.on_time}
     # Promised ones that can bear no longer ticks have the engine for themselves till they are due.
     taken_until = max(
@@ -58,22 +60,20 @@ def promise_feasible(
     )
     alone = taken_until + MARGIN * newcomer.least_alone_s
 
-    def is_kept() -> bool:
-        groups = sorted([*rivals, newcomer], key=_deadline)
-        after = feasible_set(groups, table.columns(groups), begins, tick_s=tick_s)
-        return newcomer.deadline >= alone and _harms_nobody(newcomer, groups, after, unharmed)
+    def is_kept(deadline: float) -> bool:
+        place = bisect_right(rivals, deadline, key=_deadline)
+        groups = [*rivals[:place], newcomer, *rivals[place:]]
+        row = newcomer.row()._replace(deadline=deadline)
+        after = feasible_set(groups, columns.inserted(place, row), begins, tick_s=tick_s)
+        return deadline >= alone and _harms_nobody(newcomer, groups, after, unharmed)
 
-    wanted, wanted_is_kept = newcomer.deadline, is_kept()
+    wanted_is_kept = is_kept(newcomer.deadline)
     finish = max(alone, earliest_finish(newcomer, before, begins, tick_s=tick_s))
     for factor in _PUT_OFF:
-        newcomer.deadline = finish + _INSTANT_S
-        table.update(newcomer)
-        if is_kept():
+        if is_kept(finish + _INSTANT_S):
             break
         finish = begins + factor * (finish - begins)
-    newcomer.deadline = wanted
-    table.update(newcomer)
-    return wanted_is_kept, min(finish, wanted) if wanted_is_kept else finish
+    return wanted_is_kept, min(finish, newcomer.deadline) if wanted_is_kept else finish
 
 
 def _harms_nobody(

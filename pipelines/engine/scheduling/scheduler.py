@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
+from operator import attrgetter
 
 from pipelines.contracts import Cut
 from pipelines.engine.costs.surface import EMPTY, CostSurface
@@ -19,7 +20,7 @@ from pipelines.engine.scheduling.ageing import Ageing
 from pipelines.engine.scheduling.fairness import Tenants
 from pipelines.engine.scheduling.filling import fill
 from pipelines.engine.scheduling.group import MARGIN, Group, fewest, unbegun
-from pipelines.engine.scheduling.policies import POLICIES, Order, Policy
+from pipelines.engine.scheduling.policies import Order, Policy, ordered
 from pipelines.engine.scheduling.pricing import Pricing
 from pipelines.engine.scheduling.promise import Promise, least_s, promise_feasible
 from pipelines.engine.scheduling.residents import ResidentSet
@@ -119,7 +120,7 @@ class Scheduler:
         group = self._groups.get(work.group)
         if group is None:
             group = self._groups[work.group] = Group(work)
-            insort(self._by_deadline, group, key=lambda each: each.deadline)
+            insort(self._by_deadline, group, key=_deadline)
             self._tenants.joined(group)
             self._table.join(group)
         group.add(work, self._pricing)
@@ -200,45 +201,54 @@ class Scheduler:
 
         With `num_images`, to it and its siblings that are still to come, all alike.
         """
-        expected = [replace(work, id=f"{work.id}#{index}") for index in range(1, num_images)]
-        for each in (work, *expected):
-            self.add(each)
-        try:
-            newcomer = self._groups[work.group]
-            if len(newcomer.works) == num_images:
-                newcomer.is_promised = False  # not yet: it must not displace its like
-                self._table.update(newcomer)
-            begins = max(now, self._busy_until) + max(each.tick_s for each in self._by_deadline)
-            if self._policy == "edf":
-                rivals, wait_s = self._rivals(newcomer)
-                is_kept, finish = promise_feasible(
-                    newcomer, rivals, self._table, begins + wait_s, tick_s=self._tick_s()
-                )
-            else:
-                finish = begins + MARGIN * (self._eta(newcomer, now) - now)
-                is_kept = finish <= newcomer.deadline
-            return Promise(is_kept, finish - now, least_s(newcomer))
-        finally:
-            for each in (work, *expected):
-                self.cancel(each.id)
+        newcomer = self._if_added(work, num_images)
+        joining = None if newcomer.id in self._groups else newcomer
+        groups = [newcomer if each.id == newcomer.id else each for each in self._by_deadline]
+        if joining is not None:
+            insort(groups, joining, key=_deadline)
+        load = self._load
+        for _ in range(num_images):
+            load = load.plus(work.load)
+        tick_s = self._pricing.tick_s(load, len(self._works) + num_images)
+        begins = max(now, self._busy_until) + max(group.tick_s for group in groups)
+        front, behind = self._tenants.divide(groups, joining)
+        if self._policy == "edf":
+            is_behind = newcomer in behind
+            rivals = [each for each in (behind if is_behind else front) if each is not newcomer]
+            wait_s = sum(group.cost for group in front) if is_behind else 0.0
+            is_kept, finish = promise_feasible(
+                newcomer, rivals, self._table.columns(rivals), begins + wait_s, tick_s=tick_s
+            )
+        else:
+            order = ordered(self._policy, front, behind, self._table, now, tick_s)
+            finish = begins + MARGIN * order.seconds_until(newcomer, tick_s)
+            is_kept = finish <= newcomer.deadline
+        return Promise(is_kept, finish - now, least_s(newcomer))
+
+    def _if_added(self, work: Work, num_images: int) -> Group:
+        """The work's request as it would be with the work and its siblings to come, all alike.
+
+        A new one is not promised yet: it must not displace its like.
+        """
+        present = self._groups.get(work.group)
+        group = Group(work) if present is None else present.detached()
+        for index in range(num_images):
+            group.add(replace(work, id=f"{work.id}#{index}"), self._pricing)
+        if present is None:
+            group.is_promised = False
+        return group
 
     def eta(self, work_id: str, now: float) -> float | None:
         """When the work's request is expected to be done; None if it is not known."""
         work = self._works.get(work_id)
-        return None if work is None else self._eta(self._groups[work.group], now)
+        if work is None:
+            return None
+        return now + self._present(now).seconds_until(self._groups[work.group], self._tick_s())
 
     def surplus(self, keep_s: float, now: float) -> list[Work]:
         """Works that have done no step, and without which `keep_s` seconds of work would still be
         here, the last first."""
-        return unbegun(reversed(self._order(now).groups), self.queued_s - keep_s)
-
-    def _eta(self, wanted: Group, now: float) -> float:
-        total = 0.0
-        for group in self._order(now).groups:
-            total += group.cost
-            if group is wanted:
-                break
-        return now + max(total, wanted.depth * max(self._tick_s(), wanted.tick_s))
+        return unbegun(reversed(self._present(now).groups), self.queued_s - keep_s)
 
     def _tick_s(self) -> float:
         """Seconds of a tick while the present works last."""
@@ -251,40 +261,14 @@ class Scheduler:
         """
         is_old = self._plans_kept > len(self._groups) // _GROUPS_PER_PLAN_KEPT
         if self._kept is None or is_old:
-            self._kept, self._plans_kept = self._order(now), 0
+            self._kept, self._plans_kept = self._present(now), 0
         self._plans_kept += 1
         return self._kept
 
-    def _order(self, now: float) -> Order:
-        """All requests in the policy's order; those of flooding tenants behind the others."""
-        order_by, tick_s = POLICIES[self._policy], self._tick_s()
-        front, behind = self._divide()
-        first = order_by(front, self._table, now, tick_s)
-        if not behind:
-            return first
-        begins = now + sum(group.cost for group in front)
-        second = order_by(behind, self._table, begins, tick_s)
-        return Order(
-            first.groups + second.groups,
-            first.unprotected + second.groups,
-            {**first.num_steps, **second.num_steps},
-            first.promised_slack_s,
-        )
-
-    def _rivals(self, group: Group) -> tuple[list[Group], float]:
-        """The requests that `group` competes with, and the seconds of those before them all."""
-        front, behind = self._divide()
-        wait_s = sum(each.cost for each in front) if group in behind else 0.0
-        among = behind if group in behind else front
-        return [each for each in among if each is not group], wait_s
-
-    def _divide(self) -> tuple[list[Group], list[Group]]:
-        """(requests that go first, those of flooding tenants), both by deadline."""
-        flooding = self._tenants.flooding(self._by_deadline)
-        if not flooding:
-            return self._by_deadline, []
-        front = [group for group in self._by_deadline if group.tenant not in flooding]
-        return front, [group for group in self._by_deadline if group.tenant in flooding]
+    def _present(self, now: float) -> Order:
+        """All requests in the policy's order, as of now."""
+        front, behind = self._tenants.divide(self._by_deadline)
+        return ordered(self._policy, front, behind, self._table, now, self._tick_s())
 
     def _cut(self, chosen: Iterable[Work], order: Order) -> Iterator[tuple[str, Cut]]:
         """Shorten the works whose request is on time only with fewer steps."""
@@ -296,3 +280,6 @@ class Scheduler:
             if num_steps < work.num_steps:
                 work.num_steps = num_steps
                 yield work.id, Cut(work.steps_done, num_steps)
+
+
+_deadline: Callable[[Group], float] = attrgetter("deadline")

@@ -9,24 +9,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.scheduling.group import Group
+from pipelines.engine.scheduling.group import Group, Row
 
 Vector = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 _slot = attrgetter("slot")
 
 
 class Columns(NamedTuple):
-    """`Row` of each of some requests, in their order; every column is (n,) float64."""
+    """`Row` of each of some requests, in their order; every column is (n,), of float64 or bool."""
 
     cost: Vector
     depth: Vector
     tick_s: Vector
     deadline: Vector
-    margin: Vector
-    standing: Vector
+    priority: Vector
     least_cost: Vector
     least_depth: Vector
+    is_promised: Flags
+
+    def inserted(self, index: int, row: Row) -> Columns:
+        """These with one more request, which gets place `index`."""
+        numbers = zip(self[:-1], row[:-1], strict=True)
+        return Columns(
+            *(np.insert(column, index, value) for column, value in numbers),
+            is_promised=np.insert(self.is_promised, index, row.is_promised),
+        )
 
 
 class Table:
@@ -55,4 +64,5 @@ class Table:
     def columns(self, groups: Sequence[Group]) -> Columns:
         """The columns of `groups`: a copy."""
         slots = np.fromiter(map(_slot, groups), np.intp, len(groups))
-        return Columns(*self._values[:, slots])
+        *numbers, is_promised = self._values[:, slots]
+        return Columns(*numbers, is_promised=is_promised.astype(np.bool_))

@@ -11,11 +11,12 @@ import pytest
 from deployments.graph.forecast import Forecasts
 from deployments.graph.waking import ColdPools
 from deployments.names import StageName
-from deployments.routing.backlog import STALE_S, Backlogs, Queue, Report, Shape, spread_s
+from deployments.routing.backlog import STALE_S, Backlogs, Queue, Report, spread_s
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.scheduling.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
+from pipelines.job_shape import JobShape
 from pipelines.skipping import num_forwards
 from pipelines.tracing.spans import Timings
 
@@ -130,7 +131,7 @@ def test_images_spread_over_replicas_or_are_one_work_where_stages_are_fused() ->
 
 
 def test_works_that_share_a_replica_queue_behind_each_other() -> None:
-    shape = Shape(64, STEPS, 1, False)
+    shape = JobShape(64, 1, STEPS)
     share_s = report().share_s(shape)
     queues = [Queue(0.0, report()), Queue(100.0, report())]
     assert spread_s(queues, shape, 3) == pytest.approx(ALONE_S + 2 * share_s)

@@ -6,21 +6,28 @@ import itertools
 import json
 import time
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from ray.serve.request_router import RequestRouter
 
-from deployments.routing.backlog import STALE_S, Backlogs, Report, Shape, shape_of
+from deployments.routing.backlog import STALE_S, Backlogs, Report, called_shape
 from deployments.routing.pools import pool_of
 from deployments.routing.routers import FinishFirstRouter, LessBusyRouter, PoolMixin
+from deployments.wire.tensors import pack_checkpoint
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, LatentJob
 from pipelines.engine.costs.surface import CostSurface
+from pipelines.engine.entry import Entry, work_of
+from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.job_shape import JobShape
+from pipelines.stages.denoiser import DenoiserStage
 
 SURFACE = CostSurface(base=0.01, per_token=1e-4)
-SHAPE = Shape(image_tokens=64, num_steps=10, images=1, guided=False)
+SHAPE = JobShape(image_tokens=64, segments=1, forwards=10)
 JOB = LatentJob(
     work_id="w",
     group="g",
@@ -71,12 +78,58 @@ def test_a_work_is_as_large_as_its_tokens_steps_and_images() -> None:
     )  # fmt: skip
     finish = FinishSpec(output_format="png", parameters="", seed=1, store=False, inline=True)
     job = GenerationJob(request_id="r", params=params, finish=finish)
-    assert shape_of(job) == Shape(32, 7, 3, True)
-    assert shape_of(JOB) == SHAPE
-    assert shape_of("ready") is None
-    one, guided = report().alone_s(SHAPE), report().alone_s(SHAPE._replace(guided=True))
+    assert called_shape([job], {}) == JobShape(32, 6, 7)
+    assert called_shape([JOB], {}) == SHAPE
+    assert called_shape(["ready"], {}) is None
+    assert called_shape([], {}) is None
+    one, guided = report().alone_s(SHAPE), report().alone_s(SHAPE._replace(segments=2))
     assert guided > one
-    assert report().share_s(SHAPE._replace(images=3)) > 2 * report().share_s(SHAPE)
+    assert report().share_s(SHAPE._replace(segments=3)) > 2 * report().share_s(SHAPE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"skips_steps": True},
+        {"true_cfg_scale": 2.0, "negative_prompt": "b"},
+        {"true_cfg_scale": 2.0},
+        {"true_cfg_scale": 2.0, "negative_prompt": "b", "skips_steps": True},
+    ],
+)
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_router_counts_what_the_engine_counts(
+    dev_like: Path, changes: dict[str, Any], step: int
+) -> None:
+    stage = DenoiserStage.load(str(dev_like))
+    params = replace(
+        GenerationParams(
+            prompt="a", height=128, width=64, num_inference_steps=10, guidance_scale=1.0, seed=1,
+            max_sequence_length=36,
+        ),
+        **changes,
+    )  # fmt: skip
+    job = LatentJob.of(params, 0, group="g", work_id="w")
+    text = stage.random_conditioning(36)
+    trajectory = stage.admit(job, text, text if params.uses_true_cfg else None)
+    for _ in range(step):
+        stage.tick([trajectory])
+    start = stage.checkpoint(trajectory)
+    entry = Entry(
+        job=job,
+        positive=text,
+        negative=text if params.uses_true_cfg else None,
+        on_step=None,
+        on_checkpoint=None,
+        future=Future(),
+        submitted=0.0,
+        start=start if step else None,
+    )
+    scheduler = Scheduler(cost=SURFACE, max_tokens=10_000, max_works=100)
+    scheduler.add(work_of(entry, stage))
+    shape = called_shape([job], {"start": pack_checkpoint(start) if step else None})
+    assert shape is not None
+    assert report().share_s(shape) == pytest.approx(scheduler.queued_s)
 
 
 _numbers = itertools.count()
@@ -93,7 +146,9 @@ class Router(FinishFirstRouter):
 
     async def choose(self, replicas: list[Any], job: Any = JOB) -> list[list[str]]:
         self.requests.append(
-            SimpleNamespace(args=[job], routing_context=SimpleNamespace(should_backoff=False))
+            SimpleNamespace(
+                args=[job], kwargs={}, routing_context=SimpleNamespace(should_backoff=False)
+            )
         )
         ranks = await self.choose_replicas(replicas, self.requests[-1])
         return [[replica.replica_id.unique_id for replica in rank] for rank in ranks]

@@ -225,6 +225,20 @@ def test_a_denoiser_bound_by_decode_grows_decode_and_not_itself() -> None:
     assert free["Denoiser"] == 16
     decoder.running = 4  # all there can be, and behind
     assert wanted(denoiser, decoder)["Denoiser"] == 5  # 4 images a second at 80 %
+    denoiser.running = 8  # as there were before decode fell behind
+    assert wanted(denoiser, decoder)["Denoiser"] == 8
+    denoiser.running = 20  # more than the options say
+    assert wanted(denoiser, decoder)["Denoiser"] == 16
+
+
+def test_replicas_stay_that_work_the_queue_off_however_long_others_take_to_start() -> None:
+    slow = AutoscalingOptions(max_replicas=8, **{**EAGER, "start_up_s": 120.0})
+    queued = Deployment("Denoiser", slow, running=4, queued_s=(50.0, 50.0), busy_s=(10.0, 10.0))
+    assert wanted(queued)["Denoiser"] == 4
+    queued.queued_s = (5.0, 5.0)  # 20 s, within 5
+    assert wanted(queued)["Denoiser"] == 4
+    queued.done = 1  # in 10 s, so they are worked off within 10
+    assert wanted(queued)["Denoiser"] == 2
 
 
 def test_the_ingress_goes_on_by_requests() -> None:

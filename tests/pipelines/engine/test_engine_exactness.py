@@ -24,6 +24,7 @@ from pipelines.ragged import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.oracle import load_oracle
 from tests.pipelines.engine.play import NEVER, Play, Request, ScriptedStage
+from tests.properties import examples
 
 BOUND = 2e-5
 
@@ -80,9 +81,7 @@ def stages(dev_like: Path) -> list[ScriptedStage]:
 
 
 @settings(
-    deadline=None,
-    derandomize=True,
-    max_examples=60,
+    max_examples=examples(60),
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

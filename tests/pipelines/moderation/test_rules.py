@@ -5,7 +5,7 @@ import re
 import string
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipelines.errors import ConfigurationError, ContentPolicyViolation
@@ -72,7 +72,6 @@ def drawn_out(draw: st.DrawFn) -> str:
     )
 
 
-@settings(deadline=None)
 @given(text=st.one_of(disguised(), leet(), spelled_out(), drawn_out()))
 @example(text="sU\u0456C1De")
 @example(text="s u i c i d e")
@@ -81,7 +80,6 @@ def test_obfuscated_phrases_still_match(text: str) -> None:
     assert RULES.match(f"a painting, {text}, in oils") is not None
 
 
-@settings(deadline=None)
 @given(
     word=st.sampled_from(SINGLE_WORDS),
     before=st.text(string.ascii_lowercase, max_size=4),
@@ -96,7 +94,6 @@ def test_a_term_inside_a_longer_word_does_not_match(word: str, before: str, afte
     assert RULES.match(f"a {longer} on a table") is None
 
 
-@settings(deadline=None)
 @given(text=st.text())
 def test_any_text_is_read(text: str) -> None:
     found = RULES.match(text)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.errors import InvalidRequest, UnsupportedFeature
@@ -148,7 +149,6 @@ def test_lone_surrogates_are_refused(text: str) -> None:
         parse_prompt(text)
 
 
-@settings(deadline=None)
 @given(text=st.text())
 @example(text="--ar 16:9 --ar")
 @example(text="[edit")
@@ -201,7 +201,6 @@ ratios = st.tuples(st.integers(1, 100), st.integers(1, 100)).filter(
 )
 
 
-@settings(deadline=None)
 @given(ratio=ratios, side=st.integers(128, 2048), max_side=st.sampled_from([512, 1024, 2048]))
 def test_sizes_are_on_the_grid_and_close(ratio: tuple[int, int], side: int, max_side: int) -> None:
     height, width = size_for_ratio(ratio, area=side * side, max_side=max_side)
@@ -215,24 +214,33 @@ def test_sizes_are_on_the_grid_and_close(ratio: tuple[int, int], side: int, max_
     assert abs(height * width / reachable - 1) <= 2 * step
 
 
-@settings(deadline=None)
-@given(ratio=ratios, side=st.integers(64, 2048))
-def test_a_size_turned_by_ninety_degrees_is_the_size_of_the_turned_ratio(
-    ratio: tuple[int, int], side: int
-) -> None:
-    height, width = size_for_ratio(ratio, area=side * side, max_side=2048)
-    turned = size_for_ratio((ratio[1], ratio[0]), area=side * side, max_side=2048)
-    assert turned[0] * turned[1] == height * width
+@given(
+    ratio=ratios,
+    area=st.integers(1, 2048 * 2048),
+    multiple=st.sampled_from([8, 16, 32]),
+    max_side=st.integers(64, 2048),
+    min_side=st.integers(16, 256),
+    max_area=st.none() | st.integers(256, 2048 * 2048),
+)
+@example(ratio=(29, 87), area=1181**2, multiple=16, max_side=2048, min_side=16, max_area=None)
+@example(ratio=(1, 1), area=72 * 72, multiple=16, max_side=80, min_side=64, max_area=64 * 80)
+def test_a_turned_ratio_has_the_turned_size(ratio: tuple[int, int], **limits: Any) -> None:
+    def size_or_none(width: int, height: int) -> tuple[int, int] | None:
+        try:
+            return size_for_ratio((width, height), **limits)
+        except ValueError:
+            return None
+
+    size, turned = size_or_none(*ratio), size_or_none(*reversed(ratio))
+    assert turned == (size and size[::-1])
 
 
-@settings(deadline=None)
 @given(ratio=ratios, side=st.integers(64, 1024))
 def test_the_area_limit_holds(ratio: tuple[int, int], side: int) -> None:
     height, width = size_for_ratio(ratio, area=side * side, max_side=2048, max_area=side * side)
     assert height * width <= side * side
 
 
-@settings(deadline=None)
 @given(ratio=ratios)
 def test_the_smallest_side_holds_and_the_area_grows_to_it(ratio: tuple[int, int]) -> None:
     height, width = size_for_ratio(ratio, area=64 * 64, min_side=64, max_side=512)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from serve.api.foreign_names import CONTAINERS, FOREIGN_FIELDS
 from serve.api.schemas import ImageGenerationRequest
 from serve.http import create_app
+from tests.properties import examples
 from tests.serve.fakes import PIXELS, services
 
 APP = create_app(services())
@@ -78,19 +79,18 @@ def check(response: httpx.Response) -> None:
     assert error["param"] is None or isinstance(error["param"], str)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(bodies)
 def test_any_json(body: Any):
     check(asyncio.run(post(json.dumps(body).encode())))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(content: bytes):
     check(asyncio.run(post(content)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.text(st.characters(exclude_categories=()), max_size=300))
 def test_any_prompt(prompt: str):
     check(asyncio.run(post(json.dumps({"prompt": prompt}).encode())))

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.engine.costs.surface import (
@@ -88,7 +88,6 @@ surfaces = st.builds(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
 @given(surfaces, st.sampled_from(LENGTHS), st.integers(1, 40))
 def test_the_shares_of_a_full_tick_are_its_seconds(
     surface: CostSurface, length: int, at_most: int

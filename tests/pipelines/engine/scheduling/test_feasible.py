@@ -6,20 +6,26 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.engine.scheduling.feasible import earliest_finish, most_steps, shortest_first
 from pipelines.engine.scheduling.group import MARGIN, Group
 from pipelines.engine.scheduling.work import Work
 from tests.pipelines.engine.works import divide, groups_of, work
+from tests.properties import examples
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=60)
+QUICK = settings(max_examples=examples(60))
 
 
 def due(room: float) -> float:
     """The deadline that leaves `room` seconds, with the margin on top, and half a tick to spare."""
     return MARGIN * (room + 0.05)
+
+
+def standing(group: Group) -> tuple[bool, int]:
+    """Who is not given up for whom: a promise counts for more than any priority."""
+    return group.is_promised, group.priority
 
 
 def named(groups: list[Group], indices: list[int]) -> list[str]:
@@ -62,15 +68,19 @@ def test_as_many_are_on_time_as_can_be(drawn: list[tuple[int, int]]) -> None:
     assert len(feasible.on_time) == best
 
 
+standings = st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=7, max_size=7)
+"""(whether it was promised, priority)."""
+
+
 @QUICK
-@given(jobs, st.data())
+@given(jobs, standings)
+@example([(1, 4), (1, 1), (1, 2), (4, 3)], [(False, 0), (False, 1), (True, 0), (True, 0)])
 def test_those_on_time_are_so_whatever_the_priorities_and_promises(
-    drawn: list[tuple[int, int]], data: st.DataObject
+    drawn: list[tuple[int, int]], standings: list[tuple[bool, int]]
 ) -> None:
     works = works_of(drawn)
-    for each in works:
-        each.priority = data.draw(st.integers(0, 2))
-        each.is_promised = data.draw(st.booleans())
+    for each, (is_promised, priority) in zip(works, standings, strict=False):
+        each.is_promised, each.priority = is_promised, priority
     groups = groups_of(works)
     feasible = divide(groups)
     total = 0.0
@@ -82,7 +92,7 @@ def test_those_on_time_are_so_whatever_the_priorities_and_promises(
         for kept in feasible.on_time:
             if groups[kept].deadline >= groups[late].deadline:
                 is_replaceable = groups[late].cost <= groups[kept].cost
-                is_higher = groups[late].standing > groups[kept].standing
+                is_higher = standing(groups[late]) > standing(groups[kept])
                 on_time_in_its_place = are_on_time(
                     [drawn[int(groups[i].id)] for i in {*feasible.on_time, late} - {kept}]
                 )
@@ -105,14 +115,15 @@ def test_the_costliest_is_given_up() -> None:
 
 
 def test_the_lowest_priority_is_given_up_first_until_the_rest_is_on_time() -> None:
-    groups = groups_of(
-        [
-            work("low", tokens=1, steps=1, deadline=due(0.5)),
-            work("middle", tokens=5, steps=1, deadline=due(0.6), priority=1),
-            work("high", tokens=8, steps=1, deadline=due(1.0), priority=2),
-        ]
-    )
-    assert named(groups, divide(groups).on_time) == ["high"]
+    works = [
+        work("low", tokens=3, steps=1, deadline=due(0.5)),
+        work("middle", tokens=2, steps=1, deadline=due(0.6), priority=1),
+        work("high", tokens=8, steps=1, deadline=due(1.0), priority=2),
+    ]
+    groups = groups_of(works)
+    assert named(groups, divide(groups).on_time) == ["middle", "high"]
+    longer = groups_of([*works[:2], work("high", tokens=9, steps=1, deadline=due(1.0), priority=2)])
+    assert named(longer, divide(longer).on_time) == ["high"]
 
 
 def test_nobody_is_given_up_for_one_who_is_late_even_alone() -> None:
@@ -132,6 +143,37 @@ def test_a_promise_outlives_its_margin_and_counts_for_more_than_priority() -> No
     assert named(groups, divide(groups).on_time) == ["promised"]
     (alone,) = groups_of([work("not promised", tokens=9, steps=1, deadline=1.0)])
     assert divide([alone]).late == [0]
+
+
+def test_nobody_is_given_up_for_one_who_then_is_given_up_too() -> None:
+    promised = [
+        work("kept", tokens=1, steps=1, deadline=due(0.2), is_promised=True),
+        work("too long", tokens=4, steps=1, deadline=due(0.3), is_promised=True),
+    ]
+    high = work("high", tokens=1, steps=1, deadline=due(0.1), priority=1)
+    low = work("low", tokens=1, steps=1, deadline=due(0.4))
+    groups = groups_of([high, *promised, low])
+    assert named(groups, divide(groups).on_time) == ["high", "kept", "low"]
+
+
+def test_nor_for_one_who_is_given_up_later_for_a_third() -> None:
+    groups = groups_of(
+        [
+            work("low", tokens=2, steps=1, deadline=due(0.3), priority=1),
+            work("middle", tokens=3, steps=1, deadline=due(0.4), priority=2),
+            work("high", tokens=5, steps=1, deadline=due(0.7), priority=3),
+        ]
+    )
+    feasible = divide(groups)
+    assert named(groups, feasible.on_time) == ["low", "high"]
+    assert named(groups, feasible.late) == ["middle"]
+
+
+def test_a_promise_that_uses_its_margin_up_is_not_broken_by_one_that_is_late() -> None:
+    promised = work("promised", tokens=9, steps=1, deadline=1.0, is_promised=True)
+    late = work("late", tokens=1, steps=1, deadline=1.05, priority=5)
+    groups = groups_of([promised, late])
+    assert named(groups, divide(groups).on_time) == ["promised"]
 
 
 def test_a_request_needs_a_tick_for_each_step() -> None:

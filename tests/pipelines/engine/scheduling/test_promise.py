@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.engine.scheduling.group import MARGIN
 from tests.pipelines.engine.works import ONE_AT_A_TIME, SURFACE, Run, scheduler, work
+from tests.properties import examples
 
 
 def test_a_promise_refuses_what_cannot_be_kept_and_changes_nothing() -> None:
@@ -23,6 +24,19 @@ def test_a_promise_refuses_what_cannot_be_kept_and_changes_nothing() -> None:
     assert small.is_kept
     hopeless = made.promise(work("new", steps=2, deadline=1.0, is_promised=True), 0.0)
     assert not hopeless.is_kept
+
+
+def test_a_question_leaves_no_trace() -> None:
+    """Neither of a request that is new nor of one whose other images are here."""
+    for group in ("new", "g"):
+        first = work("0", group="g", tokens=10, steps=2, deadline=30.0)
+        made = scheduler(works=[first, work("other", steps=3, deadline=9.0)])
+        asked = work("1", group=group, tokens=80, steps=5, deadline=2.0, is_promised=True)
+        before = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        made.promise(asked, 0.0, num_images=3)
+        after = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        assert before == after
+        assert not made.has_promised("g")
 
 
 def test_a_refused_image_leaves_its_request_as_it_was() -> None:
@@ -56,7 +70,7 @@ requests = st.lists(
 
 
 @pytest.mark.parametrize("bounds", [(10_000, 100), (150, 2)], ids=["knee", "two works"])
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=examples(40))
 @given(drawn=requests)
 def test_promised_requests_are_on_time_whatever_comes_later(
     bounds: tuple[int, int], drawn: list[tuple[int, int, float, float, int, bool]]

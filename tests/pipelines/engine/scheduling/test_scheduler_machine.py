@@ -179,6 +179,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=100, stateful_step_count=40
-)
+TestSchedulerMachine.settings = settings(stateful_step_count=40)

@@ -1,0 +1,64 @@
+"""How much work a job is for a denoiser: counted here for engines and for routers alike.
+
+Knows no torch and no weights. Neither does it know how long a prompt is once it is encoded, so
+whoever asks for tokens says that.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from pipelines.catalog import image_tokens
+from pipelines.contracts import Cut, GenerationParams, LatentJob
+from pipelines.skipping import num_forwards
+
+
+class Progress(Protocol):
+    """A checkpoint, as far as it says how much is done: `step` forwards, after these cuts."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def cuts(self) -> tuple[Cut, ...]: ...
+
+
+class JobShape(NamedTuple):
+    """`forwards` in all, of which `done` are run; each over `segments` of an image and its text.
+
+    An image is `image_tokens` long, and has two segments under true classifier-free guidance.
+    """
+
+    image_tokens: int
+    segments: int
+    forwards: int
+    done: int = 0
+
+    @property
+    def forwards_left(self) -> int:
+        return self.forwards - self.done
+
+    def tokens(self, text_tokens: int) -> tuple[int, ...]:
+        """Tokens of each segment of one forward, with `text_tokens` of text in each."""
+        return (text_tokens + self.image_tokens,) * self.segments
+
+
+def shape_of(
+    job: LatentJob | GenerationParams,
+    *,
+    images: int = 1,
+    uses_true_cfg: bool | None = None,
+    start: Progress | None = None,
+) -> JobShape:
+    """The shape of `images` of a job, from noise or from where `start` left them.
+
+    `uses_true_cfg` is said where it is known better than by the job (None), which has no
+    conditionings.
+    """
+    is_guided = job.uses_true_cfg if uses_true_cfg is None else uses_true_cfg
+    forwards = num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+    return JobShape(
+        image_tokens=image_tokens(job.height, job.width),
+        segments=images * (2 if is_guided else 1),
+        forwards=start.cuts[-1].num_steps if start is not None and start.cuts else forwards,
+        done=0 if start is None else start.step,
+    )
