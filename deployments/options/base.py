@@ -31,7 +31,7 @@ class Options(BaseModel):
         return ConfigurationError(f"{name}: {problem}")
 
     def _refuse_credentials(self, field: str, url: str | None) -> None:
-        """Raises ConfigurationError if an S3 address has user and password, which logs would show."""
+        """Raises ConfigurationError if an S3 address has a password, which logs would show."""
         if url is not None and "@" in url:
             raise self._reject(
                 field, "holds credentials; leave them to AWS_ACCESS_KEY_ID and the like"

@@ -113,6 +113,7 @@ class ChildServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._family.owns_session(self._child.pid)
 
     def check_starting(self) -> None:
         """Raises ServerDied when it has ended, or its log says that it will not come up.
