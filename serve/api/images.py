@@ -88,6 +88,8 @@ async def generate_images(request: Request) -> Response:
             entry.terms = terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
+            if answer.source != "hit":
+                services.storage.observe(answer.result.images, services.now())
         except DeadlineUnreachable as error:
             raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
     with trace.root.part("respond"):
@@ -146,6 +148,7 @@ def _images_response(
             *plan.warnings,
             *result.warnings,
             *_cut_short(plan.params, result.images),
+            *_not_stored(result.images),
             *_cold_start(result),
         ],
     )
@@ -171,6 +174,15 @@ def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> lis
         " to keep the deadline"
         for index, image in enumerate(images)
         if image.steps_run is not None and image.steps_run < wanted
+    ]
+
+
+def _not_stored(images: Sequence[FinishedImage]) -> list[str]:
+    """A warning for each image that comes as base64, as it could not be stored for a link."""
+    return [
+        f"response_format: image {index} is in b64_json and has no url: {image.not_stored}"
+        for index, image in enumerate(images)
+        if image.not_stored
     ]
 
 

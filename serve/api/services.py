@@ -20,6 +20,7 @@ from pipelines.contracts import GenerationJob, GenerationParams, GenerationResul
 from pipelines.moderation import PromptRules
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Attributes
+from serve.api.storage_health import StorageHealth
 from serve.generation.admission import Admission
 from serve.generation.result_cache import ResultCache
 from serve.generation.sharing import Sharing
@@ -74,6 +75,7 @@ class Services:
     sharing: Sharing
     recorder: Recorder
     traces: TraceStore
+    storage: StorageHealth
     archive: Archive
     now: Callable[[], float] = time.time
 
@@ -114,6 +116,7 @@ class Services:
             recorder=Recorder(settings.tracing, (traces, *sinks), resource),
             traces=traces,
             archive=Archive(traces, ask_all),
+            storage=StorageHealth(),
             now=now,
         )
 
