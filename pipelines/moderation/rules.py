@@ -66,6 +66,7 @@ class PromptRules:
             raise ConfigurationError(
                 f"disabled: {origin} has no category {', '.join(unknown)}; it has: {known}"
             )
+        self._file, self._origin, self._disabled = file, origin, tuple(disabled)
         compiler = _Compiler(file, origin)
         self._names = tuple(file.categories)
         self._descriptions = {name: each.description for name, each in file.categories.items()}
@@ -86,6 +87,14 @@ class PromptRules:
         origin = path or DEFAULT_RULES
         return cls(load_rule_file(origin), origin=origin, disabled=disabled)
 
+    def described(self) -> dict[str, object]:
+        """The arguments that make the same rules again, as JSON has them."""
+        return {
+            "file": self._file.model_dump(mode="json"),
+            "origin": str(self._origin),
+            "disabled": list(self._disabled),
+        }
+
     def match(self, text: str) -> RuleMatch | None:
         """The first rule, by order of categories, that refuses `text`; None if it may pass."""
         words = read(text, self._lexicon)
@@ -103,10 +112,12 @@ class PromptRules:
 
         The message names the category, and does not repeat the prompt.
         """
-        found = self.match(text)
-        if found is None:
-            return
-        raise ContentPolicyViolation(
+        if (found := self.match(text)) is not None:
+            raise self.violation(found, param=param)
+
+    def violation(self, found: RuleMatch, *, param: str) -> ContentPolicyViolation:
+        """The refusal of the text in `param` by the rule `found`."""
+        return ContentPolicyViolation(
             f"{param}: refused by the content policy, category {found.category} "
             f"({self._descriptions[found.category]}); rephrase the prompt without it",
             stage="prompt",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter
@@ -19,12 +20,12 @@ from pipelines.contracts import (
     ServiceTerms,
     Usage,
 )
-from pipelines.errors import DeadlineUnreachable
+from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.json_body import read_json_object
 from serve.api.normalise import Plan
-from serve.api.planning import plan_of, tenant_in
+from serve.api.planning import check_prompt, plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageData,
@@ -81,11 +82,22 @@ async def generate_images(request: Request) -> Response:
     trace = trace_of(request)
     with trace.root.part("read"):
         fields = parse_request(await read_json_object(request))
-    with generation_log(request, fields) as entry:
+    with generation_log(request, fields) as entry, ExitStack() as places:
         with trace.root.part("admit"):
             entry.tenant = tenant_in(request, services, fields)
-            entry.plan = plan = await plan_of(services, fields)
+            entry.plan = plan = plan_of(services, fields)
             entry.terms = terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
+            # First a place, then the work: a refusal costs next to nothing, and waits for nobody.
+            places.enter_context(
+                services.admission.slot(
+                    entry.tenant, plan.params.num_images, services.graph.forecast(plan.params)
+                )
+            )
+            try:
+                await check_prompt(services, plan)
+            except ContentPolicyViolation:
+                entry.plan = entry.terms = None  # nothing was to be drawn by any deadline
+                raise
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
             if answer.source != "hit":
@@ -100,7 +112,10 @@ async def generate_images(request: Request) -> Response:
 async def _generate(
     request: Request, services: Services, plan: Plan, terms: ServiceTerms
 ) -> Answer:
-    """Draw it, while the client waits. Raises Overloaded, ClientGone and what the graph raises."""
+    """Draw it, while the client waits.
+
+    Raises ClientGone and what the graph raises.
+    """
     trace = trace_of(request)
     job = GenerationJob(
         request_id=request.state.request_id,
@@ -110,8 +125,7 @@ async def _generate(
         trace=trace.job_trace,
         trace_id=trace.trace_id,
     )
-    with services.admission.slot(terms.tenant, plan.params.num_images):
-        return await while_connected(request, services.sharing.answer(job, trace.root))
+    return await while_connected(request, services.sharing.answer(job, trace.root))
 
 
 def _in_milliseconds(

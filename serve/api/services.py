@@ -20,6 +20,7 @@ from pipelines.contracts import GenerationJob, GenerationParams, GenerationResul
 from pipelines.moderation import PromptRules
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Attributes
+from serve.api.prompt_check import PromptCheck
 from serve.api.storage_health import StorageHealth
 from serve.generation.admission import Admission
 from serve.generation.result_cache import ResultCache
@@ -61,7 +62,7 @@ def _empty_context(_: str) -> Context:
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """One ingress replica's collaborators. `rules` is None where prompts are not checked.
+    """One ingress replica's collaborators.
 
     `now` is Unix time in seconds: deadlines are compared with clocks of other machines.
     """
@@ -70,7 +71,7 @@ class Services:
     spec: ModelSpec
     graph: ImageGraph
     store: ReadableStore
-    rules: PromptRules | None
+    prompts: PromptCheck
     admission: Admission
     sharing: Sharing
     recorder: Recorder
@@ -94,10 +95,10 @@ class Services:
         sinks: Sequence[Sink] = (),
         ask_all: AskAll | None = None,
     ) -> Self:
-        """Services as `settings` say. `context_of` makes the context in which the job of a request
-        id is drawn: not the request's own, because equal requests share it. Traces are of
-        `resource`, and go to `sinks` besides the store;
-        `ask_all` asks all ingress replicas for theirs."""
+        """Services as `settings` say; without `rules`, prompts are not checked. `context_of` makes
+        the context in which the job of a request id is drawn: not the request's own, because equal
+        requests share it. Traces are of `resource`, and go to `sinks` besides the store; `ask_all`
+        asks all ingress replicas for theirs."""
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans)
         return cls(
@@ -105,7 +106,7 @@ class Services:
             spec=spec,
             graph=graph,
             store=store,
-            rules=rules,
+            prompts=PromptCheck(rules),
             admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
             sharing=Sharing(
                 graph.generate,
