@@ -136,5 +136,5 @@ async def test_a_prompt_beyond_the_models_bound(client_of: ClientOf, field: str)
     error = answer.json()["error"]
     assert error["param"] == field
     assert error["message"] == f"{field}: at most 8000 characters, got 8001"
-    wider = client_of(services(**{"limits.max_prompt_chars": 9000}))
+    wider = client_of(services(limits={"max_prompt_chars": 9000}))
     assert (await wider.post(URL, json=body)).status_code == 200
