@@ -46,6 +46,9 @@ class ModelSpec:
     max_sequence_length: int
     max_side: int
     parameters: int
+    max_prompt_chars: int = 8_000
+    """Characters of a prompt: several times what `max_sequence_length` tokens can hold. What is
+    longer is no prompt for this model, and reading it would only cost."""
     trained_sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of the pictures it was trained on, where only those draw well."""
     tasks: tuple[str, ...] = ("text-to-image",)
@@ -65,6 +68,7 @@ def _embedded() -> ModelSpec:
         guidance_scale=card["guidance_scale"],
         guidance_embeds=True,
         max_sequence_length=card["max_sequence_length"],
+        max_prompt_chars=2_000,
         max_side=512,
         parameters=card["parameters"],
         trained_sizes=tuple(_height_and_width(size) for size in card["sizes"]),
@@ -107,6 +111,7 @@ def _known() -> tuple[ModelSpec, ...]:
             guidance_scale=0.0,
             guidance_embeds=False,
             max_sequence_length=256,
+            max_prompt_chars=4_000,
             max_side=2048,
             parameters=11_891_178_560,
         ),

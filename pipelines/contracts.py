@@ -245,7 +245,11 @@ class FinishSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedImage(Timed):
-    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked."""
+    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked.
+
+    `not_stored` says why a file that should have been stored could not be: then there is the text,
+    whatever was asked for.
+    """
 
     b64: str | None
     file_id: str | None
@@ -255,6 +259,7 @@ class FinishedImage(Timed):
     seed: int
     sha256: str
     num_bytes: int
+    not_stored: str = ""
     steps_run: int | None = None
 
 

@@ -23,6 +23,9 @@ from serve.capacity.placement import placements
 from serve.ingress import Ingress
 from serve.settings.settings import PromptRulesConfig, Settings
 
+_HEALTH_CHECK_PERIOD_S = 2.0
+"""As the stages': an ingress replica that died is replaced after that; by Serve's own, 10 s."""
+
 _SPARE_SLOTS = 100
 """Requests an ingress replica accepts beyond its generations, and beyond those whose body is still
 coming: health, files, models, and refusals. So slow clients never take these places."""
@@ -74,6 +77,7 @@ def ingress_deployment(settings: Settings) -> Deployment:
         graceful_shutdown_timeout_s=settings.limits.request_timeout_s
         if grace_s is None
         else grace_s,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         max_surge_percent=ingress.max_surge_percent,
         logging_config=LoggingConfig(encoding=settings.stages.log_encoding),
         **scaling,

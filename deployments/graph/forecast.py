@@ -34,7 +34,7 @@ class Forecast:
     `asleep` are the names of the stages that sleep, `cold_start_s` is how much later it is answered
     because of them. `queued_s` is how long it waits behind others, `eta_s` when it is answered, and
     `earliest_s` about the shortest deadline that could be promised: all None as long as no denoiser
-    has reported, and never a guess.
+    has reported, and never a guess. `work_s` is by how much later others are answered for it.
     """
 
     asleep: tuple[str, ...]
@@ -42,6 +42,7 @@ class Forecast:
     queued_s: float | None = None
     eta_s: float | None = None
     earliest_s: float | None = None
+    work_s: float = 0.0
 
 
 class Forecasts:
@@ -89,6 +90,7 @@ class Forecasts:
             queued_s=denoising.queued_s,
             eta_s=decodable_s + rest_s,
             earliest_s=starts.until(denoising.queued_s + denoising.promised_s) + rest_s,
+            work_s=denoising.work_s,
         )
 
     def refuse_late(self, job: GenerationJob) -> None:
@@ -136,6 +138,7 @@ class Forecasts:
             queued_s=spread_s(queues, shape, works) - alone_s,
             alone_s=alone_s,
             promised_s=MARGIN * least_s + least_s / fewest.forwards,
+            work_s=works * queues[0].report.share_s(shape) / len(queues),
         )
 
     def _shape(self, params: GenerationParams) -> JobShape:
@@ -154,8 +157,10 @@ class _Starts(NamedTuple):
 
 
 class _Denoising(NamedTuple):
-    """Seconds behind others, of one's own, and that an idle engine promises the latents in."""
+    """Seconds behind others, of one's own, of all denoisers together that it takes from others, and
+    that an idle engine promises the latents in."""
 
     queued_s: float
     alone_s: float
+    work_s: float
     promised_s: float

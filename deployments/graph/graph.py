@@ -20,6 +20,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
+from deployments.callers import own_name
 from deployments.graph.attempt_span import attempt_span
 from deployments.graph.attempts import DenoiseAttempts, accepted, retried
 from deployments.graph.calls import Calls, all_or_none, is_ready
@@ -86,6 +87,7 @@ class Graph:
         self._decode = stages[StageName.VAE_DECODER].options(method_name="decode")
         self._classify = stages[StageName.SAFETY].options(method_name="classify")
         self._finish = stages[StageName.FINISHER].options(method_name="finish")
+        self._caller = own_name()
         self._decode_latency = DecodeLatency()
         needed = {
             stage: seconds
@@ -195,6 +197,7 @@ class Graph:
                 self._latent_job(image, was_accepted=relay.was_accepted),
                 *prompts,
                 start=relay.checkpoint,
+                caller=self._caller,
             )
             while True:
                 try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.callers import own_name
 from deployments.graph.attempts import accepted, retried
 from deployments.graph.calls import Calls, is_ready
 from deployments.graph.forecast import COLD_START, Forecast, Forecasts
@@ -34,6 +35,7 @@ class RemoteGraph:
         # By reference even where handles default to values: the files may exceed that limit.
         self._generate = handle.options(method_name="generate", _by_reference=True)
         self._ready = handle.options(method_name="ready")
+        self._caller = own_name()
         self._cold_pools = ColdPools({StageName.FUSED: self._ready}, scales_to_zero or {})
         backlogs = pool_of(handle.app_name, handle.deployment_name).backlogs
         self._forecasts = Forecasts(
@@ -54,7 +56,7 @@ class RemoteGraph:
                 Calls(about) as calls,
             ):
                 result = await calls.result(
-                    StageName.FUSED, self._generate, replace(job, terms=terms)
+                    StageName.FUSED, self._generate, replace(job, terms=terms), self._caller
                 )
                 part.add(result.spans)
                 return replace(result, spans=())

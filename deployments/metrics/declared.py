@@ -143,6 +143,11 @@ EVICTED_FILES = Counter(
     where="Finisher",
     help="Files removed before their time, as the local folder was full.",
 )
+UNSTORED_FILES = Counter(
+    name="sluice_unstored_files",
+    where="Finisher",
+    help="Files that could not be stored, and were answered as base64 instead of a link.",
+)
 
 TICKS = Counter(name="sluice_ticks", where=_DENOISER, help="Ticks of the engine.")
 TICK_SECONDS = Histogram(

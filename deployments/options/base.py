@@ -29,3 +29,10 @@ class Options(BaseModel):
     def _reject(self, field: str, problem: str) -> ConfigurationError:
         name = f"{self.section}.{field}" if self.section else field
         return ConfigurationError(f"{name}: {problem}")
+
+    def _refuse_credentials(self, field: str, url: str | None) -> None:
+        """Raises ConfigurationError if an S3 address has a password, which logs would show."""
+        if url is not None and "@" in url:
+            raise self._reject(
+                field, "holds credentials; leave them to AWS_ACCESS_KEY_ID and the like"
+            )

@@ -41,6 +41,7 @@ class StorageOptions(Options):
                 raise self._reject(
                     "max_bytes", "cannot bound a bucket; leave it out, and set a lifecycle rule"
                 )
+            self._refuse_credentials("endpoint_url", self.endpoint_url)
         elif self.bucket is not None or self.endpoint_url is not None:
             field = "bucket" if self.bucket is not None else "endpoint_url"
             raise self._reject(field, 'is only for kind "s3"; set kind: s3, or leave it out')
@@ -63,8 +64,5 @@ class WeightsOptions(Options):
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:
-        if self.endpoint_url is not None and "@" in self.endpoint_url:
-            raise self._reject(
-                "endpoint_url", "holds credentials; leave them to AWS_ACCESS_KEY_ID and the like"
-            )
+        self._refuse_credentials("endpoint_url", self.endpoint_url)
         return self

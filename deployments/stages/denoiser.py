@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import ray.serve
 
+from deployments.callers import CallerWatch
 from deployments.graph.warnings import PromptFacts
 from deployments.lifecycle.boundary import end_process
 from deployments.lifecycle.draining import DrainWatch, is_deleted
@@ -89,6 +90,7 @@ class Denoiser(Shim[DenoiserOptions]):
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = spec.max_sequence_length
             self._engine.start()
+        self._callers = CallerWatch()
         self._hands_over = hands_over
         if hands_over:
             drain_watch = DrainWatch(self._go)
@@ -105,16 +107,21 @@ class Denoiser(Shim[DenoiserOptions]):
         positive: PackedConditioning,
         negative: PackedConditioning | None = None,
         start: PackedCheckpoint | None = None,
+        caller: str = "",
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
         With `start`, a checkpoint of another call with the same job and conditionings, it goes on
         from there. The latents' `timings` are the encoder's and this engine's. A call that is
-        cancelled or closed takes its work out of the engine at the next tick.
+        cancelled or closed takes its work out of the engine at the next tick, and so does one whose
+        `caller` (`deployments.callers`) dies.
 
         Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
         """
-        with self._boundary.call():
+        with (
+            self._boundary.call(),
+            self._callers.watched(caller, lambda: self._engine.cancel(job.work_id)),
+        ):
             reports, future = _Reports(), None
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.

@@ -21,6 +21,7 @@ from deployments.storage.encode import CONTENT_TYPES, encode_image
 from deployments.storage.store import open_store
 from pipelines.batching.demand import Demand, Meter
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
+from pipelines.errors import StageFailed
 from pipelines.tracing.spans import Spans, lately
 
 
@@ -44,7 +45,8 @@ class Finisher(Shim[FinisherOptions]):
     async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
         """The file as `spec` asks; `timings` gain "finish_wait", "finish" and "store".
 
-        Raises StageFailed, with stage "storage" when the file cannot be kept.
+        A file that cannot be stored costs the link, not the picture: it comes as base64 then, with
+        the reason. Raises StageFailed.
         """
         with self._boundary.call():
             arrived = time.perf_counter()
@@ -90,8 +92,14 @@ class Finisher(Shim[FinisherOptions]):
         digest = hashlib.sha256(data).hexdigest()
         text = base64.b64encode(data).decode("ascii") if spec.inline else None
         encoded = time.perf_counter()
-        content_type = CONTENT_TYPES[spec.output_format]
-        file_id = self._store.put(data, content_type) if spec.store else None
+        file_id, not_stored = None, ""
+        if spec.store:
+            try:
+                file_id = self._store.put(data, CONTENT_TYPES[spec.output_format])
+            except StageFailed as error:  # the store has logged it
+                metrics.UNSTORED_FILES.add()
+                not_stored = error.message
+                text = base64.b64encode(data).decode("ascii") if text is None else text
         return FinishedImage(
             b64=text,
             file_id=file_id,
@@ -101,6 +109,7 @@ class Finisher(Shim[FinisherOptions]):
             seed=spec.seed,
             sha256=digest,
             num_bytes=len(data),
+            not_stored=not_stored,
             timings={
                 **image.timings,
                 "finish_wait": began - arrived,

@@ -8,10 +8,13 @@ that dies loses its requests' steps, which begin anew elsewhere.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from dataclasses import replace
 from typing import Any, cast
 
+from deployments.callers import CallerWatch
 from deployments.graph.graph import Graph
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
@@ -42,11 +45,15 @@ class Fused:
         self._graph = Graph(
             handles, classifies=config.safety.classifier != "off", table=config.table
         )
+        self._callers = CallerWatch()
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
-        """As `Graph.generate`."""
+    async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
+        """As `Graph.generate`. Cancelled if its `caller` (`deployments.callers`) dies."""
         log = OpenSpan("generate")
-        result = await self._graph.generate(job, log)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):
+            result = await self._graph.generate(job, log)
         return replace(result, spans=log.span().children) if job.trace else result
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
@@ -93,3 +100,9 @@ class Fused:
 
     def __del__(self) -> None:
         self.close()  # Serve calls it, and Python where the constructor failed
+
+
+def _cancel_soon(loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:
+    """From another thread; the loop of a replica that ends may be closed already."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(task.cancel)

@@ -1,4 +1,5 @@
-"""Where finished files are kept: a local folder or an S3 bucket, behind one small protocol.
+"""Where finished files are kept: a local folder or an S3 bucket (`s3_storage.py`), behind one small
+protocol.
 
 File ids are 128 random bits, so knowing one is the permission to read it; they are checked
 against a strict pattern before anything touches a disk or a bucket. Knows no image formats beyond
@@ -8,16 +9,18 @@ their content types, and nothing of HTTP. Calls block: keep them off the event l
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from deployments.metrics import declared as metrics
 from deployments.options.stages import StorageOptions
@@ -34,7 +37,9 @@ _STALE_UPLOAD_S = 600.0
 _SWEEP_INTERVAL_S = 60.0
 _FILL_AFTER_SWEEP = 0.9
 """Share of the bound that a full folder is swept down to, or each later file would sweep again."""
-_S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 3}}
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+"""What opening a link, a socket or a device that is not there ends in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,8 @@ class FileStore(Protocol):
 def open_store(options: StorageOptions) -> FileStore:
     """The store that `options` describe. Nothing is read, made or connected yet."""
     if options.kind == "s3":
+        from deployments.s3_storage import S3Store
+
         assert options.bucket is not None  # StorageOptions has seen to it
         return S3Store(
             options.bucket,
@@ -107,36 +114,66 @@ class LocalStore:
     def put(self, data: bytes, content_type: str) -> str:
         """Keep `data`; see `FileStore.put`. A reader never sees half a file."""
         file_id = new_file_id()
-        name = file_id + _suffix(content_type)
+        name = file_id + suffix_of(content_type)
         if len(data) > self._max_bytes:
             raise StageFailed(
                 f"storage.max_bytes: {self._max_bytes} is less than one file of {len(data)} bytes",
                 stage="storage",
             )
-        upload = self._directory / f".{name}.part"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(len(data))
+            try:
+                self._write(name, data)
+            except OSError as error:
+                if error.errno not in _DISK_IS_FULL or not self._evict(len(data)):
+                    raise
+                logger.warning("the disk of storage.directory is full: the oldest files have left")
+                self._write(name, data)
+        except OSError as error:
+            logger.error("storage.directory %s cannot be used: %s", self._directory, error)
+            why = ": its disk is full" if error.errno in _DISK_IS_FULL else ""
+            raise StageFailed(f"a file could not be stored{why}", stage="storage") from error
+        return file_id
+
+    def _write(self, name: str, data: bytes) -> None:
+        """A whole file, or none and OSError."""
+        upload = self._directory / f".{name}.part"
+        try:
             upload.write_bytes(data)
             os.utime(upload, (self._clock(), self._clock()))
             upload.replace(self._directory / name)
-        except OSError as error:
+        except OSError:
             with contextlib.suppress(OSError):
                 upload.unlink()
-            logger.error("storage.directory %s cannot be used: %s", self._directory, error)
-            raise StageFailed("a file could not be stored", stage="storage") from error
-        return file_id
+            raise
 
     def get(self, file_id: str) -> StoredFile:
         """The file; see `FileStore.get`."""
-        _check_id(file_id)
-        for content_type, suffix in _SUFFIXES.items():
-            path = self._directory / (file_id + suffix)
-            with contextlib.suppress(FileNotFoundError):
-                if self._is_expired(path.stat().st_mtime):
+        check_id(file_id)
+        try:
+            for content_type, suffix in _SUFFIXES.items():
+                path = self._directory / (file_id + suffix)
+                with contextlib.suppress(FileNotFoundError), _open_regular(path) as file:
+                    if self._is_expired(os.fstat(file.fileno()).st_mtime):
+                        break
+                    return StoredFile(data=file.read(), content_type=content_type)
+        except OSError as error:
+            logger.error("storage.directory %s cannot be used: %s", self._directory, error)
+            raise StageFailed("a file could not be read", stage="storage") from error
+        raise not_stored(file_id)
+
+    def _evict(self, num_bytes: int) -> bool:
+        """Remove files, the oldest first, until so many bytes are free; whether any were."""
+        with self._lock:
+            freed = 0
+            for file in sorted(self._remove_expired(), key=lambda file: file.modified):
+                if freed >= num_bytes:
                     break
-                return StoredFile(data=path.read_bytes(), content_type=content_type)
-        raise _not_stored(file_id)
+                freed += file.num_bytes
+                self._remove(file)
+            self._swept_at = None  # what is in use is counted anew by the next
+            return freed > 0
 
     def _make_room(self, num_bytes: int) -> None:
         """Count a file of `num_bytes` that is about to come, and sweep if it is time to."""
@@ -159,10 +196,13 @@ class LocalStore:
         for file in sorted(files, key=lambda file: file.modified):
             if total <= _FILL_AFTER_SWEEP * self._max_bytes:
                 break
-            file.path.unlink(missing_ok=True)
-            metrics.EVICTED_FILES.add()
+            self._remove(file)
             total -= file.num_bytes
         return total
+
+    def _remove(self, file: _File) -> None:
+        file.path.unlink(missing_ok=True)
+        metrics.EVICTED_FILES.add()
 
     def _remove_expired(self) -> list[_File]:
         """Remove what is expired, and uploads that nobody finished; the files that stay."""
@@ -171,13 +211,15 @@ class LocalStore:
             for entry in entries:
                 # Another process may sweep the same folder, so a file can be gone any time.
                 with contextlib.suppress(FileNotFoundError):
-                    stat = entry.stat(follow_symlinks=False)
+                    if not entry.is_file(follow_symlinks=False):
+                        continue  # none of ours
+                    found = entry.stat(follow_symlinks=False)
                     if _FILE_ID.fullmatch(Path(entry.name).stem):
-                        if self._is_expired(stat.st_mtime):
+                        if self._is_expired(found.st_mtime):
                             Path(entry.path).unlink()
                         else:
-                            kept.append(_File(Path(entry.path), stat.st_mtime, stat.st_size))
-                    elif self._is_abandoned(entry.name, stat.st_mtime):
+                            kept.append(_File(Path(entry.path), found.st_mtime, found.st_size))
+                    elif self._is_abandoned(entry.name, found.st_mtime):
                         Path(entry.path).unlink()
         return kept
 
@@ -188,6 +230,26 @@ class LocalStore:
         return self._clock() - modified > self._ttl_s
 
 
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[BinaryIO]:
+    """The file at `path`, to be read. Raises FileNotFoundError for anything but a regular file.
+
+    A link, a pipe, a device or a folder under a file's name was put there by somebody else: a link
+    could lead anywhere, and to open a pipe could take for ever.
+    """
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise FileNotFoundError(path) from error
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise FileNotFoundError(path)
+    with open(opened, "rb") as file:
+        yield file
+
+
 class _File(NamedTuple):
     """One stored file as `LocalStore` sees it on disk."""
 
@@ -196,91 +258,21 @@ class _File(NamedTuple):
     num_bytes: int
 
 
-class S3Store:
-    """Objects `prefix` + id in a bucket, of AWS or of any S3-compatible server.
-
-    Credentials come from boto3's usual places. `get` refuses what is older than `ttl_s` seconds;
-    it is a lifecycle rule of the bucket that frees the space.
-    """
-
-    def __init__(
-        self,
-        bucket: str,
-        *,
-        prefix: str = "",
-        endpoint_url: str | None = None,
-        ttl_s: float,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._bucket = bucket
-        self._prefix = prefix
-        self._endpoint_url = endpoint_url
-        self._ttl_s = ttl_s
-        self._clock = clock
-        self._connected: Any = None
-
-    def put(self, data: bytes, content_type: str) -> str:
-        """Keep `data`; see `FileStore.put`."""
-        _suffix(content_type)
-        file_id = new_file_id()
-        with _s3_errors():
-            self._client().put_object(
-                Bucket=self._bucket, Key=self._key(file_id), Body=data, ContentType=content_type
-            )
-        return file_id
-
-    def get(self, file_id: str) -> StoredFile:
-        """The file; see `FileStore.get`."""
-        _check_id(file_id)
-        client = self._client()
-        with _s3_errors():
-            try:
-                found = client.get_object(Bucket=self._bucket, Key=self._key(file_id))
-            except client.exceptions.NoSuchKey:
-                raise _not_stored(file_id) from None
-            if self._clock() - found["LastModified"].timestamp() > self._ttl_s:
-                raise _not_stored(file_id)
-            return StoredFile(data=found["Body"].read(), content_type=found["ContentType"])
-
-    def _client(self) -> Any:
-        """Made at first use, so that building an application needs neither boto3 nor a network."""
-        if self._connected is None:
-            import boto3
-            from botocore.config import Config
-
-            self._connected = boto3.client(
-                "s3", endpoint_url=self._endpoint_url, config=Config(**_S3_TIMEOUTS)
-            )
-        return self._connected
-
-    def _key(self, file_id: str) -> str:
-        return self._prefix + file_id
-
-
-@contextlib.contextmanager
-def _s3_errors() -> Iterator[None]:
-    """Turn what boto3 raises into StageFailed; names of buckets and hosts stay in the log."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        logger.error("the bucket of storage.bucket cannot be used: %s", error)
-        raise StageFailed("the file store cannot be used", stage="storage") from error
-
-
-def _suffix(content_type: str) -> str:
+def suffix_of(content_type: str) -> str:
+    """What a file's name ends in. Raises ValueError for what is no image that is drawn here."""
     if content_type not in _SUFFIXES:
         raise ValueError(f"content type {content_type!r} is not one of {', '.join(_SUFFIXES)}")
     return _SUFFIXES[content_type]
 
 
-def _check_id(file_id: str) -> None:
+def check_id(file_id: str) -> None:
+    """Raises FileNotStored for what cannot be an id, before it touches a disk or a bucket."""
     if not _FILE_ID.fullmatch(file_id):
-        raise _not_stored(file_id)
+        raise not_stored(file_id)
 
 
-def _not_stored(file_id: str) -> FileNotStored:
+def not_stored(file_id: str) -> FileNotStored:
+    """The error for an id that is unknown, or whose file has expired."""
     return FileNotStored(
         f"no file {file_id[:64]!r} is stored here; files expire", file_id=file_id[:64]
     )

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.self_contained import check_self_contained, offline
 
 _DTYPES = {
     "float32": torch.float32,
@@ -30,6 +31,7 @@ TEXT_PARTS = (_INDEX, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_
 DENOISER_PARTS = (_INDEX, "scheduler", "transformer")
 VAE_PARTS = (_INDEX, "vae")
 """Files and subfolders that each stage reads, and all that must be in its folder."""
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -78,9 +80,9 @@ def load_text_components(source: str, *, device: str, dtype: str) -> TextCompone
     """Both tokenizers and both text encoders. Raises CheckpointError."""
     _check_family(source)
     return TextComponents(
-        _load(CLIPTokenizer, source, "tokenizer"),
+        _load_tokenizer(CLIPTokenizer, source, "tokenizer"),
         _load_module(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
-        _load(T5Tokenizer, source, "tokenizer_2"),
+        _load_tokenizer(T5Tokenizer, source, "tokenizer_2"),
         _load_module(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
     )
 
@@ -140,11 +142,24 @@ def _check_family(source: str) -> None:
 
 
 def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:
-    """`cls.from_pretrained` with its many ways to fail turned into one."""
+    """`cls.from_pretrained` with its many ways to fail turned into one; it asks no hub."""
+    check_self_contained(Path(source) / subfolder, source=f"{source}/{subfolder}")
     try:
-        return cls.from_pretrained(source, subfolder=subfolder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        with offline():
+            return cls.from_pretrained(
+                source, subfolder=subfolder, local_files_only=True, **options
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(f"{source}/{subfolder}: cannot be loaded: {error}") from error
+
+
+def _load_tokenizer(cls: Any, source: str, subfolder: str) -> Any:
+    """A tokenizer; from a folder without its vocabulary the library would make an empty one."""
+    if not any((Path(source) / subfolder / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(
+            f"{source}/{subfolder}: has no vocabulary, which is one of {', '.join(_VOCABULARIES)}"
+        )
+    return _load(cls, source, subfolder)
 
 
 def _load_module(cls: type[Module], source: str, subfolder: str, *, device: str, dtype: str) -> Any:

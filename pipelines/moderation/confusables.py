@@ -103,6 +103,9 @@ LEET: Mapping[str, str] = {
 }
 """Digits and signs that stand for letters, each with the letters that it can stand for."""
 
+STANDS_IN = re.compile(f"[{re.escape(''.join(LEET))}]")
+"""Any of those: a token without one has one reading."""
+
 _MAX_AMBIGUOUS = 4
 _MAX_PARTS = 4
 _CAPITAL_I_INSIDE = re.compile(r"(?<=[a-z])I")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import groupby
 
-from pipelines.moderation.confusables import letter_readings
+from pipelines.moderation.confusables import STANDS_IN, letter_readings
 
 _TRIPLE = re.compile(r"(.)\1\1")
 _MIN_SPELLED_WORD = 3
 _MAX_SPELLED_LEET = 0.4  # less than in a word: "k - 1 ... k - 3" is a formula
+
+
+_MAX_REMEMBERED = 4
+_NO_WORD: frozenset[str] = frozenset()
 
 
 class Lexicon:
@@ -19,7 +24,7 @@ class Lexicon:
 
     def __init__(self, words: Iterable[str]) -> None:
         self._words = frozenset(words)
-        self._longest = max(map(len, self._words), default=0)
+        self._pieces = _sizes_by_end(self._words | {"a"})
         self._by_letters: defaultdict[str, list[str]] = defaultdict(list)
         for word in sorted(self._words):
             self._by_letters[_letters(word)].append(word)
@@ -29,8 +34,12 @@ class Lexicon:
 
     def lookup(self, token: str) -> frozenset[str]:
         """The words that a folded token can be: as written, in leet, or with letters drawn out."""
+        if STANDS_IN.search(token) is None:  # the most, by far
+            if token in self._words:
+                return frozenset((token,))
+            return frozenset(self._drawn_out(token)) if _TRIPLE.search(token) else _NO_WORD
         return frozenset(
-            word for reading in letter_readings(token) for word in self._without_leet(reading)
+            word for reading in _readings(token) for word in self._without_leet(reading)
         )
 
     def spell(self, letters: str) -> tuple[frozenset[str], ...] | None:
@@ -47,8 +56,9 @@ class Lexicon:
         return None
 
     def _without_leet(self, reading: str) -> list[str]:
-        if reading in self._words:
-            return [reading]
+        return [reading] if reading in self._words else self._drawn_out(reading)
+
+    def _drawn_out(self, reading: str) -> list[str]:
         if not _TRIPLE.search(reading):
             return []
         alike = self._by_letters.get(_letters(reading), ())
@@ -59,12 +69,15 @@ class Lexicon:
         best: list[tuple[int, int, int]] = [(0, 0, 0)]  # words, sum of squared lengths, last length
         unreachable = (len(letters) + 1, 0, 0)
         for end in range(1, len(letters) + 1):
-            best.append(unreachable)
-            for size in range(1, min(end, self._longest) + 1):
+            found = unreachable
+            for size, pieces in self._pieces.get(letters[end - 1], ()):
+                if size > end:
+                    break
                 count, squares, _ = best[end - size]
-                candidate = (count + 1, squares + size * size, size)
-                if candidate < best[end] and self._is_piece(letters[end - size : end]):
-                    best[end] = candidate
+                # First what costs least: few places can be reached at all.
+                if count < found[0] and letters[end - size : end] in pieces:
+                    found = min(found, (count + 1, squares + size * size, size))
+            best.append(found)
         if best[-1][0] > len(letters):
             return None
         row: list[str] = []
@@ -75,8 +88,29 @@ class Lexicon:
             end -= size
         return row[::-1] if any(len(word) >= _MIN_SPELLED_WORD for word in row) else None
 
-    def _is_piece(self, letters: str) -> bool:
-        return letters == "a" or letters in self._words
+
+@lru_cache(maxsize=4096)
+def _remembered_readings(token: str) -> tuple[str, ...]:
+    return tuple(letter_readings(token))
+
+
+def _readings(token: str) -> Iterable[str]:
+    """`letter_readings`; those of short tokens, which come again and again, are remembered."""
+    if len(token) <= _MAX_REMEMBERED:
+        return _remembered_readings(token)
+    return letter_readings(token)
+
+
+def _sizes_by_end(words: Iterable[str]) -> dict[str, tuple[tuple[int, frozenset[str]], ...]]:
+    """By their last letter: the words of each length, the shortest first."""
+    found: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for word in words:
+        if word:
+            found[word[-1]][len(word)].add(word)
+    return {
+        last: tuple((size, frozenset(some)) for size, some in sorted(by_size.items()))
+        for last, by_size in found.items()
+    }
 
 
 def _letters(word: str) -> str:

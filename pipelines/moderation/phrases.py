@@ -98,7 +98,9 @@ class PhraseIndex(Generic[Label]):
 
     def find(self, words: Sequence[Word]) -> Iterator[Span[Label]]:
         """Every phrase in `words`, overlapping ones too, ordered by start."""
-        for start in range(len(words)):
+        for start, word in enumerate(words):
+            if word.number is None and not word.readings:  # most words begin nothing
+                continue
             nodes = [self._root]
             for end in range(start, len(words)):
                 nodes = [after for node in nodes for after in _step(node, words[end])]

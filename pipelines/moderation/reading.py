@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from pipelines.moderation.confusables import fold
@@ -36,6 +36,9 @@ class Word:
     readings: frozenset[str] = frozenset()
     number: int | None = None
     after_break: bool = False
+
+
+_UNKNOWN = Word()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ def _after(gap: str, words: Sequence[Word]) -> Sequence[Word]:
     """`words`, the first of which stands after `gap`."""
     if not words or _JOINER.fullmatch(gap):
         return words
-    return [replace(words[0], after_break=True), *words[1:]]
+    first = words[0]
+    return [Word(first.readings, first.number, after_break=True), *words[1:]]
 
 
 def _spelled_out(tokens: Sequence[_Token], lexicon: Lexicon) -> list[Word] | None:
@@ -139,6 +143,8 @@ def _token_words(token: str, lexicon: Lexicon) -> list[Word]:
     """Usually one word; more for signs between words ("a|b") and for numbers with a unit."""
     if readings := lexicon.lookup(token):
         return [Word(readings)]
+    if token.isalpha():
+        return [_UNKNOWN]
     if ":" in token:  # the shape of an image, "girl, 16:9", and no age
         return [Word()]
     words: list[Word] = []

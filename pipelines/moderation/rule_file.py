@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines import operator_yaml
 from pipelines.errors import ConfigurationError
 
 DEFAULT_RULES = Path(__file__).with_name("default_rules.yaml")
@@ -50,7 +51,7 @@ class RuleFile(_FileModel):
     categories: Annotated[dict[Name, Category], Field(min_length=1)]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(operator_yaml.BoundedLoader):
     """A safe loader that refuses a key given twice, where YAML would drop the first silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -71,11 +72,10 @@ def load_rule_file(path: Path) -> RuleFile:
     Raises ConfigurationError naming the file and, where there is one, the category and the entry.
     """
     try:
-        loader = _UniqueKeyLoader(path.read_text(encoding="utf-8"))
-        content = loader.get_single_data()
+        content = operator_yaml.read(path, _UniqueKeyLoader)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read prompt rules: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except operator_yaml.YamlError as error:
         raise ConfigurationError(f"{path}: prompt rules are not valid YAML: {error}") from error
     try:
         return RuleFile.model_validate(content)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,7 @@ class PromptRules:
             raise ConfigurationError(
                 f"disabled: {origin} has no category {', '.join(unknown)}; it has: {known}"
             )
+        self._file, self._origin, self._disabled = file, origin, tuple(disabled)
         compiler = _Compiler(file, origin)
         self._names = tuple(file.categories)
         self._descriptions = {name: each.description for name, each in file.categories.items()}
@@ -85,12 +87,21 @@ class PromptRules:
         origin = path or DEFAULT_RULES
         return cls(load_rule_file(origin), origin=origin, disabled=disabled)
 
+    def described(self) -> dict[str, object]:
+        """The arguments that make the same rules again, as JSON has them."""
+        return {
+            "file": self._file.model_dump(mode="json"),
+            "origin": str(self._origin),
+            "disabled": list(self._disabled),
+        }
+
     def match(self, text: str) -> RuleMatch | None:
         """The first rule, by order of categories, that refuses `text`; None if it may pass."""
         words = read(text, self._lexicon)
         spans = _without_ignored(self._index.find(words), words)
         hits = [(s.label.order, s.label.rule) for s in spans if isinstance(s.label, _Phrase)]
-        hits += [(c.order, c.rule) for c in self._combinations if _occurs(c, spans)]
+        terms = _terms_in(spans)
+        hits += [(c.order, c.rule) for c in self._combinations if _occurs(c, terms)]
         if not hits:
             return None
         order, rule = min(hits)
@@ -101,10 +112,12 @@ class PromptRules:
 
         The message names the category, and does not repeat the prompt.
         """
-        found = self.match(text)
-        if found is None:
-            return
-        raise ContentPolicyViolation(
+        if (found := self.match(text)) is not None:
+            raise self.violation(found, param=param)
+
+    def violation(self, found: RuleMatch, *, param: str) -> ContentPolicyViolation:
+        """The refusal of the text in `param` by the rule `found`."""
+        return ContentPolicyViolation(
             f"{param}: refused by the content policy, category {found.category} "
             f"({self._descriptions[found.category]}); rephrase the prompt without it",
             stage="prompt",
@@ -184,16 +197,36 @@ def _without_ignored(spans: Iterator[Span[_Label]], words: Sequence[Word]) -> li
     return [span for span in found if not innocent.issuperset(range(span.start, span.end))]
 
 
-def _occurs(rule: _Combination, spans: Sequence[Span[_Label]]) -> bool:
+class _Found(NamedTuple):
+    """An entry of a term list in a prompt, the `index`th of all that was found."""
+
+    index: int
+    start: int
+    end: int
+
+
+def _terms_in(spans: Sequence[Span[_Label]]) -> Mapping[str, Sequence[_Found]]:
+    """By term list: what of it was found, in order."""
+    found: defaultdict[str, list[_Found]] = defaultdict(list)
+    for index, span in enumerate(spans):
+        if isinstance(span.label, _Term):
+            found[span.label.name].append(_Found(index, span.start, span.end))
+    return found
+
+
+def _occurs(rule: _Combination, terms: Mapping[str, Sequence[_Found]]) -> bool:
     """Whether every term list of the rule has a span, all of them close enough together."""
-    last: dict[str, Span[_Label]] = {}
-    for span in spans:
-        if not isinstance(span.label, _Term) or span.label.name not in rule.terms:
-            continue
-        last[span.label.name] = span
+    if any(name not in terms for name in rule.terms) or len(set(rule.terms)) < len(rule.terms):
+        return False
+    if rule.within is None:
+        return True
+    last: dict[str, _Found] = {}
+    named = ((name, found) for name in rule.terms for found in terms[name])
+    for name, found in sorted(named, key=lambda each: each[1].index):
+        last[name] = found
         if len(last) < len(rule.terms):
             continue
         extent = max(s.end for s in last.values()) - min(s.start for s in last.values())
-        if rule.within is None or extent <= rule.within:
+        if extent <= rule.within:
             return True
     return False

@@ -32,12 +32,19 @@ async def healthz() -> dict[str, str]:
 @router.get("/health", responses=_NOT_READY)
 @router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request) -> Response:
-    """200 when every stage is ready, else 503; both name each stage."""
+    """200 when every stage is ready, else 503; both name each stage.
+
+    `degraded` instead of `ready` while files cannot be stored: answers have no links then.
+    """
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             stages = dict(await services_of(request).graph.ready())
     except TimeoutError:
         stages = {}
     if stages and all(stages.values()):
+        services = services_of(request)
+        # Not 503: pictures are drawn all the same, and come without a link.
+        if fault := services.storage.fault(services.now()):
+            return ApiResponse({"status": "degraded", "stages": stages, "storage": fault})
         return ApiResponse({"status": "ready", "stages": stages})
     return ApiResponse({"status": "starting", "stages": stages}, 503, headers={"retry-after": "1"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter
@@ -20,14 +21,14 @@ from pipelines.contracts import (
     ServiceTerms,
     Usage,
 )
-from pipelines.errors import DeadlineUnreachable
+from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
 from serve.api.links import base_url
 from serve.api.normalise import Plan
-from serve.api.planning import plan_of, tenant_in
+from serve.api.planning import check_prompt, plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageData,
@@ -96,13 +97,26 @@ async def generate_images(request: Request) -> Response:
     trace = trace_of(request)
     with trace.root.part("read"):
         fields = parse_request(await read_json_object(request))
-    with generation_log(request, fields) as entry:
+    with generation_log(request, fields) as entry, ExitStack() as places:
         with trace.root.part("admit"):
             entry.tenant = tenant_in(request, services, fields)
-            entry.plan = plan = await plan_of(services, fields)
+            entry.plan = plan = plan_of(services, fields)
             entry.terms = terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
+            # First a place, then the work: a refusal costs next to nothing, and waits for nobody.
+            places.enter_context(
+                services.admission.slot(
+                    entry.tenant, plan.params.num_images, services.graph.forecast(plan.params)
+                )
+            )
+            try:
+                await check_prompt(services, plan)
+            except ContentPolicyViolation:
+                entry.plan = entry.terms = None  # nothing was to be drawn by any deadline
+                raise
         try:
             entry.answer = answer = await _generate(request, services, plan, terms)
+            if answer.source != "hit":
+                services.storage.observe(answer.result.images, services.now())
         except DeadlineUnreachable as error:
             raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
     with trace.root.part("respond"):
@@ -121,7 +135,10 @@ async def generate_images(request: Request) -> Response:
 async def _generate(
     request: Request, services: Services, plan: Plan, terms: ServiceTerms
 ) -> Answer:
-    """Draw it, while the client waits. Raises Overloaded, ClientGone and what the graph raises."""
+    """Draw it, while the client waits.
+
+    Raises ClientGone and what the graph raises.
+    """
     trace = trace_of(request)
     job = GenerationJob(
         request_id=request.state.request_id,
@@ -131,8 +148,7 @@ async def _generate(
         trace=trace.job_trace,
         trace_id=trace.trace_id,
     )
-    with services.admission.slot(terms.tenant, plan.params.num_images):
-        return await while_connected(request, services.sharing.answer(job, trace.root))
+    return await while_connected(request, services.sharing.answer(job, trace.root))
 
 
 def _in_milliseconds(
@@ -169,6 +185,7 @@ def _images_response(
             *plan.warnings,
             *result.warnings,
             *_cut_short(plan.params, result.images),
+            *_not_stored(result.images),
             *_cold_start(result),
         ],
     )
@@ -194,6 +211,15 @@ def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> lis
         " to keep the deadline"
         for index, image in enumerate(images)
         if image.steps_run is not None and image.steps_run < wanted
+    ]
+
+
+def _not_stored(images: Sequence[FinishedImage]) -> list[str]:
+    """A warning for each image that comes as base64, as it could not be stored for a link."""
+    return [
+        f"response_format: image {index} is in b64_json and has no url: {image.not_stored}"
+        for index, image in enumerate(images)
+        if image.not_stored
     ]
 
 

@@ -116,7 +116,7 @@ def _card(services: Services) -> ModelCard:
             side_multiple=sizes.multiple,
             max_steps=limits.max_steps,
             max_images=limits.max_images,
-            max_prompt_chars=limits.max_prompt_chars,
+            max_prompt_chars=limits.prompt_chars(spec),
             max_deadline_ms=deadlines.max_ms,
         ),
     )

@@ -80,7 +80,7 @@ def normalise(
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
     requested = requested_terms(request, deadlines)
-    negative_prompt, true_cfg_scale = _true_cfg(request, limits, warnings)
+    negative_prompt, true_cfg_scale = _true_cfg(request, spec, limits, warnings)
     count = check_within("n", request.n, 1, limits.max_images)
     params = GenerationParams(
         prompt=prompt,
@@ -135,7 +135,7 @@ def _prompt_and_size(
     request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
 ) -> tuple[str, Size]:
     """The prompt without its syntax, and the size, which an `--ar` in it may decide."""
-    _check_length("prompt", request.prompt, limits)
+    _check_length("prompt", request.prompt, limits.prompt_chars(spec))
     parsed = parse_prompt(request.prompt, param="prompt")
     warnings += markup_warnings("prompt", parsed.text)
     ratios = [Ratio.in_prompt(parsed.aspect_ratio)] if parsed.aspect_ratio else []
@@ -201,7 +201,7 @@ def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[s
 
 
 def _true_cfg(
-    request: ImageGenerationRequest, limits: Limits, warnings: list[str]
+    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
 ) -> tuple[str | None, float]:
     """Negative prompt and scale; each without the other is taken out, with a warning."""
     scale = check_number("true_cfg_scale", request.true_cfg_scale, MAX_GUIDANCE)
@@ -209,7 +209,7 @@ def _true_cfg(
         if scale > 1.0:
             warnings.append("true_cfg_scale: not used without negative_prompt, which may be empty")
         return None, 1.0
-    _check_length("negative_prompt", request.negative_prompt, limits)
+    _check_length("negative_prompt", request.negative_prompt, limits.prompt_chars(spec))
     if scale <= 1.0:
         warnings.append("negative_prompt: not used unless true_cfg_scale is above 1")
         return None, 1.0
@@ -262,8 +262,6 @@ def metadata_text(params: GenerationParams, model: str) -> str:
     return "\n".join(lines)
 
 
-def _check_length(name: str, text: str, limits: Limits) -> None:
-    if len(text) > limits.max_prompt_chars:
-        raise InvalidRequest(
-            f"{name}: at most {limits.max_prompt_chars} characters, got {len(text)}", param=name
-        )
+def _check_length(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise InvalidRequest(f"{name}: at most {most} characters, got {len(text)}", param=name)

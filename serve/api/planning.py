@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from serve.api.normalise import Plan, normalise
@@ -23,9 +22,9 @@ def tenant_in(request: Request, services: Services, fields: ImageGenerationReque
     return tenant_of(fields, sent, tenants)
 
 
-async def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
-    """What to draw. Raises InvalidRequest, ModelNotFound or ContentPolicyViolation."""
-    plan = normalise(
+def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
+    """What to draw. Raises InvalidRequest or ModelNotFound."""
+    return normalise(
         fields,
         spec=services.spec,
         limits=services.settings.limits,
@@ -33,8 +32,11 @@ async def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
         served_names=services.served_names,
         random_seed=secrets.randbits(_RANDOM_SEED_BITS),
     )
-    if services.rules is not None:
-        # The negative prompt names what to leave out: refusing it would make images less safe.
-        # In a thread: the longest prompts take a quarter of a second.
-        await run_in_threadpool(services.rules.check, plan.params.prompt, param="prompt")
-    return plan
+
+
+async def check_prompt(services: Services, plan: Plan) -> None:
+    """Raises ContentPolicyViolation for a prompt that is not to be drawn.
+
+    The negative prompt names what to leave out: refusing it would make images less safe.
+    """
+    await services.prompts.check(plan.params.prompt, param="prompt")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from deployments.metrics import declared as metrics
 from serve.api.json_body import read_json_object
 from serve.api.normalise import RANDOM_SEED, Plan
-from serve.api.planning import plan_of, tenant_in
+from serve.api.planning import check_prompt, plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageGenerationRequest,
@@ -71,7 +71,8 @@ async def preflight_images(request: Request) -> PreflightResponse:
     services = services_of(request)
     fields = parse_request(await read_json_object(request))
     tenant_in(request, services, fields)
-    plan = await plan_of(services, fields)
+    plan = plan_of(services, fields)
+    await check_prompt(services, plan)
     forecast = services.graph.forecast(plan.params)
     metrics.PREFLIGHTS.add()
     earliest_ms, can_be_met = _milliseconds(forecast.earliest_s), None

@@ -20,6 +20,8 @@ from pipelines.contracts import GenerationJob, GenerationParams, GenerationResul
 from pipelines.moderation import PromptRules
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Attributes
+from serve.api.prompt_check import PromptCheck
+from serve.api.storage_health import StorageHealth
 from serve.generation.admission import Admission
 from serve.generation.result_cache import ResultCache
 from serve.generation.sharing import Sharing
@@ -67,7 +69,7 @@ async def _no_metrics() -> bytes | None:
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """One ingress replica's collaborators. `rules` is None where prompts are not checked.
+    """One ingress replica's collaborators.
 
     `now` is Unix time in seconds: deadlines are compared with clocks of other machines.
     """
@@ -76,11 +78,12 @@ class Services:
     spec: ModelSpec
     graph: ImageGraph
     store: ReadableStore
-    rules: PromptRules | None
+    prompts: PromptCheck
     admission: Admission
     sharing: Sharing
     recorder: Recorder
     traces: TraceStore
+    storage: StorageHealth
     archive: Archive
     node_metrics: NodeMetrics = _no_metrics
     now: Callable[[], float] = time.time
@@ -101,11 +104,11 @@ class Services:
         ask_all: AskAll | None = None,
         node_metrics: NodeMetrics = _no_metrics,
     ) -> Self:
-        """Services as `settings` say. `context_of` makes the context in which the job of a request
-        id is drawn: not the request's own, because equal requests share it. Traces are of
-        `resource`, and go to `sinks` besides the store;
-        `ask_all` asks all ingress replicas for theirs. `node_metrics` reads what this node exports
-        for Prometheus."""
+        """Services as `settings` say; without `rules`, prompts are not checked. `context_of` makes
+        the context in which the job of a request id is drawn: not the request's own, because equal
+        requests share it. Traces are of `resource`, and go to `sinks` besides the store; `ask_all`
+        asks all ingress replicas for theirs. `node_metrics` reads what this node exports for
+        Prometheus."""
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         return cls(
@@ -113,7 +116,7 @@ class Services:
             spec=spec,
             graph=graph,
             store=store,
-            rules=rules,
+            prompts=PromptCheck(rules),
             admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
             sharing=Sharing(
                 graph.generate,
@@ -125,6 +128,7 @@ class Services:
             traces=traces,
             archive=Archive(traces, ask_all),
             node_metrics=node_metrics,
+            storage=StorageHealth(),
             now=now,
         )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
+from pipelines import operator_yaml
 from pipelines.errors import ConfigurationError
 from serve.capacity import gpus
 
@@ -51,10 +50,10 @@ class Machines:
 def read_machines(path: Path) -> Machines:
     """The machines of a file for `ray up`, or of a RayService. Raises ConfigurationError."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = operator_yaml.read(path)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except operator_yaml.YamlError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     try:
         known = cast("dict[str, Any]", content) if isinstance(content, dict) else {}

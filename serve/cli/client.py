@@ -107,6 +107,13 @@ class SluiceClient:
         except ValidationError as error:
             raise ServerError(f"{self._base_url} is not a Sluice server: {error}") from error
 
+    def is_alive(self, *, timeout_s: float) -> bool:
+        """Whether the server answers at all, in time."""
+        try:
+            return self._http.get(f"{self._base_url}/healthz", timeout=timeout_s).is_success
+        except httpx.HTTPError:
+            return False
+
     def readiness(self) -> Mapping[str, bool] | None:
         """Whether each stage is ready, or None while nothing answers."""
         try:

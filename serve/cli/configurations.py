@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import (
     DeploymentSchema,
@@ -18,6 +17,7 @@ from ray.serve.schema import (
 
 from deployments.names import INGRESS_NAME
 from deployments.stage_table import FUSED
+from pipelines import operator_yaml
 from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.settings.messages import unknown_key
@@ -69,23 +69,24 @@ def _inside_ray_service(path: Path, content: Mapping[str, Any]) -> dict[str, Any
     text = spec.get("serveConfigV2")
     if not isinstance(text, str):
         raise ConfigurationError(f"{path}: spec.serveConfigV2 must hold a Serve configuration")
-    return _parse_mapping(path, text)
+    try:
+        content = operator_yaml.parse(text)
+    except operator_yaml.YamlError as error:
+        raise ConfigurationError(f"{path}: spec.serveConfigV2: {error}") from error
+    return _mapping(path, content)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        return _parse_mapping(path, path.read_text(encoding="utf-8"))
+        content = operator_yaml.read(path)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except operator_yaml.YamlError as error:
         raise ConfigurationError(f"{path}: {error}") from error
+    return _mapping(path, content)
 
 
-def _parse_mapping(path: Path, text: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: must hold settings, or a Serve configuration")
     return cast("dict[str, Any]", content)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,6 +30,11 @@ SEED = 7
 DEFAULT_PORT = 8000
 
 _POLL_S = 1.0
+_ANSWER_S = 10.0
+_MISSED = 3
+"""Health checks in a row without an answer, each of so many seconds, after which a server is dead:
+Serve's proxy goes on when Ray has died behind it, and so does `serve run`."""
+_SPARE_S = 30.0
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -52,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server = ChildServer(port, log=options.output.with_name("demo.log"))
     try:
         # Bad settings are said here, in one line, instead of somewhere in Ray's log.
-        Settings.load().model_spec()
+        settings = Settings.load()
+        settings.model_spec()
+        server.request_timeout_s = settings.limits.request_timeout_s + _SPARE_S
         return _show(server, options.output, once=options.once, timeout_s=options.timeout)
     except _Stopped:
         return 0
@@ -96,13 +104,25 @@ def _show(server: ChildServer, output: Path, *, once: bool, timeout_s: float) ->
         seconds = time.monotonic() - started
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(client.image_bytes(answer.data[0]))
-    _announce(server, output, answer, seconds)
-    if once:
-        return 0
-    _console.print("\nServing until Ctrl-C.")
+        _announce(server, output, answer, seconds)
+        if once:
+            return 0
+        _console.print("\nServing until Ctrl-C.")
+        watch(server, client)
+
+
+def watch(server: ChildServer, client: SluiceClient) -> NoReturn:
+    """Look after a server that is ready. Raises ServerDied when it ends, or answers no more."""
+    missed = 0
     while True:
         time.sleep(_POLL_S)
         server.check_running()
+        missed = 0 if client.is_alive(timeout_s=_ANSWER_S) else missed + 1
+        if missed == _MISSED:
+            raise ServerDied(
+                f"{server.url}/healthz has not answered {_MISSED} times, {_ANSWER_S:g} s each:"
+                " Ray has died, or this machine is out of memory; start the demo again"
+            )
 
 
 def _announce(server: ChildServer, output: Path, answer: ImagesResponse, seconds: float) -> None:

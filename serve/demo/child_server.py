@@ -67,7 +67,8 @@ class ChildServer:
     """`serve run` with the carried model on `port`, writing to the file `log`.
 
     `args` are settings for the builder, as in a Serve configuration; `builder` is another
-    application's, as `module:function`.
+    application's, as `module:function`. Serve gives a request up after `request_timeout_s`, or one
+    that comes after Ray has died would never end.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class ChildServer:
         log: Path,
         args: Mapping[str, object] | None = None,
         builder: str = BUILDER,
+        request_timeout_s: float = 630.0,
     ) -> None:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         self._port = port
         self._builder = builder
+        self.request_timeout_s = request_timeout_s
         self._args = dict(args or {})
         self._child: subprocess.Popen[bytes] | None = None
         self._family = ProcessFamily()
@@ -101,9 +104,8 @@ class ChildServer:
     def start(self) -> None:
         """Start the child, in a session of its own: Ctrl-C in the terminal is for the caller."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        # SERVE_RUN_PORT is what the plain command listens on.
-        is_plain = self._port == SERVE_RUN_PORT and not self._args
-        target = self._builder if is_plain else str(self._write_config())
+        # The plain command knows no time limit, and only one port.
+        target = str(self._write_config())
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
@@ -114,6 +116,7 @@ class ChildServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._family.owns_session(self._child.pid)
 
     def check_starting(self) -> None:
         """Raises ServerDied when it has ended, or its log says that it will not come up.
@@ -193,7 +196,8 @@ class ChildServer:
         return _COLOUR.sub("", whole.decode(errors="replace"))
 
     def _write_config(self, overrides: Sequence[Mapping[str, object]] = ()) -> Path:
-        """A Serve configuration that differs from the plain command in port and settings alone."""
+        """A Serve configuration that differs from the plain command in port, time limit and
+        settings alone."""
         application = {
             "name": "default",
             "route_prefix": "/",
@@ -202,7 +206,11 @@ class ChildServer:
             "deployments": [dict(override) for override in overrides],
         }
         config = {
-            "http_options": {"host": HOST, "port": self._port},
+            "http_options": {
+                "host": HOST,
+                "port": self._port,
+                "request_timeout_s": self.request_timeout_s,
+            },
             "applications": [application],
         }
         if self._config is None:
@@ -230,6 +238,8 @@ def _environment() -> dict[str, str]:
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     for name, value in RAY_SERVE_VARIABLES.items():
         environment.setdefault(name, value)
+    # A proxy that died comes back after three missed checks.
+    environment.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
     # Said aloud, because Ray's default depends on what earlier clusters left in the home folder.
     environment.setdefault("RAY_AUTH_MODE", "token")
     return environment

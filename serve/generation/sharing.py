@@ -137,7 +137,9 @@ class Sharing:
         # From the start, because its files are stored before the answer is here.
         since = self._clock()
         result = await self._draw(job, log)
-        self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
+        # An answer without the links that were asked for is no answer for later.
+        if not any(image.not_stored for image in result.images):
+            self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
         return result
 
     async def _kept(self, key: ExactRequest) -> GenerationResult | None:

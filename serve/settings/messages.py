@@ -11,17 +11,30 @@ from typing import Any, Union
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+_MAX_LINES = 20
+_MAX_VALUE = 200
+"""Characters of a wrong value, or of an unknown name, that a message repeats."""
+
 
 def readable(root: type[BaseModel], error: ValidationError) -> str:
     """One line per mistake: the dotted field, what is wrong, what would work."""
-    return "\n".join(_line(root, details) for details in error.errors(include_url=False))
+    details = error.errors(include_url=False)
+    lines = [_line(root, each) for each in details[:_MAX_LINES]]
+    if len(details) > _MAX_LINES:
+        lines.append(f"and {len(details) - _MAX_LINES} more mistakes")
+    return "\n".join(lines)
 
 
 def unknown_key(name: str, known: Sequence[str]) -> str:
     """Say that `name` is not among `known`, and which one was probably meant."""
+    name = _short(name)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return f"{name}: unknown setting; {hint}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def _line(root: type[BaseModel], details: ErrorDetails) -> str:
@@ -30,7 +43,7 @@ def _line(root: type[BaseModel], details: ErrorDetails) -> str:
         level = _model_at(root, path[:-1])
         return unknown_key(".".join(path), [".".join([*path[:-1], k]) for k in level.model_fields])
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    text = f"{'.'.join(path)}: {message}, got {details['input']!r}"
+    text = f"{'.'.join(path)}: {message}, got {_short(repr(details['input']))}"
     default = _default_at(root, path)
     return text if default is None else f"{text}; {default!r} would work"
 

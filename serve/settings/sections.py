@@ -87,8 +87,8 @@ class Limits(Options):
     max_images: int = Field(default=10, ge=1)
     """Images of one request (`n`)."""
 
-    max_prompt_chars: int = Field(default=32_000, ge=1)
-    """Characters of `prompt`, and of `negative_prompt`."""
+    max_prompt_chars: int | None = Field(default=None, ge=1)
+    """Characters of `prompt`, and of `negative_prompt`; left out, the model's own bound."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Bytes of a request's body, also of one that comes compressed, unpacked."""
@@ -112,6 +112,10 @@ class Limits(Options):
 
     max_queued_images_per_tenant: int = Field(default=512, ge=1)
     """The same for each tenant, so that no one's flood takes the places of all others."""
+
+    def prompt_chars(self, spec: ModelSpec) -> int:
+        """Characters that a prompt for `spec` may have."""
+        return self.max_prompt_chars or spec.max_prompt_chars
 
     def largest_pixels(self, spec: ModelSpec) -> int:
         """Pixels of the largest image of `spec` that may be asked for."""

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, cast, get_origin
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -26,7 +25,7 @@ from pydantic_settings import (
 
 from deployments.options.stages import StagesConfig
 from deployments.options.weights_source import parse_source
-from pipelines import catalog
+from pipelines import catalog, operator_yaml
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from serve.settings.messages import model_in, readable, unknown_key
@@ -68,6 +67,10 @@ _OF_KUBERNETES = re.compile(
 def _http_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s?#]+", value):
         raise ValueError("must be an address such as https://images.example.com")
+    if "@" in value:
+        raise ConfigurationError(  # a ValueError's message would repeat them
+            "public_url: holds credentials, and every client would see them; leave them out"
+        )
     return value
 
 
@@ -224,10 +227,10 @@ class Settings(BaseSettings):
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = operator_yaml.read(Path(path))
     except OSError as error:
         raise ConfigurationError(f"config: cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except operator_yaml.YamlError as error:
         raise ConfigurationError(f"config: {path} is not YAML: {error}") from error
     if content is None:
         return {}

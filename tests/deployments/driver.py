@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,6 +109,10 @@ class GraphDriver:
     async def attempts(self, request_id: str) -> list[Attempt]:
         """The calls to denoise that were made for a request, in order."""
         return [attempt for attempt in self._attempts if attempt.request_id == request_id]
+
+    async def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
 
     async def loaded(self, module: str) -> bool:
         """Whether this process has imported `module`."""

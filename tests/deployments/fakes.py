@@ -107,7 +107,11 @@ class FakeStages:
         return prompt.prompt
 
     async def denoise(
-        self, job: LatentJob, *conditionings: str, start: PackedCheckpoint | None = None
+        self,
+        job: LatentJob,
+        *conditionings: str,
+        start: PackedCheckpoint | None = None,
+        caller: str = "",
     ) -> AsyncIterator[Denoising]:
         assert all(isinstance(item, str) for item in conditionings)
         mark = _packed(len(self.started))

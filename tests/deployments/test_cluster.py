@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.exceptions
 import ray.serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -106,6 +109,33 @@ def test_a_cancelled_request_frees_the_engine(driver: Driver) -> None:
     response.cancel()
     _wait_for_works(driver, 0)
     assert len(_generate(driver).images) == 1
+
+
+def test_the_works_of_a_caller_that_is_killed_leave(driver: Driver) -> None:
+    """As seen, 32 images of 100 steps were drawn to the end for nobody."""
+    denoiser = ray.serve.get_deployment_handle("Denoiser", APP)
+
+    def engine() -> EngineStats:
+        return denoiser.stats.remote().result(timeout_s=DEADLINE_S)
+
+    before = engine()
+    pid = driver.pid.remote().result(timeout_s=DEADLINE_S)
+    _start(driver, steps=ENDLESS, num_images=32)
+    wait_until(lambda: (now := engine()).works == 32 and now.steps > before.steps)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: engine().works == 0)
+    after = engine()
+    assert after.cancelled - before.cancelled == 32
+    assert after.steps - before.steps < 32 * ENDLESS / 4
+    wait_until(lambda: _is_up(driver))
+    assert len(_generate(driver).images) == 1
+
+
+def _is_up(driver: Driver) -> bool:
+    try:
+        return all(driver.ready.remote().result(timeout_s=DEADLINE_S).values())
+    except ray.exceptions.RayActorError:
+        return False
 
 
 def test_an_error_leaves_the_others_in_flight_alone(driver: Driver) -> None:

@@ -87,6 +87,8 @@ class FakeGraph:
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
+    not_stored: str = ""
+    """Why no file can be stored; "": it can."""
 
     async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
         self.jobs.append(job)
@@ -123,9 +125,11 @@ class FakeGraph:
 
     def _image(self, job: GenerationJob, index: int) -> FinishedImage:
         finish, content_type = job.finish, f"image/{job.finish.output_format}"
+        fault = self.not_stored if finish.store else ""
         return FinishedImage(
-            b64=base64.b64encode(PIXELS).decode() if finish.inline else None,
-            file_id=self.store.put(PIXELS, content_type) if finish.store else None,
+            b64=base64.b64encode(PIXELS).decode() if finish.inline or fault else None,
+            file_id=self.store.put(PIXELS, content_type) if finish.store and not fault else None,
+            not_stored=fault,
             output_format=finish.output_format,
             width=job.params.width,
             height=job.params.height,

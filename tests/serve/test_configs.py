@@ -8,9 +8,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+import ray._private.node as ray_node
 import ray.autoscaler
 import yaml
 from ray.serve import Deployment
+from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import build
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RAY_SERVICE = ROOT / "serve" / "configs" / "kuberay.yaml"
 CONFIGS = sorted(set((ROOT / "serve" / "configs").glob("*.yaml")) - {RAY_SERVICE})
 PROXIES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+PROXY_CHECKS = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
+GCS_NAMES = ("RAY_external_storage_namespace", "RAY_gcs_rpc_server_reconnect_timeout_s")
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 
@@ -36,6 +40,11 @@ def args_of(name: str) -> dict[str, Any]:
 
 def built(name: str) -> dict[str, Deployment]:
     return deployments(build(args_of(name)))
+
+
+def test_serve_reads_how_often_it_checks_its_proxies():
+    assert PROXY_CHECKS in Path(constants.__file__).read_text()
+    assert constants.PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD == 3
 
 
 def test_there_are_four():
@@ -50,11 +59,19 @@ def test_each_is_a_serve_configuration_that_builds(path: Path):
     assert len(deployments(build(application.args))) == (2 if path.stem == "flux-fused" else 6)
 
 
-@pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
-def test_serve_gives_up_after_the_application(name: str):
-    content = yaml.safe_load((ROOT / "serve" / "configs" / f"{name}.yaml").read_text())
-    limits = Settings.load(args_of(name)).limits
-    assert content["http_options"]["request_timeout_s"] > limits.request_timeout_s
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_serve_gives_up_after_the_application_and_not_never(path: Path):
+    content = yaml.safe_load(path.read_text())
+    limits = Settings.load(args_of(path.stem)).limits
+    beyond = content["http_options"]["request_timeout_s"] - limits.request_timeout_s
+    assert 0 < beyond <= 60
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux-schnell", "flux-fused"])
+def test_one_ingress_replica_may_die(name: str):
+    ingress = built(name)["Ingress"]
+    assert replicas(ingress)[0] >= 2
+    assert ingress._deployment_config.health_check_period_s <= 2
 
 
 def test_embedded_fits_a_laptop():
@@ -158,6 +175,18 @@ class TestCluster:
         settings = dict(word.rstrip(";").split("=") for word in start.split() if "RAY_" in word)
         assert noticed_after_s(settings) < 30
 
+    def test_a_proxy_that_died_is_back_within_seconds(self):
+        (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
+        assert f"{PROXY_CHECKS}=1" in start.split()
+
+    def test_what_keeps_a_dead_heads_knowledge_is_named_as_ray_reads_it(self):
+        text = (ROOT / "cluster.yaml").read_text()
+        assert "RAY_REDIS_ADDRESS" in Path(ray_node.__file__).read_text()
+        for name in ("RAY_REDIS_ADDRESS", *GCS_NAMES):
+            assert f"{name}=" in text
+        library = Path(ray.__file__).with_name("_raylet.so").read_bytes()
+        assert all(name.encode() in library for name in GCS_NAMES)
+
     def test_workers_watch_for_a_spot_notice_once_ray_runs(self):
         """In the background and in a session of its own, or its shell would take it along."""
         *_, start, watch = CLUSTER["worker_start_ray_commands"]
@@ -240,6 +269,23 @@ class TestKubeRay:
     ):
         head = content["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
         assert noticed_after_s(environment(head)) < 30
+
+    def test_a_proxy_that_died_is_back_within_seconds(self, content: dict[str, Any]):
+        head = content["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+        assert environment(head)[PROXY_CHECKS] == "1"
+
+    def test_the_redis_in_the_comment_is_right(self, schema: dict[str, Any]):
+        """Uncommented, it is part of a valid RayService."""
+        lines = RAY_SERVICE.read_text().splitlines()
+        (first,) = [i for i, line in enumerate(lines) if "# gcsFaultToleranceOptions:" in line]
+        for i in range(first, first + 4):
+            lines[i] = lines[i].replace("# ", "", 1)
+        content = yaml.safe_load("\n".join(lines))
+        jsonschema.validate(content, schema)
+        assert set(content["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]) == {
+            "redisAddress",
+            "redisPassword",
+        }
 
     def test_pods_ask_for_what_they_may_have_and_tolerate_gpu_nodes(self, content: dict[str, Any]):
         cluster = content["spec"]["rayClusterConfig"]

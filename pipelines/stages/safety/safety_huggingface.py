@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.contracts import SafetyVerdict
 from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.self_contained import check_self_contained, offline
 from pipelines.stages.safety.safety_scores import check_images, check_threshold, verdict
 
 if TYPE_CHECKING:
@@ -90,20 +91,22 @@ def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise CheckpointError(
             f"{source}: has no *.safetensors; pickled weights are not read, convert them"
         )
+    check_self_contained(Path(source), source=source)
     try:
-        # The PIL back end gives the same pixels whether or not torchvision is installed.
-        processor = AutoImageProcessor.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False, backend="pil"
-        )
-        model, report = AutoModelForImageClassification.from_pretrained(
-            source,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        with offline():
+            # The PIL back end gives the same pixels whether or not torchvision is installed.
+            processor = AutoImageProcessor.from_pretrained(
+                source, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
+            model, report = AutoModelForImageClassification.from_pretrained(
+                source,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"{source}: cannot be loaded as an image classifier: {error}"
         ) from error

@@ -272,7 +272,7 @@ class FusedStage:
         await self.up.wait()
         return True
 
-    async def generate(self, job: GenerationJob) -> GenerationResult:
+    async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
         await self.up.wait()
         return GenerationResult(
             images=(), usage=Usage(input_tokens=1, output_tokens=1), timings={"total": 0.0}

@@ -116,6 +116,12 @@ def test_fixed_replicas_and_health_reach_serve() -> None:
         (StorageOptions, {"kind": "s3", "bucket": "b", "max_bytes": 9}, "storage.max", "lifecycle"),
         (StorageOptions, {"kind": "s3", "bucket": "b", "directory": "/x"}, "storage.dir", "local"),
         (StorageOptions, {"bucket": "b"}, "storage.bucket", "kind: s3"),
+        (
+            StorageOptions,
+            {"kind": "s3", "bucket": "b", "endpoint_url": "http://a:b@c"},
+            "storage.endpoint_url",
+            "AWS_ACCESS",
+        ),
         (StorageOptions, {"endpoint_url": "http://x"}, "storage.endpoint_url", "kind: s3"),
     ],
 )

@@ -84,15 +84,18 @@ async def test_encoding_stays_off_the_event_loop(
     assert threading.main_thread() not in threads
 
 
-async def test_a_full_store_fails_the_image_not_the_replica(
-    tmp_path: Path, image: DecodedImage
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_full_store_costs_the_link_not_the_picture(
+    tmp_path: Path, image: DecodedImage, inline: bool
 ) -> None:
     small = Finisher(FinisherOptions(), StorageOptions(directory=tmp_path, max_bytes=10))
-    with pytest.raises(StageFailed) as caught:
-        await small.finish(image, FinishSpec(seed=0, store=True))
-    assert caught.value.stage == "storage"
+    done = await small.finish(image, FinishSpec(seed=0, inline=inline, store=True))
+    assert done.file_id is None
+    assert done.not_stored.startswith("storage.max_bytes: 10 is less than one file")
+    assert done.b64 is not None
+    assert hashlib.sha256(base64.b64decode(done.b64)).hexdigest() == done.sha256
     small.check_health()
-    assert (await small.finish(image, FinishSpec(seed=0))).b64
+    assert (await small.finish(image, FinishSpec(seed=0))).not_stored == ""
 
 
 async def test_an_unknown_format_is_the_stages_failure(

@@ -165,7 +165,7 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
             self.calls, self.deaths = 0, deaths
             self.terms: list[ServiceTerms] = []
 
-        async def generate(self, job: GenerationJob) -> GenerationResult:
+        async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
             self.calls += 1
             self.terms.append(job.terms)
             if self.calls <= self.deaths:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.options.stages import StorageOptions
-from deployments.storage.store import LocalStore, S3Store, new_file_id, open_store
+from deployments.s3_storage import S3Store
+from deployments.storage.store import LocalStore, new_file_id, open_store
 from pipelines.errors import FileNotStored, StageFailed
 
 
@@ -196,6 +199,90 @@ def test_a_folder_that_cannot_be_made_fails_without_its_name(tmp_path: Path) -> 
     with pytest.raises(StageFailed) as caught:
         store.put(b"x", "image/png")
     assert str(tmp_path) not in caught.value.message
+
+
+class FullDisk:
+    """A disk that takes `room` bytes in the store's folder; what is more is written in part."""
+
+    def __init__(self, folder: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._room = room
+        self._write_bytes = Path.write_bytes
+        monkeypatch.setattr(Path, "write_bytes", lambda path, data: self._write(path, data))
+
+    def used(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.iterdir())
+
+    def _write(self, path: Path, data: bytes) -> int:
+        room = self._room - self.used()
+        self._write_bytes(path, data[: max(0, room)])
+        if len(data) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return len(data)
+
+
+def test_on_a_full_disk_the_oldest_make_room(
+    local: LocalStore, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(tmp_path / "files", 500, monkeypatch)
+    ids: list[str] = []
+    for _ in range(8):  # 800 bytes are within max_bytes, and more than there is
+        clock.now += 1
+        ids.append(local.put(bytes(100), "image/png"))
+    assert disk.used() == 500
+    for file_id in ids[:3]:
+        with pytest.raises(FileNotStored):
+            local.get(file_id)
+    assert [len(local.get(file_id).data) for file_id in ids[3:]] == [100] * 5
+
+
+def test_a_disk_filled_by_others_refuses_the_file_and_keeps_no_part_of_it(
+    local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(tmp_path / "files", 50, monkeypatch)
+    with pytest.raises(StageFailed, match="could not be stored: its disk is full") as caught:
+        local.put(bytes(100), "image/png")
+    assert caught.value.stage == "storage"
+    assert str(tmp_path) not in caught.value.message
+    assert list((tmp_path / "files").iterdir()) == []
+
+
+def test_only_regular_files_are_read(
+    local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.put(b"x", "image/png")
+    folder, secret = tmp_path / "files", tmp_path / "secret"
+    secret.write_text("not for clients")
+    made: dict[str, Callable[[Path], object]] = {
+        "a" * 32: lambda path: path.symlink_to(secret),
+        "b" * 32: lambda path: path.symlink_to("/dev/zero"),
+        "c" * 32: os.mkfifo,
+        "d" * 32: Path.mkdir,
+        "e" * 32: lambda path: path.symlink_to(path),
+    }
+    for file_id, make in made.items():
+        make(folder / f"{file_id}.png")
+        with pytest.raises(FileNotStored):
+            local.get(file_id)
+    with socket.socket(socket.AF_UNIX) as bound:
+        monkeypatch.chdir(folder)  # the name of a socket is short
+        bound.bind("f" * 32 + ".png")
+    with pytest.raises(FileNotStored):
+        local.get("f" * 32)
+
+
+def test_what_is_no_file_does_not_stop_the_sweep(
+    local: LocalStore, clock: Clock, tmp_path: Path
+) -> None:
+    local.put(b"x", "image/png")
+    (tmp_path / "files" / f"{'d' * 32}.png").mkdir()
+    (tmp_path / "files" / f"{'a' * 32}.png").symlink_to("/nowhere")
+    clock.now += 1000
+    kept = local.put(b"y", "image/png")
+    assert local.get(kept).data == b"y"
+    assert sorted(path.name[0] for path in (tmp_path / "files").iterdir()) == sorted(
+        [kept[0], "a", "d"]
+    )
 
 
 def test_an_unknown_content_type_is_refused(local: LocalStore) -> None:

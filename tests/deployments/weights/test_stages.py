@@ -118,5 +118,6 @@ def test_every_stage_is_told_where_to_keep_weights(options: WeightsOptions) -> N
         config = StagesConfig(weights=options, layout=layout)
         stages = bind_stages(tiny_spec(S3), config)
         for name, application in stages.items():
-            arguments = application._bound_deployment.init_kwargs.values()
+            deployment: Any = application._bound_deployment
+            arguments = deployment.init_kwargs.values()
             assert (options in arguments or config in arguments) == (name != "finisher")

@@ -76,6 +76,7 @@ def test_a_configured_file(rules_path: Path, text: str, refused: bool) -> None:
         ("ignore:", "ignored:", ["ignored"]),
         ("  drama: [storm]", "  sea: [storm]", ["'sea' is given twice", "line 4"]),
         ("[storm]", "[storm", ["not valid YAML"]),
+        ("[storm]", "&a [*a]", ["not valid YAML", "holds itself"]),
         (GOOD, "", ["the file"]),
         (GOOD, "categories: {}", ["categories"]),
     ],

@@ -111,7 +111,7 @@ def test_a_running_cluster():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "while parsing"),
+        ("{", "line 1, column 2: expected"),
         ("- a\n", "has neither available_node_types"),
         ("kind: RayCluster\n", "has neither available_node_types"),
         ("available_node_types: {a: {}}\n", "not as Ray wants it: KeyError"),

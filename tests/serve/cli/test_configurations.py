@@ -7,7 +7,9 @@ import yaml
 
 from deployments.options.stages import AutoscalingOptions
 from pipelines.errors import ConfigurationError
+from serve.capacity.machines import read_machines
 from serve.cli.configurations import read_configurations
+from tests.pipelines.test_operator_yaml import BOMB
 
 WITHOUT_WAIT = AutoscalingOptions().serve_config()
 del WITHOUT_WAIT["policy"]["policy_kwargs"]["target_wait_s"]
@@ -114,6 +116,26 @@ def test_a_ray_service_is_read_for_what_it_carries(tmp_path: Path):
     path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {}}))
     with pytest.raises(ConfigurationError, match=r"spec\.serveConfigV2 must hold"):
         read_configurations(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(BOMB, "holds more than"), ("a: " + "9" * 5000, "is a number of more")]
+)
+def test_a_file_that_would_grow_is_one_line(tmp_path: Path, content: str, said: str):
+    path = tmp_path / "service.yaml"
+    path.write_text(content)
+    inside = tmp_path / "inside.yaml"
+    spec = {"kind": "RayService", "spec": {"serveConfigV2": content}}
+    inside.write_text(yaml.safe_dump(spec))
+    for file, read in (
+        (path, read_configurations),
+        (inside, read_configurations),
+        (path, read_machines),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            read(file)
+        assert said in caught.value.message
+        assert "\n" not in caught.value.message
 
 
 def test_no_file(tmp_path: Path):

@@ -15,11 +15,14 @@ import uuid
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+import yaml
 from PIL import Image
 
-from serve.demo.__main__ import PROMPT, curl_line, main
+from serve.cli.client import SluiceClient
+from serve.demo.__main__ import PROMPT, curl_line, main, watch
 from serve.demo.child_server import SERVE_RUN_PORT, ChildServer, NoPort, ServerDied, choose_port
 from serve.demo.process_family import ProcessFamily
 from serve.settings.settings import Settings
@@ -117,6 +120,55 @@ def test_a_ready_server_is_not_ended_by_what_clients_send(
             server.check_running()
 
 
+def test_a_request_to_a_dead_ray_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stand_in(tmp_path, monkeypatch) as server:
+        assert server._config is not None
+        options = yaml.safe_load(server._config.read_text())["http_options"]
+    assert options == {"host": "127.0.0.1", "port": SERVE_RUN_PORT, "request_timeout_s": 630.0}
+
+
+def test_a_server_that_answers_no_more_is_said_to_be_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The demo's `serve run` still runs; what it started hangs, as behind a raylet that died."""
+    answers = iter([True, False, True, False, False, False, True])
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if next(answers):
+            return httpx.Response(200, json={"status": "alive"})
+        raise httpx.ReadTimeout("it hangs", request=request)
+
+    monkeypatch.setattr("serve.demo._POLL_S", 0.0)
+    client = SluiceClient("http://demo", transport=httpx.MockTransport(answer))
+    with stand_in(tmp_path, monkeypatch) as server, client:
+        with pytest.raises(ServerDied, match="healthz has not answered 3 times"):
+            watch(server, client)
+        server.stop()
+        assert server.processes() == []
+    assert [request.url.path for request in asked] == ["/healthz"] * 6
+    assert all(request.extensions["timeout"]["read"] == 10.0 for request in asked)
+
+
+@pytest.mark.cluster
+def test_a_demo_whose_raylet_dies_says_so_and_ends(tmp_path: Path):
+    demo = Demo(tmp_path)
+    assert demo.process.stdout is not None
+    shown = ""
+    while "Serving until Ctrl-C" not in shown:
+        line = demo.process.stdout.readline()
+        assert line, shown
+        shown += line
+    (raylet,) = [each for each in demo.processes() if each.name() == "raylet"]
+    raylet.kill()
+    output = demo.finish(240)
+    assert demo.process.returncode == 1, output
+    assert "The demo failed: " in output
+    assert output.endswith("Stopped.\n")
+    assert demo.survivors() == []
+
+
 @contextlib.contextmanager
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ChildServer]:
     """A started server whose process only sleeps, so that the test writes its log."""
@@ -157,17 +209,21 @@ class Demo:
                 self.process.terminate()
                 self.process.communicate(timeout=60)
 
-    def survivors(self) -> list[str]:
-        """Command lines of processes that were started by this demo and still run."""
+    def processes(self) -> list[psutil.Process]:
+        """Those that were started by this demo and still run, as far as they keep its mark."""
         name, _, value = self._mark.partition("=")
-        found: list[str] = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(name) == value:
-                    found.append(" ".join(process.cmdline()))
+                    found.append(process)
             except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
         return found
+
+    def survivors(self) -> list[str]:
+        """Their command lines."""
+        return [" ".join(process.cmdline()) for process in self.processes()]
 
 
 @pytest.mark.cluster

@@ -8,6 +8,7 @@ from ray import cloudpickle
 
 from pipelines.errors import ConfigurationError
 from serve.settings.settings import Limits, Settings
+from tests.pipelines.test_operator_yaml import BOMB
 
 
 def complaint(args: dict[str, Any] | None = None) -> str:
@@ -197,10 +198,13 @@ class TestMistakes:
         [
             ("model_source", "s3://AKIA:hunter2@bucket/flux"),
             ("stages.weights.endpoint_url", "http://me:hunter2@minio:9000"),
+            ("stages.storage.endpoint_url", "http://me:hunter2@minio:9000"),
+            ("public_url", "https://me:hunter2@images.example.com"),
         ],
     )
     def test_a_secret_is_not_repeated(self, name: str, value: str):
-        said = complaint({name: value})
+        bucket = {"stages.storage.kind": "s3", "stages.storage.bucket": "images"}
+        said = complaint({**(bucket if "storage" in name else {}), name: value})
         assert said.startswith(f"{name}: ")
         assert "hunter2" not in said
 
@@ -214,12 +218,36 @@ class TestMistakes:
             ("limits: {", "is not YAML"),
             ("config: other.yaml\n", "names another settings file"),
             ("modle: x\n", "did you mean 'model'?"),
+            (BOMB, "line 6, column 5: holds more than"),
+            ("limits: {max_steps: " + "9" * 5000 + "}", "is a number of more than 40 digits"),
+            ("limits: {max_steps: '" + "9" * 5000 + "'}", "limits.max_steps: "),
+            ("9" * 30 + ": 1", "unknown setting"),
+            ("? " + "x" * 5000 + "\n: 1", "unknown setting"),
         ],
     )
     def test_a_bad_file(self, tmp_path: Path, content: str, said: str):
         path = tmp_path / "settings.yaml"
         path.write_text(content)
-        assert said in complaint({"config": str(path)})
+        line = complaint({"config": str(path)})
+        assert said in line
+        assert "\n" not in line
+        assert len(line) < 1000
+
+    def test_many_mistakes_are_counted(self, tmp_path: Path):
+        path = tmp_path / "settings.yaml"
+        path.write_text("".join(f"a{i}: 1\n" for i in range(5000)))
+        lines = complaint({"config": str(path)}).splitlines()
+        assert len(lines) == 21
+        assert lines[-1] == "and 4980 more mistakes"
+
+    @pytest.mark.parametrize("value", ["9" * 5000, '{"max_steps": ' + "9" * 5000 + "}"])
+    def test_a_number_that_cannot_be_printed(self, monkeypatch: pytest.MonkeyPatch, value: str):
+        name = "SLUICE_LIMITS" if value.startswith("{") else "SLUICE_LIMITS__MAX_STEPS"
+        monkeypatch.setenv(name, value)
+        line = complaint()
+        assert "limits" in line
+        assert "\n" not in line
+        assert len(line) < 1000
 
     def test_no_file(self, tmp_path: Path):
         assert complaint({"config": str(tmp_path / "none.yaml")}).startswith("config: cannot read")
