@@ -24,10 +24,12 @@ import ray
 import ray.serve
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
+from deployments.profiling import Denoisers
+
 ROOT = Path(__file__).parent.parent
 
-_NUM_CPUS = 4
-"""Logical ones: replicas take fractions, and tests may run two applications."""
+_NUM_CPUS = 6
+"""Logical ones: replicas take fractions, and tests share several applications."""
 
 ENVIRONMENT = {
     # Workers import the repository's packages, and its tests, from wherever pytest was started.
@@ -86,6 +88,12 @@ def replicas_in(state: ReplicaState, deployment: str, *, app: str) -> int:
     return found.replica_states.get(state, 0) if found else 0
 
 
+def ongoing(deployment: str, *, app: str) -> int:
+    """Requests that the replicas of a deployment have taken in and not answered."""
+    replicas = [ray.get_actor(name, namespace="serve") for name in replica_names(app, deployment)]
+    return sum(ray.get([replica.get_num_ongoing_requests.remote() for replica in replicas]))
+
+
 def replica_processes(deployment: str, *, app: str) -> list[psutil.Process]:
     """Of a deployment's replicas, among the processes that this one has started."""
     return children_called(f"ray::ServeReplica:{app}:{deployment}")
@@ -96,6 +104,16 @@ def kill(replica: psutil.Process, deployment: str, *, app: str) -> None:
     before = replica_names(app, deployment)
     replica.kill()
     wait_until(lambda: bool(before - replica_names(app, deployment)))
+
+
+def kill_busiest(app: str, *, least_s: float) -> None:
+    """Kill the denoiser, or replica of fused stages, that has the most to do, once that is more
+    than `least_s` seconds of work: it surely dies with images under way."""
+    denoisers = Denoisers.of(app)
+    wait_until(lambda: (load := denoisers.loads()[0]).works > 0 and load.queued_s > least_s)
+    victim = denoisers.loads()[0].replica
+    (name,) = [each for each in replica_names(app) if each.endswith(f"#{victim}")]
+    ray.kill(ray.get_actor(name, namespace="serve"))
 
 
 def children_called(title: str) -> list[psutil.Process]:

@@ -9,8 +9,16 @@ from typing import Any
 import httpx
 import pytest
 import ray.serve
+from ray.serve.schema import ReplicaState
 
-from tests.cluster import LocalCluster, wait_until
+from tests.cluster import (
+    PATIENCE_S,
+    LocalCluster,
+    paused,
+    replica_processes,
+    replicas_in,
+    wait_until,
+)
 from tests.serve.rollout import (
     APP,
     REQUESTS,
@@ -21,10 +29,11 @@ from tests.serve.rollout import (
     deploy,
     is_running,
     replicas,
+    undisturbed_answers,
     url_of,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 Deploy = Callable[[str], None]
 
@@ -48,7 +57,7 @@ def deploy_version(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFacto
 def client(cluster: LocalCluster, deploy_version: Deploy) -> Iterator[httpx.Client]:
     deploy_version("first")
     wait_until(is_running)
-    with httpx.Client(base_url=url_of(cluster), timeout=120) as client:
+    with httpx.Client(base_url=url_of(cluster), timeout=PATIENCE_S) as client:
         yield client
     ray.serve.delete(APP)
 
@@ -60,9 +69,7 @@ def told(fused: Any) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(client: httpx.Client) -> set[Answer]:
-    answers = {ask(client, request) for request in REQUESTS}
-    assert not any(answer.trouble for answer in answers), answers
-    return answers
+    return undisturbed_answers(client)
 
 
 def test_without_spare_places_the_other_of_two_replicas_serves_meanwhile(
@@ -82,8 +89,11 @@ def test_requests_under_way_are_answered_when_the_application_is_deleted(
     client: httpx.Client, undisturbed: set[Answer]
 ) -> None:
     fused: Any = ray.serve.get_deployment_handle("Fused", APP)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         under_way = pool.submit(ask, client, REQUESTS[-1])
         wait_until(lambda: any(each["queued_s"] for each in told(fused)))
-        ray.serve.delete(APP)
+        with paused(replica_processes("Fused", app=APP)):  # so that it is still under way
+            deleting = pool.submit(ray.serve.delete, APP)
+            wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Fused", app=APP) == 2)
         assert under_way.result() in undisturbed
+        deleting.result()
