@@ -31,14 +31,15 @@ ROOT = Path(__file__).parent.parent
 _NUM_CPUS = 6
 """Logical ones: replicas take fractions, and tests share several applications."""
 
+# As important as the tests that wait for them: by Ray's own 15, they get 3 % of a busy core.
+PRIORITY = {"RAY_worker_niceness": "0"}
 ENVIRONMENT = {
+    **PRIORITY,
     # Workers import the repository's packages, and its tests, from wherever pytest was started.
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "OMP_NUM_THREADS": "1",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # As important as the tests that wait for them: by Ray's own 15, they get 3 % of a busy core.
-    "RAY_worker_niceness": "0",
 }
 
 PATIENCE_S = 400.0
