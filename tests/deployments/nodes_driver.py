@@ -49,8 +49,10 @@ from tests.specs import tiny_spec
 PLACED, APP = "placed", "nodes"
 SHARED = (StageName.SAFETY, StageName.FINISHER)
 JOBS = 8
-STEPS = 600
-"""Enough that jobs are in the middle when their node goes."""
+STEPS = 400
+EARLY = 100
+"""Steps that jobs may have taken when their node goes. It must also hear of that, which takes a
+denoiser a fraction of a second."""
 
 _STORE_BYTES = 100 * 2**20
 _POOLS = ("gpu", "gpu", "other")
@@ -190,16 +192,17 @@ def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
         make_job(f"{name}-{seed}", prompt=f"{seed} circles", steps=STEPS, seed=seed)
         for seed in range(JOBS)
     ]
-    responses = [driver.generate.remote(job) for job in jobs]
 
     def attempts(job: Any) -> list[Attempt]:
         return driver.attempts.remote(job.request_id).result(timeout_s=PATIENCE_S)
 
     def all_have_checkpoints() -> bool:
-        latest = [attempts(job)[-1:] for job in jobs]
-        return all(each and 0 < each[0].reached < STEPS - 100 for each in latest)
+        return all(0 < attempts(job)[-1].reached < EARLY for job in jobs)
 
     denoisers = [psutil.Process(seat.pid) for seat in _denoisers()]
+    with paused(denoisers):  # so that all begin together
+        responses = [driver.generate.remote(job) for job in jobs]
+        wait_until(lambda: all(attempts(job) for job in jobs))
     while True:  # they take turns, to draw and to stand still
         busiest = max(_denoisers(), key=queued_s)
         with paused(denoisers):

@@ -31,7 +31,10 @@ from tests.specs import tiny_spec
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DENOISERS, APP = "lives-denoisers", "lives"
-STEPS = 200
+STEPS = 400
+EARLY = 100
+"""Steps of a job that something happens to. A denoiser takes a fraction of a second to hear of
+it."""
 STOPPING = ReplicaState.STOPPING
 
 Driver = DeploymentHandle[Any]
@@ -99,7 +102,7 @@ def _attempts(driver: Driver, request_id: str) -> list[Attempt]:
 def _both_have_jobs_in_the_middle(driver: Driver, jobs: Jobs) -> bool:
     """Each denoiser has one job under way, so two of them are on both."""
     attempts = [_attempts(driver, request_id)[-1:] for request_id in jobs]
-    return sum(bool(last and 0 < last[0].reached < STEPS - 50) for last in attempts) >= 2
+    return sum(bool(last and 0 < last[0].reached < EARLY) for last in attempts) >= 2
 
 
 def _assert_disturbed_jobs_lost_no_checkpoint(

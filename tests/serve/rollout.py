@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,16 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"prompt": PROMPT, "seed": 30, "num_inference_steps": 80, "size": "96x64", "n": 3},
 )
 """What the clients ask for, each its own request again and again."""
+
+BALLAST: tuple[dict[str, Any], ...] = tuple(
+    {"prompt": PROMPT, "seed": seed, "num_inference_steps": 100, "size": "256x256"}
+    for seed in (40, 50, 60, 70)
+)
+"""Work of seconds, for what must be there when something happens."""
+
+AMPLE_S = 1.0
+"""Work of a denoiser that is surely not done when it hears of it that it is to go, in a fraction of
+a second."""
 
 
 def configuration(
@@ -149,17 +159,28 @@ def rollout_client(cluster: LocalCluster, rollout_file: Path) -> Iterator[httpx.
         yield client
 
 
-@pytest.fixture(scope="module")
-def undisturbed(rollout_client: httpx.Client) -> set[Answer]:
-    """The answers to all requests while nothing changes."""
-    return undisturbed_answers(rollout_client)
+@pytest.fixture(scope="session")
+def undisturbed(cluster: LocalCluster, rollout_file: Path) -> Mapping[int, Answer]:
+    """The answers to all requests while nothing changes, by seed."""
+    change(rollout_file)
+    wait_until(is_running)
+    with httpx.Client(base_url=url_of(cluster), timeout=PATIENCE_S) as client:
+        return undisturbed_answers(client, REQUESTS + BALLAST)
 
 
-def undisturbed_answers(client: httpx.Client) -> set[Answer]:
-    """The answers to all requests, one after the other; each is good."""
-    answers = {ask(client, request) for request in REQUESTS}
-    assert not any(answer.trouble for answer in answers), answers
+def undisturbed_answers(
+    client: httpx.Client, requests: Sequence[Mapping[str, Any]] = REQUESTS
+) -> Mapping[int, Answer]:
+    """The answers to requests, one after the other, by seed; each is good."""
+    answers = {request["seed"]: ask(client, request) for request in requests}
+    assert not any(answer.trouble for answer in answers.values()), answers
     return answers
+
+
+def assert_undisturbed(answers: Iterable[Answer], undisturbed: Mapping[int, Answer]) -> None:
+    """Each is what it is while nothing changes."""
+    for answer in answers:
+        assert answer == undisturbed[answer.seed]
 
 
 class Answer(NamedTuple):

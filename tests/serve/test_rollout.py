@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ from tests.cluster import (
     wait_until,
 )
 from tests.serve.rollout import (
+    AMPLE_S,
     APP,
+    BALLAST,
     PROMPT,
     SCALED,
     URL,
     Answer,
+    ask,
     asking,
+    assert_undisturbed,
     change,
     deploy_unchecked,
     is_running,
@@ -39,8 +45,6 @@ from tests.serve.rollout import (
 pytestmark = pytest.mark.cluster
 
 MOVED = "its denoiser goes away, an image goes on from step"
-AMPLE_S = 0.3
-"""Work of a denoiser that is surely not done a few milliseconds later."""
 
 
 @pytest.fixture
@@ -135,19 +139,20 @@ def test_bounds_and_target_wait_of_autoscaling_change_in_place(
 
 
 def test_a_denoiser_that_is_scaled_down_hands_its_works_over(
-    cluster: LocalCluster, client: httpx.Client, file: Path, undisturbed: set[Answer]
+    cluster: LocalCluster, client: httpx.Client, file: Path, undisturbed: Mapping[int, Answer]
 ) -> None:
     change(file, {"name": "Denoiser", "num_replicas": 2})
     wait_until(lambda: is_running() and is_whole(APP))
     moved = logs("Ingress").count(MOVED)
     denoisers = replica_processes("Denoiser", app=APP)
     assert len(denoisers) == 2
-    with asking(url_of(cluster)) as answers:
+    with asking(url_of(cluster)) as answers, ThreadPoolExecutor(len(BALLAST)) as pool:
+        held = [pool.submit(ask, client, request) for request in BALLAST]
         # Whichever of them goes: what it has then, it has until it is told to go.
         wait_until(lambda: all(each.queued_s > AMPLE_S for each in engines()))
         with paused(denoisers):
             change(file)
             wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Denoiser", app=APP) == 1)
         wait_until(lambda: len(replicas("Denoiser")) == 1)
-    assert set(answers) == undisturbed
+    assert_undisturbed([*answers, *(each.result() for each in held)], undisturbed)
     assert logs("Ingress").count(MOVED) > moved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.serve.rollout import (
     Answer,
     ask,
     asking,
+    assert_undisturbed,
     configuration,
     deploy,
     is_running,
@@ -68,12 +69,15 @@ def told(fused: Any) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(client: httpx.Client) -> set[Answer]:
+def undisturbed(client: httpx.Client) -> Mapping[int, Answer]:
     return undisturbed_answers(client)
 
 
 def test_without_spare_places_the_other_of_two_replicas_serves_meanwhile(
-    cluster: LocalCluster, client: httpx.Client, deploy_version: Deploy, undisturbed: set[Answer]
+    cluster: LocalCluster,
+    client: httpx.Client,
+    deploy_version: Deploy,
+    undisturbed: Mapping[int, Answer],
 ) -> None:
     before = replicas()
     with asking(url_of(cluster)) as answers:
@@ -81,12 +85,12 @@ def test_without_spare_places_the_other_of_two_replicas_serves_meanwhile(
         deploy_version("second")
         wait_until(lambda: not replicas() & before)
         wait_until(is_running)
-    assert set(answers) == undisturbed
+    assert_undisturbed(answers, undisturbed)
     assert client.get("/v1/models").json()["data"][0]["id"] == "second"
 
 
 def test_requests_under_way_are_answered_when_the_application_is_deleted(
-    client: httpx.Client, undisturbed: set[Answer]
+    client: httpx.Client, undisturbed: Mapping[int, Answer]
 ) -> None:
     fused: Any = ray.serve.get_deployment_handle("Fused", APP)
     with ThreadPoolExecutor(2) as pool:
@@ -95,5 +99,5 @@ def test_requests_under_way_are_answered_when_the_application_is_deleted(
         with paused(replica_processes("Fused", app=APP)):  # so that it is still under way
             deleting = pool.submit(ray.serve.delete, APP)
             wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Fused", app=APP) == 2)
-        assert under_way.result() in undisturbed
+        assert_undisturbed([under_way.result()], undisturbed)
         deleting.result()
