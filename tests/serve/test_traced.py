@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def traces(client: httpx.Client, rollout_file: Path) -> dict[str, list[Span]]:
             answers += [pool.submit(client.post, URL, json=body) for body in small]
             wait_until(lambda: ongoing("Ingress", app=APP) == len(small))
         statuses += [answer.result().status_code for answer in answers[len(sent) :]]
-        while len({_ingress_of(answer.result(), client) for answer in answers}) < 2:
+        while len(_ingresses_of([answer.result() for answer in answers], client)) < 2:
             answers.append(pool.submit(client.post, URL, json=SHORT))
             statuses.append(answers[-1].result().status_code)
     assert statuses == [200] * len(answers)
@@ -84,10 +84,11 @@ def _traces_in(file: Path) -> dict[str, list[Span]]:
     return {spans[0]["traceId"]: spans for spans in found}
 
 
-def _ingress_of(answer: httpx.Response, client: httpx.Client) -> str:
-    """The ingress replica that answered; none of a request that is not recorded."""
-    otlp = client.get(f"/v1/traces/{answer.headers['x-trace-id']}").json()
-    return next(iter(instances(otlp)), "")
+def _ingresses_of(answers: Iterable[httpx.Response], client: httpx.Client) -> set[str]:
+    """The ingress replicas that have given these answers, as far as they are recorded."""
+    urls = [f"/v1/traces/{answer.headers['x-trace-id']}" for answer in answers]
+    traces = [client.get(url) for url in urls]
+    return set().union(*(instances(trace.json()) for trace in traces if trace.status_code == 200))
 
 
 def instances(otlp: dict[str, Any]) -> set[str]:
