@@ -26,9 +26,12 @@ GRAPH_APP = "graph-test"
 """The application of `graph_driver`."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def graph_driver(cluster: LocalCluster, dev_like: Path) -> Iterator[DeploymentHandle[Any]]:
-    """A driver of all stages, which stay for all tests. Who kills one waits until it is back."""
+    """A driver of all stages, which stay for all these tests.
+
+    Who kills one waits until the application is whole again.
+    """
     from tests.deployments.driver import bind_driver
 
     config = StagesConfig(
@@ -41,7 +44,7 @@ def graph_driver(cluster: LocalCluster, dev_like: Path) -> Iterator[DeploymentHa
     ray.serve.delete(GRAPH_APP)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def other_stages(graph_driver: DeploymentHandle[Any]) -> Mapping[str, DeploymentHandle[Any]]:
     """All stages but the denoiser, by their keys, for applications with a denoiser of their own."""
     return {
