@@ -159,11 +159,16 @@ def paused_once(
 
 
 def wait_until(is_true: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
-    """Look again and again; fails when it has not become true in time."""
+    """Look again and again; fails when it has not become true in time.
+
+    Ever more seldom, as to look takes processor time from what is waited for.
+    """
     deadline = time.monotonic() + within_s
+    pause_s = 0.02
     while not is_true():
         assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.2)
 
 
 _users = 0
