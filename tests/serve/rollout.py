@@ -133,10 +133,20 @@ def replicas(deployment: str = "") -> set[str]:
 
 def logs(deployment: str) -> str:
     """What all replicas of a deployment have logged in this session."""
+    return _logged(f"replica_{APP}_{deployment}_*.log")
+
+
+def are_told_to_stop(names: Iterable[str]) -> bool:
+    """Whether Serve's controller has these replicas go: its status has none of what is deleted."""
+    told = _logged("controller_*.log")
+    return all(f"Stopping Replica(id='{name.rpartition('#')[2]}'" in told for name in names)
+
+
+def _logged(pattern: str) -> str:
     node = ray._private.worker._global_node
     assert node is not None
     folder = Path(node.get_session_dir_path()) / "logs" / "serve"
-    return "".join(path.read_text() for path in folder.glob(f"replica_{APP}_{deployment}_*.log"))
+    return "".join(path.read_text() for path in folder.glob(pattern))
 
 
 @pytest.fixture(scope="session")

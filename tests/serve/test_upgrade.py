@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 import ray.serve
-from ray.serve.schema import ReplicaState
 
 from pipelines.engine.observe.stats import EngineStats
 from tests.cluster import (
@@ -22,7 +21,6 @@ from tests.cluster import (
     is_whole,
     paused,
     replica_processes,
-    replicas_in,
     wait_until,
 )
 from tests.serve.rollout import (
@@ -31,6 +29,7 @@ from tests.serve.rollout import (
     BALLAST,
     REQUESTS,
     Answer,
+    are_told_to_stop,
     ask,
     asking,
     assert_undisturbed,
@@ -68,13 +67,13 @@ def test_requests_under_way_are_answered_when_the_application_is_deleted(
 ) -> None:
     wait_until(lambda: is_whole(APP))
     before = came()
-    denoisers = replica_processes("Denoiser", app=APP)
+    denoisers, names = replica_processes("Denoiser", app=APP), replicas("Denoiser")
     with ThreadPoolExecutor(len(ALL) + 1) as pool:
         under_way = [pool.submit(ask, rollout_client, request) for request in ALL]
         wait_until(lambda: came() == before + IMAGES and engine().queued_s > AMPLE_S)
         with paused(denoisers):  # so that it has works when it is to go
             deleting = pool.submit(ray.serve.delete, APP)
-            wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Denoiser", app=APP) == 1)
+            wait_until(lambda: are_told_to_stop(names))
         assert_undisturbed([each.result() for each in under_way], undisturbed)
         deleting.result()
     assert "the works are finished here" in logs("Denoiser")
