@@ -9,20 +9,19 @@ from typing import Any
 import httpx
 import pytest
 import ray.serve
-from ray.serve.schema import ReplicaState
 
 from tests.cluster import (
     PATIENCE_S,
     LocalCluster,
     paused,
     replica_processes,
-    replicas_in,
     wait_until,
 )
 from tests.serve.rollout import (
     APP,
     REQUESTS,
     Answer,
+    are_told_to_stop,
     ask,
     asking,
     assert_undisturbed,
@@ -96,8 +95,9 @@ def test_requests_under_way_are_answered_when_the_application_is_deleted(
     with ThreadPoolExecutor(2) as pool:
         under_way = pool.submit(ask, client, REQUESTS[-1])
         wait_until(lambda: any(each["queued_s"] for each in told(fused)))
+        names = replicas("Fused")
         with paused(replica_processes("Fused", app=APP)):  # so that it is still under way
             deleting = pool.submit(ray.serve.delete, APP)
-            wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Fused", app=APP) == 2)
+            wait_until(lambda: are_told_to_stop(names))
         assert_undisturbed([under_way.result()], undisturbed)
         deleting.result()
