@@ -196,19 +196,23 @@ def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
     def attempts(job: Any) -> list[Attempt]:
         return driver.attempts.remote(job.request_id).result(timeout_s=PATIENCE_S)
 
-    def all_have_checkpoints() -> bool:
-        return all(0 < attempts(job)[-1].reached < EARLY for job in jobs)
+    def are_in_the_middle() -> bool:
+        """All have made a checkpoint, and so many are far from done that each denoiser has one."""
+        reached = [attempts(job)[-1].reached for job in jobs]
+        return all(reached) and sum(step < EARLY for step in reached) > JOBS / 2
 
     denoisers = [psutil.Process(seat.pid) for seat in _denoisers()]
     with paused(denoisers):  # so that all begin together
         responses = [driver.generate.remote(job) for job in jobs]
         wait_until(lambda: all(attempts(job) for job in jobs))
+    deadline = time.monotonic() + PATIENCE_S
     while True:  # they take turns, to draw and to stand still
         busiest = max(_denoisers(), key=queued_s)
         with paused(denoisers):
-            if all_have_checkpoints():
+            if are_in_the_middle():
                 yield busiest
                 break
+        assert time.monotonic() < deadline, "they never were in the middle together"
         time.sleep(0.02)
     began = time.monotonic()
     for job, response in zip(jobs, responses, strict=True):
