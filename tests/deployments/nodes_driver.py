@@ -49,8 +49,8 @@ from tests.specs import tiny_spec
 PLACED, APP = "placed", "nodes"
 SHARED = (StageName.SAFETY, StageName.FINISHER)
 JOBS = 8
-STEPS = 400
-EARLY = 100
+STEPS = 300
+EARLY = 60
 """Steps that jobs may have taken when their node goes. It must also hear of that, which takes a
 denoiser a fraction of a second."""
 
