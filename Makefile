@@ -11,12 +11,14 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env demo test test-long lint types imports unit train-embedded bench clean
+.PHONY: help env demo test test-busy test-long lint types imports unit clusters train-embedded \
+  bench clean
 
 help:
 	@echo "make demo            environment, server, first picture; serves until Ctrl-C"
 	@echo "make test            environment, linters, types, import contracts, all tests"
 	@echo "make test-long       tests of minutes each, and random search: make test leaves both out"
+	@echo "make test-busy       the tests of clusters RUNS=5 times, beside processes that compute"
 	@echo "make bench           the benchmarks, quickly"
 	@echo "make train-embedded  train the carried model anew (hours on a CPU)"
 	@echo "make clean           remove the environment and caches"
@@ -34,7 +36,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env
 	@$(BIN)/python -m serve.demo
 
-test: lint types imports unit
+# Side by side, as tests of a cluster often wait, and take the longest: the others get what they
+# leave of the cores, and print after them.
+BESIDE_LOG := $(VENV)/.beside.log
+test: lint imports
+	@nice -n 15 $(MAKE) --no-print-directory -k types unit > $(BESIDE_LOG) 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2> /dev/null' INT TERM; \
+	$(MAKE) --no-print-directory clusters; status=$$?; \
+	wait $$beside || status=1; cat $(BESIDE_LOG); exit $$status
 
 lint: env
 	$(BIN)/ruff check .
@@ -46,14 +55,17 @@ types: env
 imports: env
 	$(BIN)/lint-imports
 
-# Side by side, as tests of a cluster often wait; these go one after the other, because each starts
-# many processes. The others are as nice as Ray's workers, and print after them.
-ALONE_LOG := $(VENV)/.unit-alone.log
 unit: env
-	@nice -n 15 $(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long" \
-	  > $(ALONE_LOG) 2>&1 & alone=$$!; trap 'kill $$alone 2> /dev/null' INT TERM; \
-	$(BIN)/pytest -m "cluster and not long"; status=$$?; \
-	wait $$alone || status=1; cat $(ALONE_LOG); exit $$status
+	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster and not long"
+
+# One after the other, because each starts many processes. On a busy machine, what computes with
+# more threads than it has cores mostly waits for them.
+clusters: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "cluster and not long"
+
+RUNS ?= 5
+test-busy: env
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.busy --runs $(RUNS)
 
 # The properties are searched at random there, ten times as far; see tests/conftest.py.
 test-long: env

@@ -20,9 +20,17 @@ settings.register_profile(
 settings.register_profile("random", _UNTIMED, print_blob=True, max_examples=10 * USUAL_EXAMPLES)
 settings.load_profile("fixed")
 
+CLUSTER_TIMEOUT_S = 1800
+"""Of one test with its fixtures, which may start all replicas on a machine that is busy too: a
+bound on hanging, no promise. What is waited for has a bound of its own, `tests.cluster.PATIENCE_S`.
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Give tests of clusters their time, and skip what needs a GPU where there is none."""
+    for item in items:
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

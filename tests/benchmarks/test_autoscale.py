@@ -89,7 +89,6 @@ def test_the_picture_has_a_column_for_each_side(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_machines_and_denoisers_come_with_a_burst_and_go_after_it(tmp_path: Path) -> None:
     picture = tmp_path / "autoscale.png"
     done = subprocess.run(

@@ -120,15 +120,13 @@ class GraphDriver:
 
 
 def bind_driver(
-    spec: ModelSpec, config: StagesConfig, *, denoiser: DeploymentHandle | None = None
+    spec: ModelSpec, config: StagesConfig, handles: Mapping[str, DeploymentHandle] | None = None
 ) -> Application:
-    """An application of the stages of `spec`, and a driver; `denoiser` may be another one's."""
-    stages: dict[str, Any] = {**bind_stages(spec, config)}
+    """An application of the stages of `spec`, and a driver; those in `handles` are others'."""
+    stages: dict[str, Any] = {**bind_stages(spec, config), **(handles or {})}
     decorate = ray.serve.deployment(
         name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
     )
-    if denoiser is not None:
-        stages["denoiser"] = denoiser
     return decorate(GraphDriver).bind(config.scales_to_zero(), **stages)
 
 

@@ -1,7 +1,8 @@
-"""`python -m tests.deployments.nodes_driver placement|losses FOLDER`: an application over nodes.
+"""`python -m tests.deployments.nodes_driver FOLDER`: applications over nodes.
 
 A process of its own, because its cluster has nodes with GPUs that are only told of, and that go
-away. Draws with the tiny model in FOLDER, and prints JSON lines.
+away. Draws with the tiny model in FOLDER, and prints JSON lines: of what is placed where, and then
+of jobs whose nodes go.
 """
 
 from __future__ import annotations
@@ -12,56 +13,81 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
 import ray
 import ray.serve
 from ray.cluster_utils import Cluster
 from ray.serve.schema import ReplicaState
 from ray.util.placement_group import placement_group_table
 
+from deployments.application import bind_stages
+from deployments.names import StageName
 from deployments.options.stages import (
     ParallelOptions,
     StagesConfig,
     TextEncoderOptions,
     VaeDecoderOptions,
 )
-from tests.cluster import ENVIRONMENT, wait_until
+from tests.cluster import (
+    ENVIRONMENT,
+    PATIENCE_S,
+    is_whole,
+    paused,
+    replicas_in,
+    wait_until,
+)
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.fake_gpus import FakeGpuDenoiser, FakeGpuTextEncoder, FakeGpuVaeDecoder
 from tests.deployments.ray_state import Seat, queued_s, seats
 from tests.serve.fake_metadata import GCP, FakeMetadata, serving
 from tests.specs import tiny_spec
 
-APP = "nodes"
+PLACED, APP = "placed", "nodes"
+SHARED = (StageName.SAFETY, StageName.FINISHER)
 JOBS = 8
-STEPS = 600
-"""Enough that jobs are in the middle when their node goes."""
-DEADLINE_S = 240.0
+STEPS = 300
+EARLY = 60
+"""Steps that jobs may have taken when their node goes. It must also hear of that, which takes a
+denoiser a fraction of a second."""
 
 _STORE_BYTES = 100 * 2**20
+_POOLS = ("gpu", "gpu", "other")
 
 
-def main(scenario: str, folder: str) -> None:
+def main(folder: str) -> None:
     os.environ.update(ENVIRONMENT)
     head = {"num_cpus": 4, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        {"placement": _placement, "losses": _losses}[scenario](cluster, folder)
+        pools = {_add_node(cluster, pool): pool for pool in _POOLS}
+        # It is Serve's controller that reads it, and a driver's job that starts the controller.
+        packs = {"env_vars": {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}}
+        ray.init(address=cluster.address, runtime_env=packs, log_to_driver=False)
+        ray.serve.start(proxy_location="Disabled")
+        handles = _run_shared(folder)
+        _placement(folder, handles, pools)
+        _losses(cluster, folder, handles)
     finally:
         ray.serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
 
 
-def _placement(cluster: Cluster, folder: str) -> None:
+def _run_shared(folder: str) -> dict[str, Any]:
+    """The two stages that both applications use, which need no GPU: applications of their own."""
+    bound = bind_stages(tiny_spec(folder), StagesConfig())
+    return {
+        name.key: ray.serve.run(bound[name.key], name=str(name), route_prefix=None)
+        for name in SHARED
+    }
+
+
+def _placement(folder: str, handles: dict[str, Any], pools: dict[str, str]) -> None:
     """Two halves of a GPU and a replica of two, on two nodes that have just these."""
-    pools = ["gpu", "gpu", "other"]
-    nodes = [_add_node(cluster, labels={"sluice-pool": pool}).node_id for pool in pools]
-    _connect(cluster, {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"})
     selector = {"sluice-pool": "gpu"}
     half: Any = {"num_cpus": 0, "num_gpus": 0.5, "label_selector": selector}
     denoiser = FakeGpuDenoiser(
@@ -71,59 +97,56 @@ def _placement(cluster: Cluster, folder: str) -> None:
         calibration_s=0.1,
         parallel=ParallelOptions(tensor=2),
     )
-    driver = _run(
-        folder,
-        StagesConfig(
-            text_encoder=FakeGpuTextEncoder(**half),
-            denoiser=denoiser,
-            vae_decoder=FakeGpuVaeDecoder(**half),
-        ),
+    config = StagesConfig(
+        text_encoder=FakeGpuTextEncoder(**half),
+        denoiser=denoiser,
+        vae_decoder=FakeGpuVaeDecoder(**half),
     )
+    driver = _run(PLACED, folder, config, handles)
     groups = [
         {"strategy": each["strategy"], "nodes": list(each["bundles_to_node_id"].values())}
         for each in placement_group_table().values()
         if each["state"] == "CREATED"
     ]
-    _print(
-        pools=dict(zip(nodes, pools, strict=True)),
-        seats=[seat._asdict() for seat in seats(APP)],
-        groups=groups,
-    )
+    shared = [seat for app in SHARED for seat in seats(app) if seat.name == app]
+    placed = [*seats(PLACED), *shared]
+    _print(pools=pools, seats=[seat._asdict() for seat in placed], groups=groups)
     job = make_job("placed", steps=4, seed=3)
-    image = driver.generate.remote(job).result(timeout_s=DEADLINE_S).images[0]
+    image = driver.generate.remote(job).result(timeout_s=PATIENCE_S).images[0]
     _print(prompt=job.params.prompt, seed=3, steps_run=image.steps_run, image=image.b64)
+    ray.serve.delete(PLACED)
+    wait_until(lambda: not seats(PLACED))
 
 
-def _losses(cluster: Cluster, folder: str) -> None:
+def _losses(cluster: Cluster, folder: str, handles: dict[str, Any]) -> None:
     """A node gets notice, and then another vanishes, each with eight jobs under way."""
     # No CPUs: what has state of the jobs, and whatever else is not told to, goes to the head.
-    for _ in range(3):
-        _add_node(cluster, resources={"encoder": 1, "decoder": 1})
-    _connect(cluster, {})
-    driver = _run(
-        folder,
-        StagesConfig(
-            text_encoder=TextEncoderOptions(
-                num_replicas=2, num_cpus=0, resources={"encoder": 1}, health_check_period_s=1
-            ),
-            denoiser=FakeGpuDenoiser(
-                num_replicas=2, num_cpus=0, num_gpus=2, health_check_period_s=1, calibration_s=0.5
-            ),
-            vae_decoder=VaeDecoderOptions(
-                num_replicas=2, num_cpus=0, resources={"decoder": 1}, health_check_period_s=1
-            ),
+    config = StagesConfig(
+        text_encoder=TextEncoderOptions(
+            num_replicas=2, num_cpus=0, resources={"encoder": 1}, health_check_period_s=1
+        ),
+        denoiser=FakeGpuDenoiser(
+            num_replicas=2, num_cpus=0, num_gpus=2, health_check_period_s=1, calibration_s=0.5
+        ),
+        vae_decoder=VaeDecoderOptions(
+            num_replicas=2, num_cpus=0, resources={"decoder": 1}, health_check_period_s=1
         ),
     )
-    replicas = len(seats(APP))
+    driver = _run(APP, folder, config, handles)
     with _watches() as watches:
-        with _jobs_under_way(cluster, driver, "noticed") as node:
-            watch, metadata = watches[node.node_id]
+        with _jobs_under_way(driver, "noticed") as busiest:
+            watch, metadata = watches[busiest.node]
             metadata.items[GCP + "preempted"] = "TRUE"
-        _, log = watch.communicate(timeout=DEADLINE_S)
-        _print(node="noticed", watch=watch.returncode, log=log, actors=_actors_on(node))
-    wait_until(lambda: _replica_states() == {ReplicaState.RUNNING: replicas}, within_s=DEADLINE_S)
-    with _jobs_under_way(cluster, driver, "vanished") as node:
-        _print(node="vanished", actors=_actors_on(node))
+            # Meanwhile it stands still, and so has its jobs when it is to go.
+            wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Denoiser", app=APP) == 1)
+        _, log = watch.communicate(timeout=PATIENCE_S)
+        actors = [seat.name for seat in seats(APP) if seat.node == busiest.node]
+        _print(node="noticed", watch=watch.returncode, log=log, actors=actors)
+    wait_until(lambda: is_whole(APP))
+    with _jobs_under_way(driver, "vanished") as busiest:
+        actors = [seat.name for seat in seats(APP) if seat.node == busiest.node]
+        _print(node="vanished", actors=actors)
+        (node,) = [node for node in cluster.worker_nodes if node.node_id == busiest.node]
         cluster.remove_node(node, allow_graceful=False)
 
 
@@ -160,28 +183,40 @@ def _start_watch(node_id: str, metadata_url: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def _jobs_under_way(cluster: Cluster, driver: Any, name: str) -> Iterator[Any]:
-    """Eight jobs; the node with most of their denoising is given, to be taken away. Then prints
-    what came of the jobs."""
+def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
+    """Eight jobs; the denoiser with the most of them is given, which stands still meanwhile.
+
+    Then prints what came of the jobs.
+    """
     jobs = [
         make_job(f"{name}-{seed}", prompt=f"{seed} circles", steps=STEPS, seed=seed)
         for seed in range(JOBS)
     ]
-    responses = [driver.generate.remote(job) for job in jobs]
 
     def attempts(job: Any) -> list[Attempt]:
-        return driver.attempts.remote(job.request_id).result(timeout_s=DEADLINE_S)
+        return driver.attempts.remote(job.request_id).result(timeout_s=PATIENCE_S)
 
-    wait_until(
-        lambda: all((made := attempts(job)) and made[-1].reached for job in jobs),
-        within_s=DEADLINE_S,
-    )
-    busiest = max(_denoisers(), key=queued_s)
-    (node,) = [node for node in cluster.worker_nodes if node.node_id == busiest.node]
+    def are_in_the_middle() -> bool:
+        """All have made a checkpoint, and so many are far from done that each denoiser has one."""
+        reached = [attempts(job)[-1].reached for job in jobs]
+        return all(reached) and sum(step < EARLY for step in reached) > JOBS / 2
+
+    denoisers = [psutil.Process(seat.pid) for seat in _denoisers()]
+    with paused(denoisers):  # so that all begin together
+        responses = [driver.generate.remote(job) for job in jobs]
+        wait_until(lambda: all(attempts(job) for job in jobs))
+    deadline = time.monotonic() + PATIENCE_S
+    while True:  # they take turns, to draw and to stand still
+        busiest = max(_denoisers(), key=queued_s)
+        with paused(denoisers):
+            if are_in_the_middle():
+                yield busiest
+                break
+        assert time.monotonic() < deadline, "they never were in the middle together"
+        time.sleep(0.02)
     began = time.monotonic()
-    yield node
     for job, response in zip(jobs, responses, strict=True):
-        result = response.result(timeout_s=DEADLINE_S)
+        result = response.result(timeout_s=PATIENCE_S)
         _print(
             why=name,
             prompt=job.params.prompt,
@@ -194,33 +229,25 @@ def _jobs_under_way(cluster: Cluster, driver: Any, name: str) -> Iterator[Any]:
         )
 
 
-def _add_node(cluster: Cluster, **options: Any) -> Any:
-    return cluster.add_node(num_cpus=0, num_gpus=2, object_store_memory=_STORE_BYTES, **options)
+def _add_node(cluster: Cluster, pool: str) -> str:
+    """The new node's id."""
+    node = cluster.add_node(
+        num_cpus=0,
+        num_gpus=2,
+        object_store_memory=_STORE_BYTES,
+        labels={"sluice-pool": pool},
+        resources={"encoder": 1, "decoder": 1},
+    )
+    return node.node_id
 
 
-def _connect(cluster: Cluster, env_vars: dict[str, str]) -> None:
-    # It is Serve's controller that reads them, and a driver's job that starts the controller.
-    ray.init(address=cluster.address, runtime_env={"env_vars": env_vars}, log_to_driver=False)
-    ray.serve.start(proxy_location="Disabled")
-
-
-def _run(folder: str, config: StagesConfig) -> Any:
-    return ray.serve.run(bind_driver(tiny_spec(folder), config), name=APP, route_prefix=None)
+def _run(app: str, folder: str, config: StagesConfig, handles: dict[str, Any]) -> Any:
+    application = bind_driver(tiny_spec(folder), config, handles)
+    return ray.serve.run(application, name=app, route_prefix=None)
 
 
 def _denoisers() -> list[Seat]:
     return [seat for seat in seats(APP) if seat.name == "Denoiser"]
-
-
-def _replica_states() -> Counter[str]:
-    states: Counter[str] = Counter()
-    for deployment in ray.serve.status().applications[APP].deployments.values():
-        states.update(deployment.replica_states)
-    return states
-
-
-def _actors_on(node: Any) -> list[str]:
-    return [seat.name for seat in seats(APP) if seat.node == node.node_id]
 
 
 def _print(**line: Any) -> None:
@@ -228,4 +255,4 @@ def _print(**line: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -19,6 +19,7 @@ class Seat(NamedTuple):
     gpus: dict[str, float]
     """The share that it has of each GPU, by the GPU's index."""
     actor_name: str
+    pid: int
 
 
 def seats(app: str) -> list[Seat]:
@@ -50,4 +51,4 @@ def _seat(row: Any, app: str) -> Seat | None:
         if resource.name == "GPU" or resource.name.startswith("GPU_group_")
         for each in resource.resource_ids
     }
-    return Seat(name, row.address.node_id.hex(), gpus, row.name)
+    return Seat(name, row.address.node_id.hex(), gpus, row.name, row.pid)

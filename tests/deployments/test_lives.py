@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,20 +11,31 @@ import psutil
 import pytest
 import ray.serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ReplicaState
 
 from deployments.options.stages import DenoiserOptions, StagesConfig
 from pipelines.contracts import GenerationResult
-from tests.cluster import LocalCluster, wait_until
+from tests.cluster import (
+    PATIENCE_S,
+    LocalCluster,
+    is_whole,
+    kill,
+    paused_once,
+    replica_processes,
+    replicas_in,
+    wait_until,
+)
 from tests.deployments.driver import Attempt, bind_denoisers, bind_driver, make_job
 from tests.specs import tiny_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DENOISERS, APP = "lives-denoisers", "lives"
-DEADLINE_S = 120.0
-STEPS = 200
-"""Enough that jobs are in the middle when something happens to them."""
+STEPS = 400
+EARLY = 100
+"""Steps of a job that something happens to. A denoiser takes a fraction of a second to hear of
+it."""
+STOPPING = ReplicaState.STOPPING
 
 Driver = DeploymentHandle[Any]
 Jobs = Mapping[str, DeploymentResponse[GenerationResult]]
@@ -52,10 +62,15 @@ def deploy_denoisers(cluster: LocalCluster, dev_like: Path) -> Iterator[Callable
 
 
 @pytest.fixture(scope="module")
-def driver(deploy_denoisers: Callable[[], object], dev_like: Path) -> Iterator[Driver]:
+def driver(
+    deploy_denoisers: Callable[[], object], other_stages: Mapping[str, Driver], dev_like: Path
+) -> Iterator[Driver]:
     deploy_denoisers()
-    denoiser = ray.serve.get_deployment_handle("Denoiser", DENOISERS)
-    application = bind_driver(tiny_spec(dev_like), StagesConfig(), denoiser=denoiser)
+    handles = {
+        **other_stages,
+        "denoiser": ray.serve.get_deployment_handle("Denoiser", DENOISERS),
+    }
+    application = bind_driver(tiny_spec(dev_like), StagesConfig(), handles)
     yield ray.serve.run(application, name=APP, route_prefix=None)
     ray.serve.delete(APP)
 
@@ -73,7 +88,7 @@ def _start(driver: Driver, name: str) -> Jobs:
 
 
 def _results(jobs: Jobs) -> list[GenerationResult]:
-    return [response.result(timeout_s=DEADLINE_S) for response in jobs.values()]
+    return [response.result(timeout_s=PATIENCE_S) for response in jobs.values()]
 
 
 def _files(results: list[GenerationResult]) -> list[str | None]:
@@ -81,27 +96,13 @@ def _files(results: list[GenerationResult]) -> list[str | None]:
 
 
 def _attempts(driver: Driver, request_id: str) -> list[Attempt]:
-    return driver.attempts.remote(request_id).result(timeout_s=DEADLINE_S)
+    return driver.attempts.remote(request_id).result(timeout_s=PATIENCE_S)
 
 
-def _wait_until_both_run() -> None:
-    """A test before this one may have taken a replica away, or one may not be gone yet."""
-
-    def both_run() -> bool:
-        status = ray.serve.status().applications[DENOISERS].status
-        return status == ApplicationStatus.RUNNING and len(_denoiser_process_ids()) == 2
-
-    wait_until(both_run)
-
-
-def _wait_until_both_have_made_checkpoints(driver: Driver, jobs: Jobs) -> None:
+def _both_have_jobs_in_the_middle(driver: Driver, jobs: Jobs) -> bool:
     """Each denoiser has one job under way, so two of them are on both."""
-
-    def under_way() -> int:
-        attempts = [_attempts(driver, request_id)[-1:] for request_id in jobs]
-        return sum(bool(last and 0 < last[0].reached < STEPS - 50) for last in attempts)
-
-    wait_until(lambda: under_way() >= 2)
+    attempts = [_attempts(driver, request_id)[-1:] for request_id in jobs]
+    return sum(bool(last and 0 < last[0].reached < EARLY) for last in attempts) >= 2
 
 
 def _assert_disturbed_jobs_lost_no_checkpoint(
@@ -120,27 +121,20 @@ def _assert_disturbed_jobs_lost_no_checkpoint(
     return cut_short
 
 
-def _denoiser_process_ids() -> list[int]:
-    """Of the denoisers, among the processes that this test session started."""
-    title = f"ray::ServeReplica:{DENOISERS}:Denoiser"
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if _title(child).startswith(title)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
+def _denoisers() -> list[psutil.Process]:
+    return replica_processes("Denoiser", app=DENOISERS)
 
 
 def test_jobs_move_when_their_denoisers_are_redeployed(
     driver: Driver, deploy_denoisers: Callable[[], object], twins: list[str | None]
 ) -> None:
-    _wait_until_both_run()
+    wait_until(lambda: is_whole(DENOISERS))
     jobs = _start(driver, "redeployed")
-    _wait_until_both_have_made_checkpoints(driver, jobs)
-    deploy_denoisers()
+    with ThreadPoolExecutor(1) as pool:
+        with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), _denoisers):
+            deploying = pool.submit(deploy_denoisers)
+            wait_until(lambda: replicas_in(STOPPING, "Denoiser", app=DENOISERS) > 0)
+        deploying.result()
     results = _results(jobs)
     assert _files(results) == twins
     cut_short = _assert_disturbed_jobs_lost_no_checkpoint(driver, jobs, results)
@@ -148,11 +142,10 @@ def test_jobs_move_when_their_denoisers_are_redeployed(
 
 
 def test_jobs_survive_the_kill_of_a_denoiser(driver: Driver, twins: list[str | None]) -> None:
-    _wait_until_both_run()
+    wait_until(lambda: is_whole(DENOISERS))
     jobs = _start(driver, "killed")
-    _wait_until_both_have_made_checkpoints(driver, jobs)
-    victim, _ = _denoiser_process_ids()
-    os.kill(victim, signal.SIGKILL)
+    with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), _denoisers):
+        kill(_denoisers()[0], "Denoiser", app=DENOISERS)
     results = _results(jobs)
     assert _files(results) == twins
     cut_short = _assert_disturbed_jobs_lost_no_checkpoint(driver, jobs, results)

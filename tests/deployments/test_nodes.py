@@ -18,17 +18,18 @@ from tests.deployments.driver import make_job
 from tests.deployments.nodes_driver import STEPS
 from tests.oracle import compare, oracle_batch
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
 Line = dict[str, Any]
 
 
-def lines_of(scenario: str, folder: Path) -> list[Line]:
-    """What the driver prints."""
+@pytest.fixture(scope="module")
+def printed(dev_like: Path) -> list[Line]:
+    """What the driver prints: two lines of the placement, and then those of the losses."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.deployments.nodes_driver", scenario, str(folder)],
+        [sys.executable, "-m", "tests.deployments.nodes_driver", str(dev_like)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -36,16 +37,6 @@ def lines_of(scenario: str, folder: Path) -> list[Line]:
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-@pytest.fixture(scope="module")
-def placement(dev_like: Path) -> list[Line]:
-    return lines_of("placement", dev_like)
-
-
-@pytest.fixture(scope="module")
-def losses(dev_like: Path) -> list[Line]:
-    return lines_of("losses", dev_like)
 
 
 def assert_exact(lines: list[Line], folder: Path) -> None:
@@ -61,8 +52,8 @@ def assert_exact(lines: list[Line], folder: Path) -> None:
 
 class TestPlacement:
     @pytest.fixture
-    def lines(self, placement: list[Line]) -> list[Line]:
-        return placement
+    def lines(self, printed: list[Line]) -> list[Line]:
+        return printed[:2]
 
     @pytest.fixture
     def seats(self, lines: list[Line]) -> dict[str, Line]:
@@ -101,8 +92,8 @@ class TestLosses:
     """Each node that goes has an encoder, a decoder and most of the denoising."""
 
     @pytest.fixture
-    def lines(self, losses: list[Line]) -> list[Line]:
-        return losses
+    def lines(self, printed: list[Line]) -> list[Line]:
+        return printed[2:]
 
     @pytest.mark.parametrize("why", ["noticed", "vanished"])
     def test_eight_images_are_exact(self, lines: list[Line], why: str, dev_like: Path) -> None:
@@ -124,7 +115,9 @@ class TestLosses:
             ]
             cut_short += [each for each in before if each["reached"] > each["start"]]
         assert cut_short
-        assert {each["was_handed_over"] for each in cut_short} == {handed_over}
+        # Before a node vanishes, some may have moved to the other, if that had less to do.
+        lost = [each for each in cut_short if not each["was_handed_over"]]
+        assert bool(lost) is not handed_over
         assert min(step for line in jobs(lines, why) for step in line["resumed_at"]) > 0
 
     def test_a_node_with_a_notice_is_emptied_and_ends(self, lines: list[Line]) -> None:

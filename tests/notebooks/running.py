@@ -10,11 +10,10 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 
-from tests.cluster import ENVIRONMENT
+from tests.cluster import ENVIRONMENT, PATIENCE_S
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
-_CELL_TIMEOUT_S = 240
 _MARK = "SLUICETEST"
 
 
@@ -40,7 +39,7 @@ class Notebook:
         }
         client = NotebookClient(
             self.content,
-            timeout=_CELL_TIMEOUT_S,
+            timeout=PATIENCE_S,
             kernel_name="python3",
             resources={"metadata": {"path": str(self.path.parent)}},
         )

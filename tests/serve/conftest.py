@@ -12,8 +12,10 @@ from serve.api.services import Services
 from serve.http import create_app
 from tests.cluster import cluster
 from tests.serve.fakes import FakeGraph, services
+from tests.serve.rollout import rollout_client, rollout_file, undisturbed
+from tests.serve.woken import woken
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "rollout_client", "rollout_file", "undisturbed", "woken"]
 
 ClientOf = Callable[[Services], httpx.AsyncClient]
 

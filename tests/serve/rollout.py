@@ -6,35 +6,48 @@ import base64
 import hashlib
 import io
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import pytest
 import ray._private.worker
 import ray.serve
 import yaml
 from PIL import Image
 from ray.serve.context import _get_global_client
-from ray.serve.schema import ApplicationStatus, ReplicaState, ServeDeploySchema
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
+from deployments.options.stages import AutoscalingOptions
 from serve.cli.configurations import read_configurations
-from tests.cluster import ROOT, LocalCluster
+from tests.cluster import PATIENCE_S, ROOT, LocalCluster, is_whole, replica_names, wait_until
 
 APP = "rollout"
+SCALED = AutoscalingOptions(max_replicas=2)
 URL = "/v1/images/generations"
 STAGES = ("text_encoder", "denoiser", "vae_decoder", "safety", "finisher")
 
 PROMPT = "a red circle on a white background"
 REQUESTS: tuple[dict[str, Any], ...] = (
     {"prompt": PROMPT, "seed": 1, "num_inference_steps": 12},
-    {"prompt": PROMPT, "seed": 10, "num_inference_steps": 30, "n": 2, "deadline_ms": 120_000},
+    {"prompt": PROMPT, "seed": 10, "num_inference_steps": 90, "n": 2},
     {"prompt": "a blue star on a black background", "seed": 20, "num_inference_steps": 100},
-    {"prompt": PROMPT, "seed": 30, "num_inference_steps": 40, "size": "96x64", "n": 3},
+    {"prompt": PROMPT, "seed": 30, "num_inference_steps": 80, "size": "96x64", "n": 3},
 )
 """What the clients ask for, each its own request again and again."""
+
+BALLAST: tuple[dict[str, Any], ...] = tuple(
+    {"prompt": PROMPT, "seed": seed, "num_inference_steps": 100, "size": "256x256"}
+    for seed in (40, 50, 60, 70)
+)
+"""Work of seconds, for what must be there when something happens."""
+
+AMPLE_S = 1.0
+"""Work of a denoiser that is surely not done when it hears of it that it is to go, in a fraction of
+a second."""
 
 
 def configuration(
@@ -80,31 +93,104 @@ def deploy_unchecked(path: Path) -> None:
     client.deploy_apps(ServeDeploySchema.model_validate(content))
 
 
+def change(
+    file: Path,
+    *overrides: Mapping[str, Any],
+    finisher: Mapping[str, Any] | None = None,
+    version: str = "first",
+    **spare: Any,
+) -> None:
+    """Deploy with other overrides; a `version`, and `spare` places, restart all replicas."""
+    args: dict[str, Any] = {
+        "served_model_name": version,
+        "ingress": {"num_cpus": 0.1, **spare},
+        "tracing": {"file": str(traces_of(file))},
+    }
+    finisher = {"name": "Finisher", "autoscaling_config": SCALED.serve_config(), **(finisher or {})}
+    content = configuration(file.parent, args, [finisher, *overrides])
+    stages = content["applications"][0]["args"]["stages"]
+    for stage in STAGES:
+        stages[stage] |= spare
+    stages["finisher"]["autoscaling"] = SCALED.model_dump(exclude_none=True)
+    deploy(file, content)
+
+
+def traces_of(file: Path) -> Path:
+    """Where the application that is deployed from `file` writes its traces."""
+    return file.with_name("traces.jsonl")
+
+
 def is_running() -> bool:
     """Whether Serve is done with what was deployed."""
     application = ray.serve.status().applications.get(APP)
     return application is not None and application.status == ApplicationStatus.RUNNING
 
 
-def running(deployment: str) -> int:
-    """Replicas of a deployment that run."""
-    found = ray.serve.status().applications[APP].deployments.get(deployment)
-    return found.replica_states.get(ReplicaState.RUNNING, 0) if found else 0
-
-
 def replicas(deployment: str = "") -> set[str]:
     """The names of all replicas there are, those that stop included: none is used twice."""
-    actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)
-    prefix = f"SERVE_REPLICA::{APP}#{deployment}"
-    return {actor["name"] for actor in actors if actor["name"].startswith(prefix)}
+    return replica_names(APP, deployment)
 
 
 def logs(deployment: str) -> str:
     """What all replicas of a deployment have logged in this session."""
+    return _logged(f"replica_{APP}_{deployment}_*.log")
+
+
+def are_told_to_stop(names: Iterable[str]) -> bool:
+    """Whether Serve's controller has these replicas go: its status has none of what is deleted."""
+    told = _logged("controller_*.log")
+    return all(f"Stopping Replica(id='{name.rpartition('#')[2]}'" in told for name in names)
+
+
+def _logged(pattern: str) -> str:
     node = ray._private.worker._global_node
     assert node is not None
     folder = Path(node.get_session_dir_path()) / "logs" / "serve"
-    return "".join(path.read_text() for path in folder.glob(f"replica_{APP}_{deployment}_*.log"))
+    return "".join(path.read_text() for path in folder.glob(pattern))
+
+
+@pytest.fixture(scope="session")
+def rollout_file(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `rollout_client` is deployed from, and `change` changes."""
+    yield tmp_path_factory.mktemp("rollout") / "serve.yaml"
+    if APP in ray.serve.status().applications:
+        ray.serve.delete(APP)
+
+
+@pytest.fixture(scope="module")
+def rollout_client(cluster: LocalCluster, rollout_file: Path) -> Iterator[httpx.Client]:
+    """A client of the application as it is before anything changes.
+
+    It stays for the next file of tests, which has it changed back.
+    """
+    change(rollout_file)
+    wait_until(lambda: is_running() and is_whole(APP))
+    with httpx.Client(base_url=url_of(cluster), timeout=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: LocalCluster, rollout_file: Path) -> Mapping[int, Answer]:
+    """The answers to all requests while nothing changes, by seed."""
+    change(rollout_file)
+    wait_until(is_running)
+    with httpx.Client(base_url=url_of(cluster), timeout=PATIENCE_S) as client:
+        return undisturbed_answers(client, REQUESTS + BALLAST)
+
+
+def undisturbed_answers(
+    client: httpx.Client, requests: Sequence[Mapping[str, Any]] = REQUESTS
+) -> Mapping[int, Answer]:
+    """The answers to requests, one after the other, by seed; each is good."""
+    answers = {request["seed"]: ask(client, request) for request in requests}
+    assert not any(answer.trouble for answer in answers.values()), answers
+    return answers
+
+
+def assert_undisturbed(answers: Iterable[Answer], undisturbed: Mapping[int, Answer]) -> None:
+    """Each is what it is while nothing changes."""
+    for answer in answers:
+        assert answer == undisturbed[answer.seed]
 
 
 class Answer(NamedTuple):
@@ -141,7 +227,7 @@ def asking(url: str) -> Iterator[list[Answer]]:
     over = threading.Event()
 
     def ask_on(request: Mapping[str, Any]) -> None:
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             while not over.is_set():
                 answers.append(ask(client, request))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,21 +10,30 @@ import httpx
 import pytest
 import ray.serve
 
-from tests.cluster import LocalCluster, wait_until
+from tests.cluster import (
+    PATIENCE_S,
+    LocalCluster,
+    paused,
+    replica_processes,
+    wait_until,
+)
 from tests.serve.rollout import (
     APP,
     REQUESTS,
     Answer,
+    are_told_to_stop,
     ask,
     asking,
+    assert_undisturbed,
     configuration,
     deploy,
     is_running,
     replicas,
+    undisturbed_answers,
     url_of,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 Deploy = Callable[[str], None]
 
@@ -48,7 +57,7 @@ def deploy_version(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFacto
 def client(cluster: LocalCluster, deploy_version: Deploy) -> Iterator[httpx.Client]:
     deploy_version("first")
     wait_until(is_running)
-    with httpx.Client(base_url=url_of(cluster), timeout=120) as client:
+    with httpx.Client(base_url=url_of(cluster), timeout=PATIENCE_S) as client:
         yield client
     ray.serve.delete(APP)
 
@@ -59,14 +68,15 @@ def told(fused: Any) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(client: httpx.Client) -> set[Answer]:
-    answers = {ask(client, request) for request in REQUESTS}
-    assert not any(answer.trouble for answer in answers), answers
-    return answers
+def undisturbed(client: httpx.Client) -> Mapping[int, Answer]:
+    return undisturbed_answers(client)
 
 
 def test_without_spare_places_the_other_of_two_replicas_serves_meanwhile(
-    cluster: LocalCluster, client: httpx.Client, deploy_version: Deploy, undisturbed: set[Answer]
+    cluster: LocalCluster,
+    client: httpx.Client,
+    deploy_version: Deploy,
+    undisturbed: Mapping[int, Answer],
 ) -> None:
     before = replicas()
     with asking(url_of(cluster)) as answers:
@@ -74,16 +84,20 @@ def test_without_spare_places_the_other_of_two_replicas_serves_meanwhile(
         deploy_version("second")
         wait_until(lambda: not replicas() & before)
         wait_until(is_running)
-    assert set(answers) == undisturbed
+    assert_undisturbed(answers, undisturbed)
     assert client.get("/v1/models").json()["data"][0]["id"] == "second"
 
 
 def test_requests_under_way_are_answered_when_the_application_is_deleted(
-    client: httpx.Client, undisturbed: set[Answer]
+    client: httpx.Client, undisturbed: Mapping[int, Answer]
 ) -> None:
     fused: Any = ray.serve.get_deployment_handle("Fused", APP)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         under_way = pool.submit(ask, client, REQUESTS[-1])
         wait_until(lambda: any(each["queued_s"] for each in told(fused)))
-        ray.serve.delete(APP)
-        assert under_way.result() in undisturbed
+        names = replicas("Fused")
+        with paused(replica_processes("Fused", app=APP)):  # so that it is still under way
+            deleting = pool.submit(ray.serve.delete, APP)
+            wait_until(lambda: are_told_to_stop(names))
+        assert_undisturbed([under_way.result()], undisturbed)
+        deleting.result()

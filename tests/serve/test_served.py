@@ -8,60 +8,37 @@ import gzip
 import io
 import json
 import socket
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import openai
 import pytest
-import ray.serve
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.schemas import parse_request
-from serve.app import build
 from serve.cli.drawing import LocalDrawing
 from serve.settings.settings import Settings
-from tests.cluster import LocalCluster
+from tests.cluster import ongoing, paused, replica_processes, wait_until
+from tests.serve.leaving import leaving_client
+from tests.serve.woken import APP, BODY_TIMEOUT_S, Woken
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
-APP = "served-test"
 URL = "/v1/images/generations"
 PROMPT = "a red circle on a white background"
-BODY_TIMEOUT_S = 15
 LONG = {"prompt": PROMPT, "size": "512x512", "num_inference_steps": 100, "n": 4}
 
 
-@pytest.fixture(scope="module")
-def client(
-    cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[httpx.Client]:
-    """A client of the application with the carried model, deployed as `serve run` would."""
-    files = tmp_path_factory.mktemp("files")
-    settings = {
-        "stages.storage.directory": str(files),
-        "limits.max_queued_images": "2",
-        "limits.body_timeout_s": str(BODY_TIMEOUT_S),
-        "metrics.route": "true",
-    }
-    ray.serve.run(build(settings), name=APP, route_prefix="/served")
-    base_url = f"http://127.0.0.1:{cluster.http_port}/served"
-    try:
-        with httpx.Client(base_url=base_url, timeout=120) as client:
-            wait_until_ready(client)
-            yield client
-    finally:
-        ray.serve.delete(APP)
+@pytest.fixture
+def client(woken: Woken) -> httpx.Client:
+    """A client of the application, with places for two images."""
+    return woken.client
 
 
 def wait_until_ready(client: httpx.Client) -> None:
-    deadline = time.monotonic() + 180
-    while client.get("/readyz").status_code != 200:
-        assert time.monotonic() < deadline, client.get("/readyz").text
-        time.sleep(0.5)
+    wait_until(lambda: client.get("/readyz").status_code == 200)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -165,7 +142,7 @@ def test_health_is_answered_while_bodies_trickle(client: httpx.Client):
             slow.append(stack.enter_context(socket.create_connection(address)))
             slow[-1].sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
         for path in ("/healthz", "/readyz", "/v1/models"):
-            assert client.get(path, timeout=30).status_code == 200
+            assert client.get(path).status_code == 200
         assert client.post(URL, json={"prompt": PROMPT}).status_code == 200
         for each in slow:
             each.settimeout(2 * BODY_TIMEOUT_S)
@@ -179,13 +156,17 @@ def test_a_body_of_50_mb_and_then_a_good_request(client: httpx.Client):
     assert client.post(URL, json={"prompt": PROMPT}).status_code == 200
 
 
-def test_a_client_that_leaves_frees_its_place(client: httpx.Client):
-    """Two places: three requests that were abandoned would fill them, if their work went on."""
+def test_a_client_that_leaves_frees_its_place(woken: Woken):
+    """Two places, which each of three requests takes: its work must end before it is done."""
     for _ in range(3):
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(URL, json=LONG, timeout=1.0)
-        time.sleep(0.5)
-    response = client.post(URL, json={"prompt": PROMPT})
+        before = woken.engine()
+        with leaving_client(woken.client.base_url, URL, LONG):
+            wait_until(lambda before=before: woken.engine().steps > before.steps)
+        wait_until(lambda: woken.engine().works == 0)
+        assert woken.engine().finished == before.finished
+        # That the engine knows it does not mean that the ingress has heard.
+        wait_until(lambda: ongoing("Ingress", app=APP) == 0)
+    response = woken.client.post(URL, json={"prompt": PROMPT})
     assert response.status_code == 200, response.text
 
 
@@ -209,18 +190,20 @@ def test_quality_low_runs_fewer_forwards(client: httpx.Client):
     assert 0 < low < full
 
 
-def test_equal_requests_are_drawn_once_and_outlive_the_first_that_asked(client: httpx.Client):
+def test_equal_requests_are_drawn_once_and_outlive_the_first_that_asked(woken: Woken):
+    client = woken.client
     body = {"prompt": PROMPT, "seed": 3, "size": "256x256", "num_inference_steps": 60}
+    denoisers = replica_processes("Denoiser", app=APP)
     with ThreadPoolExecutor(1) as pool:
-
-        def ask_and_leave() -> None:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post(URL, json=body, timeout=1.0)
-
-        leaving = pool.submit(ask_and_leave)
-        time.sleep(0.5)
-        staying = client.post(URL, json=body)
-        leaving.result()
+        with paused(denoisers):  # so that both wait for the same image
+            with leaving_client(client.base_url, URL, body):
+                wait_until(lambda: ongoing("Ingress", app=APP) == 1)
+                later = pool.submit(client.post, URL, json=body)
+                wait_until(lambda: ongoing("Ingress", app=APP) == 2)
+                # What came after it has been answered, so it has been read.
+                assert woken.preflight(**body)["parameters"]["seed"] == 3
+            wait_until(lambda: ongoing("Ingress", app=APP) == 1)
+        staying = later.result()
     assert staying.status_code == 200, staying.text
     assert staying.headers["x-sluice-cache"] == "shared"
     alone = client.post(URL, json=body)

@@ -3,98 +3,103 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import ray.serve
 
 from benchmarks.tracing import coverage_of, spans_of
-from serve.app import build
-from tests.cluster import LocalCluster, wait_until
-from tests.serve.test_served import wait_until_ready
+from tests.cluster import is_whole, kill_busiest, ongoing, paused, replica_processes, wait_until
+from tests.serve.rollout import APP, change, is_running, traces_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
-APP = "traced-test"
 URL = "/v1/images/generations"
 LEAST_COVERED = 0.98
 LONG = {"prompt": "a green star", "size": "256x256", "num_inference_steps": 100}
+SHORT = {"prompt": "a red circle", "num_inference_steps": 8}
+AMPLE_S = 0.3
+"""Work of a denoiser that is surely not done a few milliseconds later."""
 
 Span = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces") / "traces.jsonl"
+def client(rollout_client: httpx.Client, rollout_file: Path) -> Iterator[httpx.Client]:
+    """A client of the application with two ingresses, and two denoisers that share ticks."""
+    change(
+        rollout_file,
+        {"name": "Ingress", "num_replicas": 2},
+        {"name": "Denoiser", "num_replicas": 2, "user_config": {"max_works": 4}},
+    )
+    wait_until(lambda: is_running() and is_whole(APP))
+    yield rollout_client
+    change(rollout_file)
 
 
 @pytest.fixture(scope="module")
-def client(cluster: LocalCluster, file: Path) -> Iterator[httpx.Client]:
-    settings = {
-        "stages.storage.directory": str(file.parent / "files"),
-        "ingress.num_replicas": 2,
-        "stages.denoiser.num_replicas": 2,
-        "stages.denoiser.num_cpus": 0.2,
-        "stages.denoiser.health_check_period_s": 1,
-        "stages.denoiser.max_works": 4,
-        "deadlines.unreachable": "best_effort",
-        "tracing.file": str(file),
-    }
-    ray.serve.run(build(settings), name=APP, route_prefix="/traced")
-    base_url = f"http://127.0.0.1:{cluster.http_port}/traced"
-    try:
-        with httpx.Client(base_url=base_url, timeout=120) as client:
-            wait_until_ready(client)
-            yield client
-    finally:
-        ray.serve.delete(APP)
-
-
-@pytest.fixture(scope="module")
-def traces(client: httpx.Client, cluster: LocalCluster, file: Path) -> dict[str, list[Span]]:
+def traces(client: httpx.Client, rollout_file: Path) -> dict[str, list[Span]]:
     """Of a mixed load, by trace id, with some of the client's own, and one that it does not record;
     two long requests lose their denoiser."""
     headers = [
         {"traceparent": f"00-{number:032x}-{'b' * 16}-{flags}"}
         for number, flags in ((0xA, "01"), (0xB, "01"), (0xC, "00"))
     ]
-    short = {"prompt": "a red circle", "num_inference_steps": 8}
     sent: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({**LONG, "seed": 1}, {}),
         ({**LONG, "seed": 2, "n": 2}, headers[0]),
         ({**LONG, "seed": 3}, {}),
-        ({**short, "n": 4}, headers[1]),
-        ({**short, "size": "128x128"}, headers[2]),
-        ({**short, "negative_prompt": "blue", "true_cfg_scale": 2.0}, {}),
+        ({**SHORT, "n": 4}, headers[1]),
+        ({**SHORT, "size": "128x128"}, headers[2]),
+        ({**SHORT, "negative_prompt": "blue", "true_cfg_scale": 2.0}, {}),
     ]
+    # Small ones, of which a tick holds several.
+    small = [{**SHORT, "num_inference_steps": 100, "size": "64x64", "seed": i} for i in range(6)]
     with ThreadPoolExecutor(len(sent)) as pool:
         answers = [pool.submit(client.post, URL, json=body, headers=h) for body, h in sent]
-        time.sleep(1.5)
-        cluster.kill_replica("Denoiser", app=APP)
+        kill_busiest(APP, least_s=AMPLE_S)
         statuses = [answer.result().status_code for answer in answers]
-        # Small ones, of which a tick holds several.
-        small = [
-            {**short, "num_inference_steps": 100, "size": "64x64", "seed": i} for i in range(6)
-        ]
-        answers += [pool.submit(client.post, URL, json=body) for body in small]
+        denoisers = replica_processes("Denoiser", app=APP)
+        with paused(denoisers):  # until all six wait for them, so that they begin together
+            answers += [pool.submit(client.post, URL, json=body) for body in small]
+            wait_until(lambda: ongoing("Ingress", app=APP) == len(small))
         statuses += [answer.result().status_code for answer in answers[len(sent) :]]
+        while len(_ingresses_of([answer.result() for answer in answers], client)) < 2:
+            answers.append(pool.submit(client.post, URL, json=SHORT))
+            statuses.append(answers[-1].result().status_code)
     assert statuses == [200] * len(answers)
-    recorded = len(answers) - 1
-    wait_until(lambda: len(lines(file)) == recorded)
-    ids = {answer.result().headers["x-trace-id"] for answer in answers}
-    found = {spans[0]["traceId"]: spans for spans in map(spans_of, lines(file))}
-    assert set(found) == ids - {f"{0xC:032x}"}
-    return found
+    ids = {answer.result().headers["x-trace-id"] for answer in answers} - {f"{0xC:032x}"}
+    file = traces_of(rollout_file)
+    wait_until(lambda: ids <= _traces_in(file).keys())
+    assert f"{0xC:032x}" not in _traces_in(file)
+    return {trace_id: spans for trace_id, spans in _traces_in(file).items() if trace_id in ids}
+
+
+def _traces_in(file: Path) -> dict[str, list[Span]]:
+    """By trace id, of whole lines."""
+    found = map(spans_of, lines(file))
+    return {spans[0]["traceId"]: spans for spans in found}
+
+
+def _ingresses_of(answers: Iterable[httpx.Response], client: httpx.Client) -> set[str]:
+    """The ingress replicas that have given these answers, as far as they are recorded."""
+    urls = [f"/v1/traces/{answer.headers['x-trace-id']}" for answer in answers]
+    traces = [client.get(url) for url in urls]
+    return set().union(*(instances(trace.json()) for trace in traces if trace.status_code == 200))
+
+
+def instances(otlp: dict[str, Any]) -> set[str]:
+    return {
+        attribute["value"]["stringValue"]
+        for attribute in otlp["resourceSpans"][0]["resource"]["attributes"]
+        if attribute["key"] == "service.instance.id"
+    }
 
 
 def lines(file: Path) -> list[Any]:
-    if not file.exists():
-        return []
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
 
 
@@ -113,10 +118,9 @@ def test_any_ingress_replica_shows_any_trace(
     client: httpx.Client, traces: dict[str, list[Span]]
 ) -> None:
     replicas = {
-        attribute["value"]["stringValue"]
-        for otlp in (client.get(f"/v1/traces/{trace_id}").json() for trace_id in traces)
-        for attribute in otlp["resourceSpans"][0]["resource"]["attributes"]
-        if attribute["key"] == "service.instance.id"
+        instance
+        for trace_id in traces
+        for instance in instances(client.get(f"/v1/traces/{trace_id}").json())
     }
     for trace_id, spans in traces.items():
         for _ in range(3):

@@ -68,7 +68,7 @@ async def test_stages_are_held_as_long_as_there_are_requests(
 ) -> None:
     async def until_held_again(_: LatentJob) -> None:
         goes(True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not all(stages.holds[key] >= 3 for key in STAGES):  # noqa: ASYNC110
                 await asyncio.sleep(0)
 

@@ -52,6 +52,13 @@ class Starts(ColdPools):
         return max((self.seconds[stage] for stage in self.seconds if stage in asked), default=0.0)
 
 
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are as old as a test says, however long it takes."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
 def report(queued_s: float = 0.0, *, age_s: float = 0.0, surface: CostSurface = SURFACE) -> Report:
     return Report(time.time() - age_s, queued_s, 36, surface)
 

@@ -75,10 +75,14 @@ async def test_one_image() -> None:
 
 
 async def test_images_are_encoded_once_and_have_seeds_of_their_own_in_order() -> None:
-    async def first_is_slowest(job: LatentJob) -> None:
-        await asyncio.sleep(0.03 - 0.01 * (job.seed - 10))
+    done = {seed: asyncio.Event() for seed in (11, 12, 13)}
+    done[13].set()
 
-    stages = FakeStages(on_denoise=first_is_slowest)
+    async def first_is_last(job: LatentJob) -> None:
+        await done[job.seed + 1].wait()
+        done.setdefault(job.seed, asyncio.Event()).set()
+
+    stages = FakeStages(on_denoise=first_is_last)
     result = await _generate(stages, num_images=3)
     assert [image.seed for image in result.images] == [10, 11, 12]
     assert [image.sha256[-2:] for image in result.images] == ["10", "11", "12"]  # parameters

@@ -48,7 +48,7 @@ def test_what_is_handed_over_is_handed_over_once() -> None:
     watch.start()
     assert calls == []
     drained.set()
-    assert over.wait(10)
+    assert over.wait(60)
     watch._thread.join(10)
     assert calls == [None]
 

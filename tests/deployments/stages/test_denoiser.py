@@ -78,13 +78,13 @@ async def _denoise(denoiser: Denoiser, job: LatentJob, *args: Any, **kwargs: Any
 
 
 async def _until_idle(denoiser: Denoiser) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await denoiser.stats()).works:  # noqa: ASYNC110  the engine is another thread
             await asyncio.sleep(0.01)
 
 
 async def _until_it_steps(denoiser: Denoiser) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await denoiser.stats()).ticks < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

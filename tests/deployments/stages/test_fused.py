@@ -130,7 +130,7 @@ async def test_it_ends_when_its_engine_has_ended(
     denoiser: Any = fused._stages["denoiser"]
     denoiser._engine.hand_over()
     with pytest.raises(StageFailed):
-        await asyncio.wait_for(fused.generate(JOB), 10)
+        await asyncio.wait_for(fused.generate(JOB), 60)
     assert ends
 
 

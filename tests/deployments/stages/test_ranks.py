@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +14,52 @@ from ray.serve.handle import DeploymentHandle
 from deployments.options.stages import DenoiserOptions, ParallelOptions, StagesConfig
 from pipelines.contracts import GenerationResult
 from pipelines.errors import ConfigurationError
-from tests.cluster import LocalCluster, wait_until
+from tests.cluster import (
+    PATIENCE_S,
+    children_called,
+    paused,
+    paused_once,
+    replica_processes,
+    wait_until,
+)
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.images import pixels_of
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 APP = "ranks"
-DEADLINE_S = 120.0
-STEPS = 300
-"""Enough that a job is in the middle when its rank dies."""
+STEPS = 60
 
 Driver = DeploymentHandle[Any]
 
 
 @pytest.fixture(scope="module")
-def driver(cluster: LocalCluster, dev_like: Path) -> Iterator[Driver]:
+def driver(other_stages: Mapping[str, Driver], dev_like: Path) -> Iterator[Driver]:
     denoiser = DenoiserOptions(
         num_cpus=0.2,
         health_check_period_s=1,
         calibration_s=0.1,
         parallel=ParallelOptions(tensor=2),
     )
-    application = bind_driver(tiny_spec(dev_like), StagesConfig(denoiser=denoiser))
+    config = StagesConfig(denoiser=denoiser)
+    application = bind_driver(tiny_spec(dev_like), config, other_stages)
     yield ray.serve.run(application, name=APP, route_prefix=None)
     ray.serve.delete(APP)
 
 
 def further_ranks() -> list[psutil.Process]:
     """Processes of ranks but the first, among those that this test session started."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if title(child).startswith("ray::RankActor")]
+    return children_called("ray::RankActor")
 
 
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
+def first_ranks() -> list[psutil.Process]:
+    return replica_processes("Denoiser", app=APP)
 
 
 def attempts(driver: Driver, request_id: str) -> list[Attempt]:
-    return driver.attempts.remote(request_id).result(timeout_s=DEADLINE_S)
+    return driver.attempts.remote(request_id).result(timeout_s=PATIENCE_S)
 
 
 def assert_exact(result: GenerationResult, folder: Path, job: Any) -> None:
@@ -76,18 +76,20 @@ def test_two_ranks_draw_what_the_oracle_draws(driver: Driver, dev_like: Path) ->
     responses = [driver.generate.remote(job) for job in jobs]
     assert len(further_ranks()) == 1
     for job, response in zip(jobs, responses, strict=True):
-        assert_exact(response.result(timeout_s=DEADLINE_S), dev_like, job)
+        assert_exact(response.result(timeout_s=PATIENCE_S), dev_like, job)
 
 
 def test_a_rank_that_dies_takes_its_replica_along_and_no_image_is_lost(
     driver: Driver, dev_like: Path
 ) -> None:
     jobs = [make_job(f"long-{seed}", steps=STEPS, seed=seed) for seed in range(4)]
-    responses = [driver.generate.remote(job) for job in jobs]
-    wait_until(lambda: all(last and last[-1].reached for last in under_way(driver, jobs)))
-    (victim,) = further_ranks()
-    os.kill(victim.pid, signal.SIGKILL)
-    results = [response.result(timeout_s=DEADLINE_S) for response in responses]
+    with paused(first_ranks()):  # so that they begin together
+        responses = [driver.generate.remote(job) for job in jobs]
+        wait_until(lambda: all(attempts(driver, job.request_id) for job in jobs))
+    with paused_once(lambda: all(in_the_middle(driver, job) for job in jobs), first_ranks):
+        (victim,) = further_ranks()
+        victim.kill()
+    results = [response.result(timeout_s=PATIENCE_S) for response in responses]
     for job, result in zip(jobs, results, strict=True):
         assert_exact(result, dev_like, job)
         tried = attempts(driver, job.request_id)
@@ -98,8 +100,10 @@ def test_a_rank_that_dies_takes_its_replica_along_and_no_image_is_lost(
     assert victim.pid not in [process.pid for process in further_ranks()]
 
 
-def under_way(driver: Driver, jobs: list[Any]) -> list[list[Attempt]]:
-    return [attempts(driver, job.request_id)[-1:] for job in jobs]
+def in_the_middle(driver: Driver, job: Any) -> bool:
+    """Whether its latest attempt has made a checkpoint, and is not near the end."""
+    made = attempts(driver, job.request_id)
+    return bool(made) and 0 < made[-1].reached < STEPS - 20
 
 
 def test_ranks_need_a_cluster() -> None:

@@ -27,7 +27,7 @@ class Squares:
 
     def run(self, items: Sequence[int]) -> list[int | Exception]:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.batches.append(list(items))
         if 99 in items:
             raise RuntimeError("broken batch")
@@ -120,7 +120,7 @@ class Order:
 
     def run(self, items: Sequence[str]) -> list[str | Exception]:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.batches.append(list(items))
         return list(items)
 

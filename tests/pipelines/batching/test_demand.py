@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 
@@ -34,7 +35,11 @@ def test_lanes_share_the_work() -> None:
 
 
 async def test_a_batcher_counts_what_waits_what_runs_and_what_left() -> None:
+    gate = threading.Event()
+    gate.set()
+
     def run(items: Sequence[float]) -> list[float]:
+        assert gate.wait(60)
         time.sleep(sum(items))
         return list(items)
 
@@ -44,10 +49,13 @@ async def test_a_batcher_counts_what_waits_what_runs_and_what_left() -> None:
     assert before.done == 1
     assert before.queued_s == 0.0
     assert before.busy_s >= 0.05
+    gate.clear()
     tasks = [asyncio.create_task(batcher.submit(0.05)) for _ in range(4)]
     await asyncio.sleep(0)
     assert batcher.demand.queued_s == pytest.approx(4 * before.busy_s)
     tasks[3].cancel()
+    await asyncio.sleep(0)
+    gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     after = batcher.demand
     assert (after.queued_s, after.done) == (0.0, 4)

@@ -103,7 +103,7 @@ class FakeStage:
         if self.before_tick is not None:
             self.before_tick(trajectories)
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if any(walk.job.seed == self.bad_tick for walk in trajectories):
             raise RuntimeError("out of memory")
         self.ticks.append(tuple(walk.job.work_id for walk in trajectories))
@@ -170,5 +170,5 @@ def hold(stage: FakeStage, engine: Engine, name: str = "held", **changes: int) -
     """Submit a job and hold the engine in its first tick."""
     stage.gate.clear()
     future = engine.submit(replace(job(name), **changes), TEXT)
-    assert stage.entered.wait(10)
+    assert stage.entered.wait(60)
     return future

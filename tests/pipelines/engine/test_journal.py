@@ -68,15 +68,15 @@ def test_an_engine_keeps_spans_of_works_with_a_trace_alone(
     text = replace(TEXT, spans=(encoded,))
     stage.gate.clear()
     first = engine.submit(job("held", num_inference_steps=9), TEXT)
-    assert stage.entered.wait(10)
+    assert stage.entered.wait(60)
     traced = engine.submit(
         replace(job("traced", num_inference_steps=5), trace=MINE),
         text,
         on_checkpoint=checkpoints.append,
     )
     stage.gate.set()
-    latents: Latents = traced.result(10)
-    assert first.result(10).spans == ()
+    latents: Latents = traced.result(60)
+    assert first.result(60).spans == ()
     assert latents.spans[0] is encoded
     runs = [span for span in latents.spans if span.name == "denoise.run"]
     assert runs[0].attributes["sluice.step_first"] == 1
@@ -95,7 +95,7 @@ def test_a_work_that_is_handed_over_tells_what_it_did(engine: Engine, stage: Fak
         TEXT,
         on_checkpoint=checkpoints.append,
     )
-    assert stage.entered.wait(10)
+    assert stage.entered.wait(60)
     engine.hand_over()
     stage.gate.set()
     assert isinstance(future.exception(10), HandedOver)

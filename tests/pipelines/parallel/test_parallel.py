@@ -219,7 +219,7 @@ def test_a_rank_that_dies_while_nothing_is_done_is_noticed(
 def test_a_rank_that_is_stuck_takes_its_replica_down(
     workers: Workers, one: DenoiserStage, dev_like: Path
 ) -> None:
-    stage, ranks = begin(workers, settings_for(dev_like, Degrees(ulysses=2), timeout_s=2.0))
+    stage, ranks = begin(workers, settings_for(dev_like, Degrees(ulysses=2), timeout_s=5.0))
     trajectory = stage.admit(JOB, texts(one, 5)[0], None)
     stage.tick([trajectory])
     ranks[0].freeze()

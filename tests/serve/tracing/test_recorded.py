@@ -126,15 +126,16 @@ async def test_the_log_names_the_trace(
     assert "secret" not in caplog.text
 
 
-async def test_who_shares_a_drawing_is_linked_to_it(
-    graph: FakeGraph, client: httpx.AsyncClient
-) -> None:
+async def test_who_shares_a_drawing_is_linked_to_it(graph: FakeGraph, client_of: ClientOf) -> None:
     graph.hangs = True
+    given = services(graph)
+    client = client_of(given)
     body = {"prompt": "a cat", "seed": 1}
     first = asyncio.create_task(client.post(URL, json=body))
     await graph.entered.acquire()
     second = asyncio.create_task(client.post(URL, json=body))
-    await asyncio.sleep(0.05)
+    while sum(each.waiters for each in given.sharing._flights._flights.values()) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
     graph.go.set()
     leader, follower = await first, await second
     spans = await fetch(client, follower.headers["x-trace-id"])

@@ -107,7 +107,7 @@ class TestBounds:
         self, engine: Engine, stage: FakeStage
     ) -> None:
         held = hold(stage, engine)
-        asked = engine.profiling.ask(ProfileRequest(ticks=MAX_TICKS, timeout_s=0.5))
+        asked = engine.profiling.ask(ProfileRequest(ticks=MAX_TICKS, timeout_s=2))
         stage.gate.set()
         held.result(60)
         recorded = asked.result(60)
@@ -115,8 +115,8 @@ class TestBounds:
         assert len(ticks_of(events_of(recorded.trace()))) == recorded.ticks
 
     def test_what_there_is_when_time_is_up(self, engine: Engine, stage: FakeStage) -> None:
-        stage.before_tick = lambda _: time.sleep(0.02)
-        asked = engine.profiling.ask(ProfileRequest(ticks=MAX_TICKS, timeout_s=0.5))
+        stage.before_tick = lambda _: time.sleep(0.1)
+        asked = engine.profiling.ask(ProfileRequest(ticks=MAX_TICKS, timeout_s=2))
         running = engine.submit(job("a", num_inference_steps=10_000), TEXT)
         assert 1 <= asked.result(60).ticks < MAX_TICKS
         assert not running.done()

@@ -27,7 +27,7 @@ def test_each_tick_is_told_with_whose_works_it_stepped(stage: FakeStage) -> None
     futures = [engine.submit(each, TEXT) for each in jobs]
     engine.start()
     for future in futures:
-        future.result(10)
+        future.result(60)
     engine.stop()
     load = Load.of([TOKENS])
     assert [sorted(tick.works) for tick in ticks] == [[("anna", load), ("ben", load)]] * 3
@@ -43,7 +43,7 @@ def test_only_works_that_did_their_step_are_told(stage: FakeStage) -> None:
     good = engine.submit(job("good"), TEXT)
     bad = engine.submit(replace(job("bad"), seed=13), TEXT)
     engine.start()
-    good.result(10)
+    good.result(60)
     assert bad.exception(10) is not None
     engine.stop()
     assert [len(tick.works) for tick in ticks] == [1, 1, 1]
@@ -63,7 +63,7 @@ def test_a_cancelled_work_saves_the_steps_that_it_had_left(
 
 
 def test_what_is_done_and_then_cancelled_saves_nothing(engine: Engine) -> None:
-    engine.submit(job("a"), TEXT).result(10)
+    engine.submit(job("a"), TEXT).result(60)
     engine.cancel("a")
     stats = engine.stats()
     assert (stats.cancelled, stats.finished) == (0, 1)
@@ -78,7 +78,7 @@ def test_a_plan_that_skips_saves_what_it_skips() -> None:
     engine = listening(Skipping(), [])
     engine.start()
     skips = replace(job("a"), num_inference_steps=10, skips_steps=True)
-    run = engine.submit(skips, TEXT).result(10).steps_run
+    run = engine.submit(skips, TEXT).result(60).steps_run
     engine.stop()
     assert engine.stats().saved_steps == {"cancelled": 0, "cut": 0, "skipped": 10 - run}
     assert run == 6
@@ -86,6 +86,6 @@ def test_a_plan_that_skips_saves_what_it_skips() -> None:
 
 def test_a_cut_saves_the_steps_that_were_asked_for_beyond_it(engine: Engine) -> None:
     cut = replace(job("a", deadline_s=30.0), num_inference_steps=60, min_inference_steps=10)
-    latents = engine.submit(cut, TEXT).result(10)
+    latents = engine.submit(cut, TEXT).result(60)
     assert latents.steps_run < 60  # a tick should take a second: 30 of them, less a margin
     assert engine.stats().saved_steps["cut"] == 60 - latents.steps_run
