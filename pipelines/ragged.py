@@ -20,15 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
 
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import Total, double_weights, single_weights
 from pipelines.flux1.blocks import Places, Rotation
 from pipelines.packing.attention import AttentionBackend, backend
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
 
 
 class SegmentShape(NamedTuple):

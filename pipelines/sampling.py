@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import Cut
@@ -133,14 +131,14 @@ def cut_schedule(
 
 
 def _shift(config: dict[str, Any], image_tokens: int) -> float:
-    """The mu of dynamic shifting: more noise, longer, for more tokens."""
-    return calculate_shift(
-        image_tokens,
-        config.get("base_image_seq_len", 256),
-        config.get("max_image_seq_len", 4096),
-        config.get("base_shift", 0.5),
-        config.get("max_shift", 1.15),
-    )
+    """The mu of dynamic shifting: more noise, longer, for more tokens.
+
+    A straight line through two points, which `diffusers.pipelines.flux` has as `calculate_shift`.
+    """
+    first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (high - low) / (last - first)
+    return image_tokens * slope + (low - slope * first)
 
 
 def draw_noise(
@@ -159,7 +157,7 @@ def draw_noise(
     generator = torch.Generator("cpu").manual_seed(seed)
     rows, columns = 2 * (height // SIZE_MULTIPLE), 2 * (width // SIZE_MULTIPLE)
     shape = (1, latent_channels, rows, columns)
-    return pack(randn_tensor(shape, generator=generator, device=device, dtype=dtype))[0]
+    return pack(torch.randn(shape, generator=generator, dtype=dtype).to(device))[0]
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

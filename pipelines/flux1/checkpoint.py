@@ -3,20 +3,25 @@
 `source` is a local folder; `deployments.weights` makes one of what is elsewhere. Only safetensors
 are read, and no code of the checkpoint is ever run. This file is the only one that knows the names
 inside such a folder.
+
+Model libraries are imported where a stage's own parts are loaded: they take seconds, and a process
+of one stage needs none of what the others do.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipelines.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 _DTYPES = {
     "float32": torch.float32,
@@ -76,6 +81,8 @@ def resolve_device(name: str) -> torch.device:
 
 def load_text_components(source: str, *, device: str, dtype: str) -> TextComponents:
     """Both tokenizers and both text encoders. Raises CheckpointError."""
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
     _check_family(source)
     return TextComponents(
         _load(CLIPTokenizer, source, "tokenizer"),
@@ -87,18 +94,20 @@ def load_text_components(source: str, *, device: str, dtype: str) -> TextCompone
 
 def load_denoiser_components(source: str, *, device: str, dtype: str) -> DenoiserComponents:
     """The transformer and the scheduler's configuration. Raises CheckpointError."""
+    from diffusers import FluxTransformer2DModel
+
     _check_family(source)
-    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
+    scheduler_config = _scheduler_config(source)
     transformer = _load_module(
         FluxTransformer2DModel, source, "transformer", device=device, dtype=dtype
     )
-    return DenoiserComponents(transformer, dict(scheduler.config))
+    return DenoiserComponents(transformer, scheduler_config)
 
 
 def open_transformer(source: str) -> TransformerFiles:
     """Where a transformer's weights are, to be read in part. Raises CheckpointError."""
     _check_family(source)
-    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
+    scheduler_config = _scheduler_config(source)
     folder = Path(source) / "transformer"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -111,12 +120,14 @@ def open_transformer(source: str) -> TransformerFiles:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{source}/transformer: cannot be loaded: {error}") from error
     return TransformerFiles(
-        config, dict(scheduler.config), {name: folder / file for name, file in named.items()}
+        config, scheduler_config, {name: folder / file for name, file in named.items()}
     )
 
 
 def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
     """The VAE, without its encoder, which only editing needs. Raises CheckpointError."""
+    from diffusers import AutoencoderKL
+
     _check_family(source)
     vae = _load_module(AutoencoderKL, source, "vae", device=device, dtype=dtype)
     del vae.encoder
@@ -137,6 +148,12 @@ def _check_family(source: str) -> None:
         raise CheckpointError(
             f"{source}: holds {name or 'no pipeline'}, but Sluice serves FluxPipeline folders"
         )
+
+
+def _scheduler_config(source: str) -> dict[str, Any]:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return dict(_load(FlowMatchEulerDiscreteScheduler, source, "scheduler").config)
 
 
 def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:

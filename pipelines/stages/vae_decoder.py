@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.flux1.checkpoint import load_vae
 from pipelines.sampling import unpack
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class VaeDecoderStage:
