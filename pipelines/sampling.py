@@ -13,22 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import Cut
-from pipelines.errors import CheckpointError, UnsupportedFeature
+from pipelines.errors import UnsupportedFeature
+from pipelines.noise_levels import DEPENDENT, check_scheduler, noise_levels, sigma_range
 from pipelines.skipping import evaluated_steps, forecasts
-
-_NOT_CUT = (
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "shift_terminal",
-    "invert_sigmas",
-)
-"""Settings of a scheduler under which a noise level depends on the whole schedule, or runs the
-other way: what is left of such a schedule cannot be laid out anew from where it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,30 +59,29 @@ def make_schedule(
     CheckpointError for a stochastic sampler, whose result would depend on more than the seed of
     the noise.
     """
-    if config.get("stochastic_sampling"):
-        raise CheckpointError("scheduler: stochastic_sampling is not supported; set it to false")
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
-    sigmas, unshifted = None, np.linspace(1.0, 1 / num_steps, num_steps)
+    check_scheduler(config)
     if config.get("use_flow_sigmas"):
-        unshifted = np.linspace(scheduler.sigma_max, scheduler.sigma_min, num_steps)
+        ends = sigma_range(config)
+        unshifted = given = np.linspace(ends.greatest, ends.least, num_steps)
     else:
-        sigmas = unshifted
+        unshifted = np.linspace(1.0, 1 / num_steps, num_steps)
+        given = unshifted.astype(np.float32)
     mu = _shift(config, image_tokens)
-    scheduler.set_timesteps(num_steps, device=device, sigmas=sigmas, mu=mu)
+    timesteps, sigmas = noise_levels(config, given, mu=mu, device=device)
     if not skips_steps:
-        return Schedule(timesteps=scheduler.timesteps, sigmas=scheduler.sigmas, unshifted=unshifted)
+        return Schedule(timesteps=timesteps, sigmas=sigmas, unshifted=unshifted)
     steps = list(evaluated_steps(num_steps))
     return Schedule(
-        timesteps=scheduler.timesteps[steps],
-        sigmas=scheduler.sigmas[[*steps, num_steps]],
+        timesteps=timesteps[steps],
+        sigmas=sigmas[[*steps, num_steps]],
         unshifted=unshifted[steps],
-        forecasts=forecasts(scheduler.sigmas.tolist()),
+        forecasts=forecasts(sigmas.tolist()),
     )
 
 
 def check_can_cut(config: dict[str, Any]) -> None:
     """Raises UnsupportedFeature when schedules of this configuration cannot be cut."""
-    for name in _NOT_CUT:
+    for name in DEPENDENT:
         if config.get(name):
             raise UnsupportedFeature(
                 f"min_steps: a schedule with {name} cannot be cut on its way; leave min_steps out",
@@ -117,15 +106,14 @@ def cut_schedule(
     device = schedule.sigmas.device
     if step == 0:
         return make_schedule(config, num_steps=num_steps, image_tokens=image_tokens, device=device)
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
     start, left = float(schedule.unshifted[step]), num_steps - step
-    end = scheduler.sigma_min if config.get("use_flow_sigmas") else start / left
+    end = sigma_range(config).least if config.get("use_flow_sigmas") else start / left
     rest = np.linspace(start, end, left)
     mu = _shift(config, image_tokens)
-    scheduler.set_timesteps(left, device=device, sigmas=rest, mu=mu)
+    ahead = noise_levels(config, rest.astype(np.float32), mu=mu, device=device)
     return Schedule(
-        timesteps=torch.cat([schedule.timesteps[: step + 1], scheduler.timesteps[1:]]),
-        sigmas=torch.cat([schedule.sigmas[: step + 1], scheduler.sigmas[1:]]),
+        timesteps=torch.cat([schedule.timesteps[: step + 1], ahead.timesteps[1:]]),
+        sigmas=torch.cat([schedule.sigmas[: step + 1], ahead.sigmas[1:]]),
         unshifted=np.concatenate([schedule.unshifted[:step], rest]),
     )
 
