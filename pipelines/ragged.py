@@ -2,8 +2,8 @@
 
 The image and text tokens of all segments lie one after the other, without padding. Linear layers
 see one long matrix; modulation is looked up per segment; RoPE is per token; attention runs inside
-each segment only. The weights are those of a loaded `diffusers.FluxTransformer2DModel`, and for
-each segment the result is what its own `forward` gives.
+each segment only. The weights are a `FluxTransformer`'s, or a `diffusers.FluxTransformer2DModel`'s,
+and for each segment the result is what `forward` of the latter gives.
 
 Shapes (the paper's names):
     B  segments                  d  transformer width         K  modulation vectors per step
@@ -20,16 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
 
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
 from pipelines.flux1.blocks import Places, Rotation
 from pipelines.packing.attention import AttentionBackend, backend
 from pipelines.packing.linear import Total
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+    from pipelines.transformer import FluxTransformer
 
 
 class SegmentShape(NamedTuple):
@@ -128,7 +132,7 @@ class PackedFlux:
 
     def __init__(
         self,
-        transformer: FluxTransformer2DModel,
+        transformer: FluxTransformer | FluxTransformer2DModel,
         *,
         attention: str = "sdpa",
         compile: bool = False,
@@ -140,7 +144,7 @@ class PackedFlux:
         `compiler` names the back end of torch.compile. `total` adds up over ranks where each holds
         a share of every block.
         """
-        self.transformer = transformer
+        self.transformer: Any = transformer
         # Kept: diffusers walks all modules each time that it is asked.
         self.dtype: torch.dtype = transformer.dtype
         self.device: torch.device = transformer.device

@@ -13,24 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import Cut
-from pipelines.errors import CheckpointError, UnsupportedFeature
+from pipelines.errors import UnsupportedFeature
+from pipelines.noise_levels import DEPENDENT, check_scheduler, noise_levels, sigma_range
 from pipelines.skipping import evaluated_steps, forecasts
-
-_NOT_CUT = (
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "shift_terminal",
-    "invert_sigmas",
-)
-"""Settings of a scheduler under which a noise level depends on the whole schedule, or runs the
-other way: what is left of such a schedule cannot be laid out anew from where it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,30 +59,29 @@ def make_schedule(
     CheckpointError for a stochastic sampler, whose result would depend on more than the seed of
     the noise.
     """
-    if config.get("stochastic_sampling"):
-        raise CheckpointError("scheduler: stochastic_sampling is not supported; set it to false")
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
-    sigmas, unshifted = None, np.linspace(1.0, 1 / num_steps, num_steps)
+    check_scheduler(config)
     if config.get("use_flow_sigmas"):
-        unshifted = np.linspace(scheduler.sigma_max, scheduler.sigma_min, num_steps)
+        ends = sigma_range(config)
+        unshifted = given = np.linspace(ends.greatest, ends.least, num_steps)
     else:
-        sigmas = unshifted
+        unshifted = np.linspace(1.0, 1 / num_steps, num_steps)
+        given = unshifted.astype(np.float32)
     mu = _shift(config, image_tokens)
-    scheduler.set_timesteps(num_steps, device=device, sigmas=sigmas, mu=mu)
+    timesteps, sigmas = noise_levels(config, given, mu=mu, device=device)
     if not skips_steps:
-        return Schedule(timesteps=scheduler.timesteps, sigmas=scheduler.sigmas, unshifted=unshifted)
+        return Schedule(timesteps=timesteps, sigmas=sigmas, unshifted=unshifted)
     steps = list(evaluated_steps(num_steps))
     return Schedule(
-        timesteps=scheduler.timesteps[steps],
-        sigmas=scheduler.sigmas[[*steps, num_steps]],
+        timesteps=timesteps[steps],
+        sigmas=sigmas[[*steps, num_steps]],
         unshifted=unshifted[steps],
-        forecasts=forecasts(scheduler.sigmas.tolist()),
+        forecasts=forecasts(sigmas.tolist()),
     )
 
 
 def check_can_cut(config: dict[str, Any]) -> None:
     """Raises UnsupportedFeature when schedules of this configuration cannot be cut."""
-    for name in _NOT_CUT:
+    for name in DEPENDENT:
         if config.get(name):
             raise UnsupportedFeature(
                 f"min_steps: a schedule with {name} cannot be cut on its way; leave min_steps out",
@@ -119,28 +106,27 @@ def cut_schedule(
     device = schedule.sigmas.device
     if step == 0:
         return make_schedule(config, num_steps=num_steps, image_tokens=image_tokens, device=device)
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
     start, left = float(schedule.unshifted[step]), num_steps - step
-    end = scheduler.sigma_min if config.get("use_flow_sigmas") else start / left
+    end = sigma_range(config).least if config.get("use_flow_sigmas") else start / left
     rest = np.linspace(start, end, left)
     mu = _shift(config, image_tokens)
-    scheduler.set_timesteps(left, device=device, sigmas=rest, mu=mu)
+    ahead = noise_levels(config, rest.astype(np.float32), mu=mu, device=device)
     return Schedule(
-        timesteps=torch.cat([schedule.timesteps[: step + 1], scheduler.timesteps[1:]]),
-        sigmas=torch.cat([schedule.sigmas[: step + 1], scheduler.sigmas[1:]]),
+        timesteps=torch.cat([schedule.timesteps[: step + 1], ahead.timesteps[1:]]),
+        sigmas=torch.cat([schedule.sigmas[: step + 1], ahead.sigmas[1:]]),
         unshifted=np.concatenate([schedule.unshifted[:step], rest]),
     )
 
 
 def _shift(config: dict[str, Any], image_tokens: int) -> float:
-    """The mu of dynamic shifting: more noise, longer, for more tokens."""
-    return calculate_shift(
-        image_tokens,
-        config.get("base_image_seq_len", 256),
-        config.get("max_image_seq_len", 4096),
-        config.get("base_shift", 0.5),
-        config.get("max_shift", 1.15),
-    )
+    """The mu of dynamic shifting: more noise, longer, for more tokens.
+
+    A straight line through two points, which `diffusers.pipelines.flux` has as `calculate_shift`.
+    """
+    first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (high - low) / (last - first)
+    return image_tokens * slope + (low - slope * first)
 
 
 def draw_noise(
@@ -159,7 +145,7 @@ def draw_noise(
     generator = torch.Generator("cpu").manual_seed(seed)
     rows, columns = 2 * (height // SIZE_MULTIPLE), 2 * (width // SIZE_MULTIPLE)
     shape = (1, latent_channels, rows, columns)
-    return pack(randn_tensor(shape, generator=generator, device=device, dtype=dtype))[0]
+    return pack(torch.randn(shape, generator=generator, dtype=dtype).to(device))[0]
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -3,21 +3,29 @@
 `source` is a local folder; `deployments.weights` makes one of what is elsewhere. Only safetensors
 are read, and no code of the checkpoint is ever run. This file is the only one that knows the names
 inside such a folder.
+
+The transformer and the VAE are modules of ours; transformers is imported where text encoders are
+loaded, and diffusers not at all: both take seconds, and most processes need neither.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from pipelines.autoencoder import FluxVae, VaeConfig
 from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.noise_levels import check_scheduler
 from pipelines.self_contained import check_self_contained, offline
+from pipelines.transformer import FluxTransformer, TransformerConfig
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 _DTYPES = {
     "float32": torch.float32,
@@ -33,6 +41,7 @@ VAE_PARTS = (_INDEX, "vae")
 """Files and subfolders that each stage reads, and all that must be in its folder."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_INDEX_OF_WEIGHTS = f"{_WEIGHTS}.index.json"
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -49,7 +58,7 @@ class TextComponents(NamedTuple):
 class DenoiserComponents(NamedTuple):
     """The transformer and its scheduler's configuration."""
 
-    transformer: FluxTransformer2DModel
+    transformer: FluxTransformer
     scheduler_config: dict[str, Any]
 
 
@@ -78,51 +87,45 @@ def resolve_device(name: str) -> torch.device:
 
 def load_text_components(source: str, *, device: str, dtype: str) -> TextComponents:
     """Both tokenizers and both text encoders. Raises CheckpointError."""
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
     _check_family(source)
     return TextComponents(
         _load_tokenizer(CLIPTokenizer, source, "tokenizer"),
-        _load_module(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
+        _load_text_encoder(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
         _load_tokenizer(T5Tokenizer, source, "tokenizer_2"),
-        _load_module(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
+        _load_text_encoder(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
     )
 
 
 def load_denoiser_components(source: str, *, device: str, dtype: str) -> DenoiserComponents:
     """The transformer and the scheduler's configuration. Raises CheckpointError."""
-    _check_family(source)
-    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
-    transformer = _load_module(
-        FluxTransformer2DModel, source, "transformer", device=device, dtype=dtype
+    config, scheduler_config, weights = open_transformer(source)
+    transformer = _load_own(
+        lambda: FluxTransformer(TransformerConfig.of(config)),
+        weights,
+        f"{source}/transformer",
+        device=device,
+        dtype=dtype,
     )
-    return DenoiserComponents(transformer, dict(scheduler.config))
+    return DenoiserComponents(transformer, scheduler_config)
 
 
 def open_transformer(source: str) -> TransformerFiles:
     """Where a transformer's weights are, to be read in part. Raises CheckpointError."""
     _check_family(source)
-    scheduler = _load(FlowMatchEulerDiscreteScheduler, source, "scheduler")
-    folder = Path(source) / "transformer"
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        index = folder / f"{_WEIGHTS}.index.json"
-        if index.exists():
-            named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        else:  # small enough for one file
-            with safe_open(folder / _WEIGHTS, framework="pt") as weights:
-                named = dict.fromkeys(weights.keys(), _WEIGHTS)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{source}/transformer: cannot be loaded: {error}") from error
-    return TransformerFiles(
-        config, dict(scheduler.config), {name: folder / file for name, file in named.items()}
-    )
+    scheduler_config = _scheduler_config(source)
+    config, weights = _open(f"{source}/transformer")
+    return TransformerFiles(config, scheduler_config, weights)
 
 
-def load_vae(source: str, *, device: str, dtype: str) -> AutoencoderKL:
+def load_vae(source: str, *, device: str, dtype: str) -> FluxVae:
     """The VAE, without its encoder, which only editing needs. Raises CheckpointError."""
     _check_family(source)
-    vae = _load_module(AutoencoderKL, source, "vae", device=device, dtype=dtype)
-    del vae.encoder
-    return vae
+    config, weights = _open(f"{source}/vae")
+    return _load_own(
+        lambda: FluxVae(VaeConfig.of(config)), weights, f"{source}/vae", device=device, dtype=dtype
+    )
 
 
 def _check_family(source: str) -> None:
@@ -139,6 +142,66 @@ def _check_family(source: str) -> None:
         raise CheckpointError(
             f"{source}: holds {name or 'no pipeline'}, but Sluice serves FluxPipeline folders"
         )
+
+
+def _scheduler_config(source: str) -> dict[str, Any]:
+    config = _read_json(Path(source) / "scheduler", "scheduler_config.json")
+    check_scheduler(config)
+    return config
+
+
+def _open(folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A component's configuration, and the file that holds each of its weights."""
+    path = Path(folder)
+    config = _read_json(path, "config.json")
+    if "quantization_config" in config:
+        raise CheckpointError(f"{folder}: is quantised, which is not supported; give plain weights")
+    try:
+        if (path / _INDEX_OF_WEIGHTS).exists():
+            named: dict[str, str] = _read_json(path, _INDEX_OF_WEIGHTS)["weight_map"]
+        else:  # small enough for one file
+            with safe_open(path / _WEIGHTS, framework="pt") as weights:
+                named = dict.fromkeys(weights.keys(), _WEIGHTS)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    if strange := sorted(file for file in named.values() if Path(file).name != file):
+        raise CheckpointError(f"{folder}: its index names {strange[0]!r}, which is no file in it")
+    return config, {name: path / file for name, file in named.items()}
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder}: cannot be loaded: {name} is no object")
+    return content
+
+
+def _load_own(
+    make: Callable[[], Module], files: dict[str, Path], folder: str, *, device: str, dtype: str
+) -> Module:
+    """One of our modules, in evaluation mode on its device, tensor by tensor.
+
+    Weights that it has no use for, such as a VAE's encoder, are not read.
+    """
+    target, target_dtype = resolve_device(device), resolve_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            module = make()
+        names = list(module.state_dict())
+        _check_complete(sorted(set(names) - set(files)), folder)
+        weights: dict[str, torch.Tensor] = {}
+        for path in sorted({files[name] for name in names}):
+            with safe_open(path, framework="pt") as opened:
+                for name in names:
+                    if files[name] == path:
+                        weights[name] = opened.get_tensor(name).to(target, target_dtype)
+        module.load_state_dict(weights, assign=True)
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    return module.eval().requires_grad_(False)
 
 
 def _load(cls: Any, source: str, subfolder: str, **options: Any) -> Any:
@@ -162,13 +225,14 @@ def _load_tokenizer(cls: Any, source: str, subfolder: str) -> Any:
     return _load(cls, source, subfolder)
 
 
-def _load_module(cls: type[Module], source: str, subfolder: str, *, device: str, dtype: str) -> Any:
-    """A module in evaluation mode on its device.
+def _load_text_encoder(
+    cls: type[Module], source: str, subfolder: str, *, device: str, dtype: str
+) -> Any:
+    """A text encoder in evaluation mode on its device.
 
-    transformers says `dtype`, diffusers `torch_dtype`; a text encoder must not fall back to the
-    dtype that it was saved in, or it meets the transformer as "Half and Float".
+    It must not fall back to the dtype that it was saved in, or it meets the transformer as "Half
+    and Float".
     """
-    key = "torch_dtype" if cls.__module__.startswith("diffusers") else "dtype"
     target = resolve_device(device)
     module, report = _load(
         cls,
@@ -176,11 +240,15 @@ def _load_module(cls: type[Module], source: str, subfolder: str, *, device: str,
         subfolder,
         use_safetensors=True,
         output_loading_info=True,
-        **{key: resolve_dtype(dtype)},
+        dtype=resolve_dtype(dtype),
     )
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"{source}/{subfolder}: lacks {len(missing)} weights, such as {missing[0]}, which would"
-            " be random; fetch the folder anew"
-        )
+    _check_complete(sorted(report["missing_keys"]), f"{source}/{subfolder}")
     return module.to(target).eval().requires_grad_(False)
+
+
+def _check_complete(missing: list[str], folder: str) -> None:
+    if missing:
+        raise CheckpointError(
+            f"{folder}: lacks {len(missing)} weights, such as {missing[0]}, which would be random;"
+            " fetch the folder anew"
+        )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import FluxTransformer2DModel
 
 from pipelines.packing.attention import AttentionBackend
 from pipelines.parallel.mesh import RankMesh
 from pipelines.parallel.ulysses import ShardedLayout, UlyssesAttention, shard_layout
 from pipelines.ragged import Layout, PackedBatch, PackedFlux, RotaryTable, SegmentShape
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
 
 
 class ParallelFlux(PackedFlux):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from diffusers.image_processor import VaeImageProcessor
 
+from pipelines.autoencoder import FluxVae
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.flux1.checkpoint import load_vae
@@ -19,10 +17,9 @@ from pipelines.sampling import unpack
 class VaeDecoderStage:
     """Decodes latents as `FluxPipeline` does, to the same bytes."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: FluxVae) -> None:
         # Convolutions ran 1.1 to 1.4 times faster on a CPU with channels innermost.
-        self._vae: Any = cast("Any", vae).to(memory_format=torch.channels_last)
-        self._processor = VaeImageProcessor()
+        self._vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def load(cls, source: str, *, device: str = "cpu", dtype: str = "float32") -> VaeDecoderStage:
@@ -38,17 +35,17 @@ class VaeDecoderStage:
         if not latents:
             return []
         ((height, width),) = {(item.height, item.width) for item in latents}
-        config: Any = self._vae.config
+        config = self._vae.config
         packed = torch.stack([item.packed for item in latents]).to(
             self._vae.device, self._vae.dtype
         )
         unpacked = unpack(packed, height=height, width=width)
         scaled = (unpacked / config.scaling_factor) + config.shift_factor
         scaled = scaled.contiguous(memory_format=torch.channels_last)
-        pixels = self._vae.decode(scaled, return_dict=False)[0]
+        pixels = self._vae.decode(scaled)
         finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
-        images: Any = self._processor.postprocess(pixels.nan_to_num(), output_type="np")
-        levels = (images * 255).round().astype(np.uint8)
+        images = (pixels.nan_to_num() * 0.5 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1)
+        levels = (images.float().numpy() * 255).round().astype(np.uint8)
         return [_checked(image, ok) for image, ok in zip(levels, finite, strict=True)]
 
 

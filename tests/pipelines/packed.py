@@ -107,9 +107,10 @@ def velocities(flux: PackedFlux, segments: Sequence[Segment]) -> tuple[torch.Ten
     return flux.velocity(pack(flux, segments)).split([s.spec.shape.image for s in segments])
 
 
-def references(flux: PackedFlux, segments: Sequence[Segment]) -> Iterator[torch.Tensor]:
+def references(
+    transformer: Any, flux: PackedFlux, segments: Sequence[Segment]
+) -> Iterator[torch.Tensor]:
     """Each segment's velocity by `FluxTransformer2DModel.forward`, called as the pipeline does."""
-    transformer: Any = flux.transformer
     for spec, latents, prompt_embeds, pooled in segments:
         ids = _ids(flux, spec)
         time = torch.tensor([spec.timestep], device=flux.device).to(flux.dtype)

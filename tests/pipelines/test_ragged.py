@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from torch._dynamo.testing import CompileCounter
 
 from pipelines.flux1.checkpoint import load_denoiser_components
@@ -25,6 +26,13 @@ def load(folder: Path, device: str = "cpu", dtype: str = "float32") -> Any:
     return load_denoiser_components(str(folder), device=device, dtype=dtype).transformer
 
 
+def load_oracle(folder: Path, device: str = "cpu", dtype: str = "float32") -> Any:
+    model: Any = FluxTransformer2DModel.from_pretrained(
+        folder, subfolder="transformer", torch_dtype=getattr(torch, dtype)
+    )
+    return model.to(device).eval()
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -33,11 +41,12 @@ def test_velocity_of_a_mixed_batch_equals_forward_of_each(
     variant: str, dtype: str, device: str, request: pytest.FixtureRequest
 ) -> None:
     """Sizes, text lengths, times, guidance and guided pairs at random, up to 16 works."""
-    flux = PackedFlux(load(request.getfixturevalue(variant), device, dtype))
+    folder = request.getfixturevalue(variant)
+    flux, oracle = PackedFlux(load(folder, device, dtype)), load_oracle(folder, device, dtype)
     for seed, works in enumerate([1, 2, 3, 5, 8, 16]):
         segments = draw(flux, random_specs(seed, works), seed)
         for ours, theirs in zip(
-            velocities(flux, segments), references(flux, segments), strict=True
+            velocities(flux, segments), references(oracle, flux, segments), strict=True
         ):
             assert theirs.std() > 0.1
             assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
@@ -47,13 +56,13 @@ def test_velocity_of_a_mixed_batch_equals_forward_of_each(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_velocity_of_equal_segments_equals_forward_of_each(dtype: str, dev_like: Path) -> None:
     """Segments of one shape take the way without indices; their times and prompts differ."""
-    flux = PackedFlux(load(dev_like, dtype=dtype))
+    flux, oracle = PackedFlux(load(dev_like, dtype=dtype)), load_oracle(dev_like, dtype=dtype)
     for count in (1, 2, 7):
         specs = [SegmentSpec(12, 48, 80, 1.0 + i, 1000.0 - 100 * i) for i in range(count)]
         segments = draw(flux, specs)
         assert flux.layout([spec.shape for spec in specs]).groups == count
         for ours, theirs in zip(
-            velocities(flux, segments), references(flux, segments), strict=True
+            velocities(flux, segments), references(oracle, flux, segments), strict=True
         ):
             assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
 
@@ -65,9 +74,9 @@ def test_a_request_alone_equals_forward_to_the_bit(dtype: str, dev_like: Path) -
 
     At d = 64 every product is one piece for the library, so nothing is summed in another order.
     """
-    flux = PackedFlux(load(dev_like, dtype=dtype))
+    flux, oracle = PackedFlux(load(dev_like, dtype=dtype)), load_oracle(dev_like, dtype=dtype)
     segments = draw(flux, [SegmentSpec(16, 64, 64, 3.5, 812.5)])
-    (ours,), (theirs,) = velocities(flux, segments), references(flux, segments)
+    (ours,), (theirs,) = velocities(flux, segments), references(oracle, flux, segments)
     assert torch.equal(ours, theirs)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.utils.torch_utils import randn_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,14 @@ def test_pack_is_the_pipelines_and_unpack_undoes_it(rows: int, columns: int, cha
     theirs = FluxPipeline._pack_latents(latents, 2, channels, 2 * rows, 2 * columns)
     assert torch.equal(packed, theirs)
     assert torch.equal(unpack(packed, height=16 * rows, width=16 * columns), latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_is_the_pipelines(dtype: torch.dtype) -> None:
+    ours = draw_noise(7, height=96, width=64, latent_channels=16, device=CPU, dtype=dtype)
+    generator = torch.Generator("cpu").manual_seed(7)
+    theirs = randn_tensor((1, 16, 12, 8), generator=generator, device=CPU, dtype=dtype)
+    assert torch.equal(ours[None], FluxPipeline._pack_latents(theirs, 1, 16, 12, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -210,4 +210,4 @@ class TestManifest:
 
 def test_what_is_checked_can_be_loaded(model: Path, options: WeightsOptions) -> None:
     folder = fetch(str(model), VAE_PARTS, options)
-    assert load_vae(str(folder), device="cpu", dtype="float32").config["latent_channels"] == 16
+    assert load_vae(str(folder), device="cpu", dtype="float32").config.latent_channels == 16
