@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
-from pipelines.unread_text import UnreadText
 
 if TYPE_CHECKING:
     import numpy as np

@@ -33,7 +33,7 @@ from pipelines.packing.linear import Total
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-    from pipelines.transformer import FluxTransformer
+    from pipelines.flux1.modules import FluxTransformer
 
 
 class SegmentShape(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import Cut
 from pipelines.errors import UnsupportedFeature
-from pipelines.noise_levels import DEPENDENT, check_scheduler, noise_levels, sigma_range
+from pipelines.flux1.noise_levels import DEPENDENT, check_scheduler, noise_levels, sigma_range
 from pipelines.skipping import evaluated_steps, forecasts
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.callers import own_name
 from deployments.graph.attempt_span import attempt_span
 from deployments.graph.attempts import DenoiseAttempts, accepted, retried
 from deployments.graph.calls import Calls, all_or_none, is_ready
@@ -37,6 +36,7 @@ from deployments.graph.image import (
 from deployments.graph.request_log import RequestLog
 from deployments.graph.waking import ColdPools
 from deployments.graph.warnings import warnings_for
+from deployments.lifecycle.callers import own_name
 from deployments.names import StageName
 from deployments.routing.balance import Balance
 from deployments.routing.pools import pool_of

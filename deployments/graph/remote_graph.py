@@ -9,13 +9,13 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from deployments.callers import own_name
 from deployments.graph.attempts import accepted, retried
 from deployments.graph.calls import Calls, is_ready
 from deployments.graph.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph.graph import READY_TIMEOUT_S
 from deployments.graph.request_log import RequestLog
 from deployments.graph.waking import ColdPools
+from deployments.lifecycle.callers import own_name
 from deployments.names import StageName
 from deployments.routing.pools import pool_of
 from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult

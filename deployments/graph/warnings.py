@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.contracts import GenerationParams
-from pipelines.prompt_markup import quoted
-from pipelines.unread_text import UnreadText
+from pipelines.prompts.markup import quoted
+from pipelines.prompts.unread_text import UnreadText
 
 _QUOTED_CHARACTERS = 80
 

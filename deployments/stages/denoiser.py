@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import ray.serve
 
-from deployments.callers import CallerWatch
 from deployments.graph.warnings import PromptFacts
 from deployments.lifecycle.boundary import end_process
+from deployments.lifecycle.callers import CallerWatch
 from deployments.lifecycle.draining import DrainWatch, is_deleted
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, WeightsOptions
@@ -114,7 +114,7 @@ class Denoiser(Shim[DenoiserOptions]):
         With `start`, a checkpoint of another call with the same job and conditionings, it goes on
         from there. The latents' `timings` are the encoder's and this engine's. A call that is
         cancelled or closed takes its work out of the engine at the next tick, and so does one whose
-        `caller` (`deployments.callers`) dies.
+        `caller` (`deployments.lifecycle.callers`) dies.
 
         Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
         """

@@ -14,8 +14,8 @@ import logging
 from dataclasses import replace
 from typing import Any, cast
 
-from deployments.callers import CallerWatch
 from deployments.graph.graph import Graph
+from deployments.lifecycle.callers import CallerWatch
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
 from deployments.profiling import ReplicaLoad, TickProfile
@@ -48,7 +48,7 @@ class Fused:
         self._callers = CallerWatch()
 
     async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
-        """As `Graph.generate`. Cancelled if its `caller` (`deployments.callers`) dies."""
+        """As `Graph.generate`. Cancelled if its `caller` (`deployments.lifecycle.callers`) dies."""
         log = OpenSpan("generate")
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None

@@ -65,7 +65,7 @@ class FileStore(Protocol):
 def open_store(options: StorageOptions) -> FileStore:
     """The store that `options` describe. Nothing is read, made or connected yet."""
     if options.kind == "s3":
-        from deployments.s3_storage import S3Store
+        from deployments.storage.s3 import S3Store
 
         assert options.bucket is not None  # StorageOptions has seen to it
         return S3Store(

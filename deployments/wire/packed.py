@@ -12,8 +12,8 @@ import numpy as np
 
 from deployments.graph.warnings import PromptFacts
 from pipelines.contracts import Cut
+from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
-from pipelines.unread_text import UnreadText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipelines.autoencoder import FluxVae, VaeConfig
 from pipelines.errors import CheckpointError, ConfigurationError
-from pipelines.noise_levels import check_scheduler
+from pipelines.flux1.autoencoder import FluxVae, VaeConfig
+from pipelines.flux1.modules import FluxTransformer, TransformerConfig
+from pipelines.flux1.noise_levels import check_scheduler
 from pipelines.self_contained import check_self_contained, offline
-from pipelines.transformer import FluxTransformer, TransformerConfig
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer

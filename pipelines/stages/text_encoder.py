@@ -9,8 +9,8 @@ import torch
 
 from pipelines.contracts import TextConditioning, TextPrompt
 from pipelines.flux1.checkpoint import TextComponents, load_text_components
+from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.prompt_reading import read_texts
-from pipelines.unread_text import UnreadText
 
 
 class TextEncoderStage:

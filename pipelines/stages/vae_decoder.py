@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.autoencoder import FluxVae
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
+from pipelines.flux1.autoencoder import FluxVae
 from pipelines.flux1.checkpoint import load_vae
 from pipelines.sampling import unpack
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
-from pipelines.prompt_markup import markup_warnings
+from pipelines.prompts.markup import markup_warnings
 from pipelines.prompts.syntax import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Ratio, Size, SizeRules

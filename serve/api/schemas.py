@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_core import ErrorDetails
 
 from pipelines.errors import InvalidRequest
-from serve.api.foreign_schema import with_foreign_names
-from serve.api.translation import shown, translate
+from serve.api.dialects.schema import with_foreign_names
+from serve.api.dialects.translation import shown, translate
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high"]

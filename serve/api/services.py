@@ -20,11 +20,11 @@ from pipelines.contracts import GenerationJob, GenerationParams, GenerationResul
 from pipelines.moderation import PromptRules
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Attributes
-from serve.api.prompt_check import PromptCheck
-from serve.api.storage_health import StorageHealth
 from serve.generation.admission import Admission
+from serve.generation.prompt_check import PromptCheck
 from serve.generation.result_cache import ResultCache
 from serve.generation.sharing import Sharing
+from serve.generation.storage_health import StorageHealth
 from serve.settings.settings import Settings
 from serve.tracing.archive import Archive, AskAll
 from serve.tracing.recorder import Recorder, Sink

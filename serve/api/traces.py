@@ -18,9 +18,9 @@ from starlette.responses import HTMLResponse, Response
 from pipelines.errors import TraceNotKept
 from serve.api.services import services_of
 from serve.errors import ApiResponse
-from serve.tracing.excerpt import excerpt
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Trace
+from serve.tracing.views.excerpt import excerpt
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
 from serve.tracing.views.summary import TraceFilters, TraceList, summarise
 

@@ -32,7 +32,7 @@ from pipelines.contracts import (
     ServiceTerms,
     TextPrompt,
 )
-from pipelines.unread_text import UnreadText
+from pipelines.prompts.unread_text import UnreadText
 
 
 class FakeClassifier:

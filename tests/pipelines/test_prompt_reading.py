@@ -9,9 +9,9 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from pipelines.contracts import TextPrompt
 from pipelines.embedded import EMBEDDED_MODEL_DIR
+from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.prompt_reading import Reading, read_texts
 from pipelines.stages.text_encoder import TextEncoderStage
-from pipelines.unread_text import UnreadText
 
 CLIP = CLIPTokenizer.from_pretrained(EMBEDDED_MODEL_DIR, subfolder="tokenizer")
 T5 = T5Tokenizer.from_pretrained(EMBEDDED_MODEL_DIR, subfolder="tokenizer_2")

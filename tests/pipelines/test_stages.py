@@ -21,10 +21,10 @@ from pipelines.contracts import (
 )
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
 from pipelines.flux1.checkpoint import load_vae
+from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
-from pipelines.unread_text import UnreadText
 
 JOB = LatentJob(
     work_id="a", group="a", height=64, width=64, num_inference_steps=2, guidance_scale=1.0, seed=0

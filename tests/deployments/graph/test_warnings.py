@@ -6,7 +6,7 @@ import pytest
 
 from deployments.graph.warnings import PromptFacts, warnings_for
 from pipelines.contracts import GenerationParams
-from pipelines.unread_text import UnreadText
+from pipelines.prompts.unread_text import UnreadText
 
 FITS = PromptFacts(num_tokens=5)
 CUT = PromptFacts(num_tokens=16, unread=UnreadText(dropped_text="and a tail"))

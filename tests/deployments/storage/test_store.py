@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deployments.options.stages import StorageOptions
-from deployments.s3_storage import S3Store
+from deployments.storage.s3 import S3Store
 from deployments.storage.store import LocalStore, new_file_id, open_store
 from pipelines.errors import FileNotStored, StageFailed
 

@@ -16,7 +16,7 @@ from deployments.wire.tensors import (
     unpack_tensor,
 )
 from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning
-from pipelines.unread_text import UnreadText
+from pipelines.prompts.unread_text import UnreadText
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -10,7 +10,7 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.api.foreign_names import CONTAINERS, FOREIGN_FIELDS
+from serve.api.dialects.foreign_names import CONTAINERS, FOREIGN_FIELDS
 from serve.api.schemas import ImageGenerationRequest
 from serve.http import create_app
 from tests.properties import examples

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from pipelines.tracing.spans import Event, Span
-from serve.tracing.excerpt import MAX_ROWS, excerpt
 from serve.tracing.recorder import Trace
 from serve.tracing.sizes import span_bytes
 from serve.tracing.store import MAX_REQUESTS, TraceStore
+from serve.tracing.views.excerpt import MAX_ROWS, excerpt
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import services
 

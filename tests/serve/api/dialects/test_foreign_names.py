@@ -10,7 +10,7 @@ import httpx
 import jsonschema
 import pytest
 
-from serve.api.foreign_names import (
+from serve.api.dialects.foreign_names import (
     CONTAINERS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,

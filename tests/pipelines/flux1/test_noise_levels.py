@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import CheckpointError
-from pipelines.noise_levels import check_scheduler, sigma_range
+from pipelines.flux1.noise_levels import check_scheduler, sigma_range
 from pipelines.sampling import make_schedule
 
 CPU = torch.device("cpu")

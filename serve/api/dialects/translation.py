@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from pipelines.errors import InvalidRequest, UnsupportedFeature
-from serve.api.foreign_names import (
+from serve.api.dialects.foreign_names import (
     CONTAINERS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,

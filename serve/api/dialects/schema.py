@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from serve.api.foreign_names import (
+from serve.api.dialects.foreign_names import (
     CONTAINERS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,

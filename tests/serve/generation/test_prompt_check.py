@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import ContentPolicyViolation
 from pipelines.moderation import PromptRules, RuleMatch
-from serve.api.prompt_check import LONG_CHARS, PromptCheck
+from serve.generation.prompt_check import LONG_CHARS, PromptCheck
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.prompt_markup import markup_warnings, quoted
+from pipelines.prompts.markup import markup_warnings, quoted
 
 
 @pytest.mark.parametrize(

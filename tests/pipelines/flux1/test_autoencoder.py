@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.autoencoder import FluxVae, VaeConfig
 from pipelines.errors import CheckpointError
+from pipelines.flux1.autoencoder import FluxVae, VaeConfig
 from pipelines.flux1.checkpoint import load_vae
 
 FLUX: dict[str, Any] = {

@@ -7,8 +7,8 @@ import threading
 import pytest
 import ray.exceptions
 
-from deployments import callers
-from deployments.callers import CallerWatch, is_dead, own_name
+from deployments.lifecycle import callers
+from deployments.lifecycle.callers import CallerWatch, is_dead, own_name
 
 
 class Cluster:

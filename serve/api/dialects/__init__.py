@@ -1,0 +1,1 @@
+"""What other servers' clients send, and what it means here."""
