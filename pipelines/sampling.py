@@ -18,7 +18,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.catalog import SIZE_MULTIPLE
-from pipelines.contracts import Cut
+from pipelines.cuts import Cut
 from pipelines.errors import CheckpointError, UnsupportedFeature
 from pipelines.skipping import evaluated_steps, forecasts
 
@@ -92,13 +92,14 @@ def make_schedule(
     )
 
 
-def check_can_cut(config: dict[str, Any]) -> None:
-    """Raises UnsupportedFeature when schedules of this configuration cannot be cut."""
+def check_can_cut(config: dict[str, Any], param: str = "min_steps") -> None:
+    """Raises UnsupportedFeature when schedules of this configuration cannot be cut, as the request
+    field `param` asks."""
     for name in _NOT_CUT:
         if config.get(name):
             raise UnsupportedFeature(
-                f"min_steps: a schedule with {name} cannot be cut on its way; leave min_steps out",
-                param="min_steps",
+                f"{param}: a schedule with {name} cannot be cut on its way; leave {param} out",
+                param=param,
             )
 
 

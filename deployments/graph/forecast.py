@@ -21,7 +21,7 @@ from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.contracts import GenerationJob, GenerationParams
 from pipelines.engine.scheduling.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
-from pipelines.skipping import num_forwards
+from pipelines.skipping import forwards_of
 from pipelines.tracing.spans import Timings
 
 BEFORE_LATENTS = (StageName.TEXT_ENCODER, StageName.DENOISER, StageName.FUSED)
@@ -121,9 +121,10 @@ class Forecasts:
         queues = self._backlogs.queues(time.time()) or [Queue(0.0, last)]
         idle = [queue._replace(queued_s=0.0) for queue in queues]
         works = params.num_images if self._spreads else 1
-        shape = self._shape(params, params.num_inference_steps)
+        forwards = forwards_of(params)
+        shape = self._shape(params, forwards)
         alone_s = spread_s(idle, shape, works)
-        fewest = self._shape(params, params.min_inference_steps or params.num_inference_steps)
+        fewest = self._shape(params, params.min_inference_steps or forwards)
         least_s = spread_s(idle, fewest, works)
         return _Denoising(
             queued_s=spread_s(queues, shape, works) - alone_s,
@@ -131,10 +132,10 @@ class Forecasts:
             promised_s=MARGIN * least_s + least_s / fewest.num_steps,
         )
 
-    def _shape(self, params: GenerationParams, num_steps: int) -> Shape:
+    def _shape(self, params: GenerationParams, forwards: int) -> Shape:
         return Shape(
             image_tokens=(params.height // SIZE_MULTIPLE) * (params.width // SIZE_MULTIPLE),
-            num_steps=num_forwards(num_steps, skips_steps=params.skips_steps),
+            num_steps=forwards,
             images=1 if self._spreads else params.num_images,
             guided=params.uses_true_cfg,
         )

@@ -87,6 +87,15 @@ class ImageGenerationRequest(BaseModel):
         default=None,
         description="Allows fewer steps, but no fewer than this, where that keeps the deadline.",
     )
+    step_cuts: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        default=None,
+        description="Cuts of the schedule, [steps done, steps in all] each, as `min_steps` makes"
+        " them: to draw again what was cut. A file's metadata has its own.",
+    )
+    skip_steps: bool | None = Field(
+        default=None,
+        description="Whether to take some steps without a forward; absent: with quality low.",
+    )
 
 
 GENERATION_BODY: dict[str, Any] = {
