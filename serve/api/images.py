@@ -36,7 +36,7 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import Services, services_of
-from serve.api.terms import RequestedTerms
+from serve.api.terms import Punctuality, RequestedTerms
 from serve.errors import ApiResponse, in_milliseconds
 from serve.generation.log import generation_log
 from serve.generation.sharing import Answer
@@ -90,8 +90,9 @@ async def generate_images(request: Request) -> Response:
             entry.answer = answer = await _generate(request, services, plan, terms)
         except DeadlineUnreachable as error:
             raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
+        entry.punctuality = punctuality = plan.requested.punctuality(services.now() - arrived)
     with trace.root.part("respond"):
-        body = _images_response(request, services, fields, plan, answer.result)
+        body = _images_response(request, fields, plan, answer.result, punctuality)
         return ApiResponse(body.model_dump(exclude_none=True), headers=_headers(answer))
 
 
@@ -127,11 +128,12 @@ def _in_milliseconds(
 
 def _images_response(
     request: Request,
-    services: Services,
     fields: ImageGenerationRequest,
     plan: Plan,
     result: GenerationResult,
+    punctuality: Punctuality | None,
 ) -> ImagesResponse:
+    services = services_of(request)
     base_url = (services.settings.public_url or str(request.base_url)).rstrip("/")
     size = f"{plan.params.width}x{plan.params.height}"
     return ImagesResponse(
@@ -142,10 +144,12 @@ def _images_response(
         quality=plan.quality,
         size=size,
         usage=_usage(result.usage),
+        deadline_met=None if punctuality is None else punctuality.is_met,
         warnings=[
             *plan.warnings,
             *result.warnings,
-            *_cut_short(plan.params, result.images),
+            *_missed(punctuality),
+            *_cut_short(plan.params, result.images, punctuality),
             *_cold_start(result),
         ],
     )
@@ -161,14 +165,25 @@ def _image(image: FinishedImage, plan: Plan, base_url: str) -> ImageData:
     )
 
 
-def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> list[str]:
+def _missed(punctuality: Punctuality | None) -> list[str]:
+    """A warning, if there was a deadline and the answer is late."""
+    if punctuality is None or punctuality.is_met:
+        return []
+    wanted, took = punctuality.deadline_ms, punctuality.took_ms
+    return [f"deadline_ms: missed; the answer took {took} ms instead of {wanted}"]
+
+
+def _cut_short(
+    params: GenerationParams, images: Sequence[FinishedImage], punctuality: Punctuality | None
+) -> list[str]:
     """A warning for each image that got fewer steps than were asked for, as `min_steps` allows."""
     if params.min_inference_steps is None:
         return []
     wanted = params.num_inference_steps
+    is_kept = punctuality is not None and punctuality.is_met
+    why = "to keep the deadline" if is_kept else "and the deadline was missed all the same"
     return [
-        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps,"
-        " to keep the deadline"
+        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps, {why}"
         for index, image in enumerate(images)
         if image.steps_run is not None and image.steps_run < wanted
     ]

@@ -138,7 +138,7 @@ class UsageReport(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """OpenAI's response and our `seed`, `warnings` and `model`.
+    """OpenAI's response and our `seed`, `warnings`, `model` and `deadline_met`.
 
     `quality` is None when the request named its steps itself.
     """
@@ -151,6 +151,11 @@ class ImagesResponse(BaseModel):
     quality: Literal["low", "medium", "high"] | None
     size: str
     usage: UsageReport
+    deadline_met: bool | None = Field(
+        default=None,
+        description="Whether the answer was there in time, by `deadline_ms` or the server's"
+        " default. Absent: there was no deadline.",
+    )
     warnings: list[str]
 
 
