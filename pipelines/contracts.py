@@ -12,8 +12,9 @@ The module imports neither torch nor numpy when it runs, so the ingress can use 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
 
@@ -30,8 +31,9 @@ class GenerationParams:
     `height` and `width` are pixels, multiples of 16. `max_sequence_length` is the padded length of
     the T5 prompt; the padding takes part in the result.
 
-    Two trades of quality, off unless asked for, and not both: `min_inference_steps` lets the
+    Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
+    `planned_cuts` shorten the schedule as such a scheduler did (`pipelines.cuts`);
     `skips_steps` takes some steps without a forward (`pipelines.skipping`).
     """
 
@@ -46,6 +48,7 @@ class GenerationParams:
     num_images: int = 1
     max_sequence_length: int
     min_inference_steps: int | None = None
+    planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
 
     @property
@@ -117,6 +120,7 @@ class LatentJob:
     true_cfg_scale: float = 1.0
     seed: int
     min_inference_steps: int | None = None
+    planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
@@ -149,6 +153,7 @@ class LatentJob:
             true_cfg_scale=params.true_cfg_scale if params.uses_true_cfg else 1.0,
             seed=params.seed + index,
             min_inference_steps=params.min_inference_steps,
+            planned_cuts=params.planned_cuts,
             skips_steps=params.skips_steps,
             terms=terms,
             num_images=params.num_images,
@@ -161,13 +166,6 @@ class StepEvent:
     """One denoising step of one work is done: `step` of `num_steps`, counted from 1."""
 
     work_id: str
-    step: int
-    num_steps: int
-
-
-class Cut(NamedTuple):
-    """After `step` forwards, the rest of the schedule was re-cut, to `num_steps` in all."""
-
     step: int
     num_steps: int
 
@@ -192,12 +190,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latents(Timed):
-    """Packed (S, D), of `height` x `width` pixels; `steps_run` forwards have made them."""
+    """Packed (S, D), of `height` x `width` pixels; `steps_run` forwards have made them, with the
+    job's schedule changed by `cuts` on the way."""
 
     packed: torch.Tensor
     height: int
     width: int
     steps_run: int
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +232,8 @@ class FinishSpec:
 
     `output_format` is "png", "jpeg" or "webp"; `output_compression` 0..100 is the quality of the
     lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
-    id. `parameters` is the text written into the file's metadata.
+    id. `model` is the name to be written into the file; `parameters` is all the text of its
+    metadata, known once the image is drawn.
     """
 
     output_format: str = "png"
@@ -240,6 +241,7 @@ class FinishSpec:
     inline: bool = True
     store: bool = False
     seed: int
+    model: str = ""
     parameters: str = ""
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from pipelines.catalog import image_tokens
-from pipelines.contracts import Cut, GenerationParams, LatentJob
-from pipelines.skipping import num_forwards
+from pipelines.contracts import GenerationParams, LatentJob
+from pipelines.cuts import Cut
+from pipelines.skipping import forwards_of
 
 
 class Progress(Protocol):
@@ -55,7 +56,7 @@ def shape_of(
     conditionings.
     """
     is_guided = job.uses_true_cfg if uses_true_cfg is None else uses_true_cfg
-    forwards = num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+    forwards = forwards_of(job)
     return JobShape(
         image_tokens=image_tokens(job.height, job.width),
         segments=images * (2 if is_guided else 1),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipelines.catalog import SIZE_MULTIPLE
-from pipelines.contracts import Cut
+from pipelines.cuts import Cut
 from pipelines.errors import UnsupportedFeature
 from pipelines.flux1.noise_levels import DEPENDENT, check_scheduler, noise_levels, sigma_range
 from pipelines.skipping import evaluated_steps, forecasts
@@ -79,13 +79,14 @@ def make_schedule(
     )
 
 
-def check_can_cut(config: dict[str, Any]) -> None:
-    """Raises UnsupportedFeature when schedules of this configuration cannot be cut."""
+def check_can_cut(config: dict[str, Any], param: str = "min_steps") -> None:
+    """Raises UnsupportedFeature when schedules of this configuration cannot be cut, as the request
+    field `param` asks."""
     for name in DEPENDENT:
         if config.get(name):
             raise UnsupportedFeature(
-                f"min_steps: a schedule with {name} cannot be cut on its way; leave min_steps out",
-                param="min_steps",
+                f"{param}: a schedule with {name} cannot be cut on its way; leave {param} out",
+                param=param,
             )
 
 

@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.contracts import GenerationParams, LatentJob
 
 FORECAST_SHARE = 0.5
 """How much of the slope between the last two velocities a forecast trusts."""
@@ -32,6 +36,13 @@ def evaluated_steps(num_steps: int) -> tuple[int, ...]:
 def num_forwards(num_steps: int, *, skips_steps: bool) -> int:
     """How many forwards, and so ticks, a schedule of `num_steps` takes."""
     return len(evaluated_steps(num_steps)) if skips_steps else num_steps
+
+
+def forwards_of(asked: GenerationParams | LatentJob) -> int:
+    """The forwards of one image, unless its schedule is cut on the way."""
+    if asked.planned_cuts:
+        return asked.planned_cuts[-1].num_steps
+    return num_forwards(asked.num_inference_steps, skips_steps=asked.skips_steps)
 
 
 def forecasts(sigmas: Sequence[float]) -> tuple[float, ...]:

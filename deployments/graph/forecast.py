@@ -131,8 +131,9 @@ class Forecasts:
         works = params.num_images if self._spreads else 1
         shape = self._shape(params)
         alone_s = spread_s(idle, shape, works)
-        fewest_steps = params.min_inference_steps or params.num_inference_steps
-        fewest = self._shape(replace(params, num_inference_steps=fewest_steps))
+        fewest = shape
+        if params.min_inference_steps is not None:
+            fewest = self._shape(replace(params, num_inference_steps=params.min_inference_steps))
         least_s = spread_s(idle, fewest, works)
         return _Denoising(
             queued_s=spread_s(queues, shape, works) - alone_s,

@@ -251,7 +251,7 @@ class Graph:
                 log.add(verdict.spans)
                 refuse_if_flagged(verdict, index)
                 timings = verdict.timings
-            spec = finish_spec(job, index)
+            spec = finish_spec(job, index, latents)
             file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
             log.add(file.spans)
         timings = {**file.timings, **timings}

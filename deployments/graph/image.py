@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from deployments.graph.warnings import PromptFacts
-from deployments.storage.parameters import with_seed
+from deployments.storage.parameters import parameters_text
+from deployments.wire.packed import PackedLatents
 from pipelines.catalog import image_tokens
 from pipelines.contracts import (
     FinishedImage,
@@ -39,10 +40,11 @@ class Drawn(NamedTuple):
     cold_stages: tuple[str, ...]
 
 
-def finish_spec(job: GenerationJob, index: int) -> FinishSpec:
-    """How image `index` is finished: with its own seed."""
-    seed = job.params.seed + index
-    return replace(job.finish, seed=seed, parameters=with_seed(job.finish.parameters, seed))
+def finish_spec(job: GenerationJob, index: int, latents: PackedLatents) -> FinishSpec:
+    """How image `index` is finished: with its own seed, and a text about what was really drawn."""
+    spec = replace(job.finish, seed=job.params.seed + index)
+    text = parameters_text(job.params, spec, steps_run=latents.steps_run, cuts=latents.cuts)
+    return replace(spec, parameters=text)
 
 
 def refuse_if_flagged(verdict: SafetyVerdict, index: int) -> None:

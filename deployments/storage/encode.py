@@ -10,8 +10,11 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+
+from deployments.storage.parameters import without_record
+from pipelines.errors import InvalidRequest
 
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """Content type by `FinishSpec.output_format`."""
@@ -21,8 +24,8 @@ _PNG_COMPRESS_LEVEL = 3
 
 _UNICODE_COMMENT = b"UNICODE\x00"
 
-_MAX_COMMENT_BYTES = 65_000
-"""A JPEG segment, and so its EXIF, ends at 65,533 bytes."""
+_MAX_JPEG_COMMENT_BYTES = 65_000
+"""A JPEG segment, and so its EXIF, ends at 65,533 bytes; a chunk of PNG or WebP has no such end."""
 
 
 def encode_image(
@@ -47,6 +50,21 @@ def encode_image(
     return file.getvalue()
 
 
+def read_parameters(data: bytes) -> str:
+    """The text that `encode_image` wrote into a file. Raises InvalidRequest."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            text = image.info.get("parameters")
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidRequest(f"the file is no image that can be read: {error}") from error
+    if isinstance(comment, bytes) and comment.startswith(_UNICODE_COMMENT):
+        text = comment.removeprefix(_UNICODE_COMMENT).decode("utf-16-be", "replace")
+    if not isinstance(text, str):
+        raise InvalidRequest("the file has no metadata about how it was drawn")
+    return text
+
+
 def _save_options(output_format: str, compression: int) -> dict[str, Any]:
     if output_format == "png":
         return {"compress_level": _PNG_COMPRESS_LEVEL}
@@ -63,6 +81,8 @@ def _metadata(output_format: str, parameters: str) -> dict[str, Any]:
         chunks = PngInfo()
         chunks.add_itxt("parameters", parameters)
         return {"pnginfo": chunks}
+    if output_format == "jpeg":
+        parameters = _shortened(parameters)
     return {"exif": _user_comment(parameters)}
 
 
@@ -71,16 +91,23 @@ def _user_comment(text: str) -> Image.Exif:
     readers assume, and big-endian, which those assume that do not look."""
     exif = Image.Exif()
     exif.endian = ">"
-    comment = _UNICODE_COMMENT + _shortened(text).encode("utf-16-be")
+    comment = _UNICODE_COMMENT + text.encode("utf-16-be")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return exif
 
 
 def _shortened(text: str) -> str:
-    """The text with the end of its prompt cut, if needed: the settings, its last line, stay."""
-    if len(text) * 4 <= _MAX_COMMENT_BYTES or len(text.encode("utf-16-be")) <= _MAX_COMMENT_BYTES:
+    """The text with the end of its prompt cut, if needed: the settings, its last line, stay, and
+    the record among them if they fit at all."""
+    if _comment_bytes(text) <= _MAX_JPEG_COMMENT_BYTES:
         return text
     prompt, newline, settings = text.rpartition("\n")
-    ending = ("…" + newline + settings).encode("utf-16-be")[:_MAX_COMMENT_BYTES]
-    start = prompt.encode("utf-16-be")[: _MAX_COMMENT_BYTES - len(ending)]
+    if _comment_bytes("…" + newline + settings) > _MAX_JPEG_COMMENT_BYTES:
+        settings = without_record(settings)
+    ending = ("…" + newline + settings).encode("utf-16-be")[:_MAX_JPEG_COMMENT_BYTES]
+    start = prompt.encode("utf-16-be")[: _MAX_JPEG_COMMENT_BYTES - len(ending)]
     return (start + ending).decode("utf-16-be", "ignore")
+
+
+def _comment_bytes(text: str) -> int:
+    return len(text.encode("utf-16-be"))

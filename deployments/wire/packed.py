@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployments.graph.warnings import PromptFacts
-from pipelines.contracts import Cut
+from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
 
@@ -42,6 +42,7 @@ class PackedLatents(Timed):
     height: int
     width: int
     steps_run: int
+    cuts: tuple[Cut, ...] = ()
     prompts: tuple[PromptFacts, ...] = ()
 
 

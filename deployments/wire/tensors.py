@@ -81,6 +81,7 @@ def pack_latents(latents: Latents) -> PackedLatents:
         height=latents.height,
         width=latents.width,
         steps_run=latents.steps_run,
+        cuts=latents.cuts,
         timings=latents.timings,
         spans=latents.spans,
     )
@@ -93,6 +94,7 @@ def unpack_latents(packed: PackedLatents, *, device: str = "cpu") -> Latents:
         height=packed.height,
         width=packed.width,
         steps_run=packed.steps_run,
+        cuts=packed.cuts,
         timings=packed.timings,
         spans=packed.spans,
     )

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.cuts import Cut
 from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.scheduling.work import Tick, Work
 from pipelines.engine.stepper import Stepper

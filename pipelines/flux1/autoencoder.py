@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from pipelines.errors import CheckpointError
 
@@ -72,11 +72,11 @@ class FluxVae(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder.conv_in.weight.dtype
+        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.conv_in.weight.device
+        return next(self.parameters()).device
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w), already scaled and shifted, to RGB (B, 3, 8h, 8w), about -1..1."""
@@ -98,20 +98,21 @@ class _Decoder(nn.Module):
             self.up_blocks.append(_UpBlock(into, out, groups, layers=layers, upsamples=not is_last))
         last = config.block_out_channels[0]
         self.conv_norm_out = nn.GroupNorm(groups, last, eps=_EPSILON)
+        self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(last, config.out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
 
 class _MiddleBlock(nn.Module):
     def __init__(self, channels: int, groups: int, *, attends: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_Resnet(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([_Attention(channels, groups)] if attends else [])
+        self.attentions = nn.ModuleList([VaeAttention(channels, groups)] if attends else [])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.resnets[0](x)
@@ -141,15 +142,16 @@ class _Resnet(nn.Module):
         self.conv1 = nn.Conv2d(into, out, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, out, eps=_EPSILON)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.nonlinearity = nn.SiLU()
         self.conv_shortcut = nn.Conv2d(into, out, 1) if into != out else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.conv1(silu(self.norm1(x)))
-        hidden = self.conv2(silu(self.norm2(hidden)))
+        hidden = self.conv1(self.nonlinearity(self.norm1(x)))
+        hidden = self.conv2(self.nonlinearity(self.norm2(hidden)))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
 
 
-class _Attention(nn.Module):
+class VaeAttention(nn.Module):
     """One head over all places of an image."""
 
     def __init__(self, channels: int, groups: int) -> None:

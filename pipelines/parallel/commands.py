@@ -7,11 +7,12 @@ the ranks' process group, in the order that `stage.py` and `rank.py` keep alike.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from pipelines.contracts import Cut, LatentJob
+from pipelines.contracts import LatentJob
+from pipelines.cuts import Cut
 
 
 class Table(NamedTuple):
@@ -88,11 +89,12 @@ def decode(frame: bytes) -> Order:
 
 
 def _admit(values: Mapping[str, Any]) -> Admit:
+    job = values["job"]
     return Admit(
         number=values["number"],
-        job=LatentJob(**values["job"]),
+        job=LatentJob(**{**job, "planned_cuts": _cuts(job["planned_cuts"])}),
         step=values["step"],
-        cuts=tuple(Cut(*cut) for cut in values["cuts"]),
+        cuts=_cuts(values["cuts"]),
         text_tokens=values["text_tokens"],
         image_tokens=values["image_tokens"],
         has_velocity=values["has_velocity"],
@@ -102,6 +104,10 @@ def _admit(values: Mapping[str, Any]) -> Admit:
 
 def _recut(values: Mapping[str, Any]) -> Recut:
     return Recut(number=values["number"], cut=Cut(*values["cut"]), tables=_tables(values))
+
+
+def _cuts(values: Sequence[Sequence[int]]) -> tuple[Cut, ...]:
+    return tuple(Cut(*cut) for cut in values)
 
 
 def _tables(values: Mapping[str, Any]) -> tuple[Table, ...]:

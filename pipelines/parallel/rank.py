@@ -110,7 +110,7 @@ class RankStage(DenoiserStage):
         ]
         return Trajectory(
             job=job,
-            schedule=self._schedule_after(job, admit.cuts, shape.image),
+            schedule=self._schedule_after(job, (*job.planned_cuts, *admit.cuts), shape.image),
             segments=tuple(segments),
             shape=shape,
             rope=self._tables.rotary(shape.text, job.height, job.width),

@@ -27,6 +27,9 @@ _MISSING_MODELS = {
     "caption": "a vision-language model",
 }
 
+_MAX_ROUNDS = 4
+"""What is behind an option that was taken out may be a prefix again, and so on."""
+
 # Phones turn "--" into one of these, alone or doubled: en dash, em dash, bar, minus.
 _TYPED_DASHES = "[–—―−]{1,2}"
 _RATIO_OPTION = re.compile(
@@ -101,13 +104,20 @@ class ParsedPrompt:
 def parse_prompt(text: str, *, param: str = "prompt") -> ParsedPrompt:
     """The parts of `text`, a prompt as the client wrote it in the field `param`.
 
-    A text without prefix and options comes back unchanged. Raises InvalidRequest for characters
+    A text without prefix and options comes back unchanged, and so does the text of what was parsed:
+    a file that names it can be drawn again. Raises InvalidRequest for characters
     that no prompt holds, a bad ratio, an option that is not read here, or when nothing but syntax
     was written; UnsupportedFeature for a task that needs another kind of model.
     """
     _check_characters(text, param)
-    text = _without_task(text, param)
-    text, ratio = _without_ratio(text, param)
+    ratio: tuple[int, int] | None = None
+    for _ in range(_MAX_ROUNDS):
+        before = text
+        text, ratio = _without_ratio(_without_task(text, param), ratio, param)
+        if text == before:
+            break
+    else:
+        raise InvalidRequest(f"{param}: write [GEN] and --ar W:H once each", param=param)
     _refuse_foreign_options(text, param)
     if _is_blank(text):
         raise InvalidRequest(
@@ -189,8 +199,10 @@ def _without_task(text: str, param: str) -> str:
     return text[end:]
 
 
-def _without_ratio(text: str, param: str) -> tuple[str, tuple[int, int] | None]:
-    ratio: tuple[int, int] | None = None
+def _without_ratio(
+    text: str, ratio: tuple[int, int] | None, param: str
+) -> tuple[str, tuple[int, int] | None]:
+    """The text without its ratios, and the one that they and `ratio` name."""
     pieces: list[str] = []
     end = 0
     for option in _RATIO_OPTION.finditer(text):
@@ -205,7 +217,7 @@ def _without_ratio(text: str, param: str) -> tuple[str, tuple[int, int] | None]:
         ratio = ratio or found
         pieces += [text[end : option.start()].rstrip(), value["tail"] if value else ""]
         end = option.end()
-    return ("".join([*pieces, text[end:]]).strip(), ratio) if ratio else (text, None)
+    return ("".join([*pieces, text[end:]]).strip(), ratio) if pieces else (text, ratio)
 
 
 def _checked_ratio(value: re.Match[str] | None, written: str, param: str) -> tuple[int, int]:

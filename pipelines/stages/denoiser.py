@@ -13,19 +13,14 @@ from typing import Any
 
 import torch
 
-from pipelines.contracts import Checkpoint, Cut, LatentJob, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+from pipelines.cuts import Cut
 from pipelines.errors import StageFailed
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.job_shape import shape_of
 from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
-from pipelines.sampling import (
-    Schedule,
-    check_can_cut,
-    cut_schedule,
-    draw_noise,
-    guide,
-)
+from pipelines.sampling import Schedule, check_can_cut, cut_schedule, draw_noise, guide
 from pipelines.stages.admission import (
     check_conditioning,
     check_start,
@@ -119,15 +114,16 @@ class DenoiserStage:
         From `start` it goes on to the same bits as the one that `start` was taken from. Raises
         InvalidRequest when a conditioning or `start` does not fit the model and the job,
         DegenerateImage when a conditioning is not finite, UnsupportedFeature for
-        `min_inference_steps` where schedules cannot be cut.
+        `min_inference_steps` and `planned_cuts` where schedules cannot be cut.
         """
         conditionings = conditionings_of(job, positive, negative)
         for conditioning in conditionings:
             check_conditioning(conditioning, len(positive.prompt_embeds), self._flux.config)
-        if job.min_inference_steps is not None:
-            check_can_cut(self._scheduler_config)
+        if job.min_inference_steps is not None or job.planned_cuts:
+            field = "step_cuts" if job.planned_cuts else "min_steps"
+            check_can_cut(self._scheduler_config, field)
         shape, cuts = segment_shape_of(job, positive), start.cuts if start else ()
-        schedule = self._schedule_after(job, cuts, shape.image)
+        schedule = self._schedule_after(job, (*job.planned_cuts, *cuts), shape.image)
         if start is not None:
             check_start(
                 start,
@@ -140,7 +136,11 @@ class DenoiserStage:
         for conditioning in conditionings:
             pooled = conditioning.pooled_prompt_embeds.to(device, dtype)
             txt = self._flux.embed_text(conditioning.prompt_embeds.to(device, dtype))
-            segments.append(Segment(txt, pooled, self._modulation(job, pooled, schedule, cuts)))
+            if job.planned_cuts:
+                vec = self._planned_modulation(job, pooled, shape.image)
+            else:
+                vec = self._modulation(job, pooled, schedule, cuts)
+            segments.append(Segment(txt, pooled, vec))
         return Trajectory(
             job=job,
             schedule=schedule,
@@ -179,11 +179,11 @@ class DenoiserStage:
 
         Cut before its first step, a trajectory is that of a job of `num_steps`. Raises ValueError
         unless `num_steps` is between what is done and what was to be done, and for a job that
-        skips steps; UnsupportedFeature where schedules cannot be cut.
+        skips steps or has planned cuts; UnsupportedFeature where schedules cannot be cut.
         """
         job = trajectory.job
-        if job.skips_steps:
-            raise ValueError(f"{job.work_id}: a schedule that skips steps is not cut as well")
+        if job.skips_steps or job.planned_cuts:
+            raise ValueError(f"{job.work_id}: a schedule that is planned to be short is not cut")
         cut = Cut(trajectory.step, num_steps)
         cuts = (*trajectory.cuts, cut)
         schedule = cut_schedule(
@@ -218,10 +218,11 @@ class DenoiserStage:
             height=trajectory.job.height,
             width=trajectory.job.width,
             steps_run=trajectory.step,
+            cuts=(*trajectory.job.planned_cuts, *trajectory.cuts),
         )
 
-    def _schedule_after(self, job: LatentJob, cuts: tuple[Cut, ...], image_tokens: int) -> Schedule:
-        """The schedule of a job as it is after these cuts."""
+    def _schedule_after(self, job: LatentJob, cuts: Sequence[Cut], image_tokens: int) -> Schedule:
+        """The schedule of a job's steps as it is after these cuts."""
         schedule = self._tables.schedule(job.num_inference_steps, image_tokens, job.skips_steps)
         for cut in cuts:
             schedule = cut_schedule(
@@ -238,6 +239,20 @@ class DenoiserStage:
         """
         timesteps = schedule.timesteps[first_modulated(cuts) :]
         return self._tables.modulation(timesteps, job.guidance_scale, pooled)
+
+    def _planned_modulation(
+        self, job: LatentJob, pooled: torch.Tensor, image_tokens: int
+    ) -> torch.Tensor:
+        """Modulation of all forwards, out of the products that a job takes which is cut so on its
+        way: other products might have other bits."""
+        cuts, parts = job.planned_cuts, list[torch.Tensor]()
+        for count in range(len(cuts) + 1):
+            made = cuts[:count]
+            schedule = self._schedule_after(job, made, image_tokens)
+            until = cuts[count].step if count < len(cuts) else schedule.num_steps
+            vec = self._modulation(job, pooled, schedule, made)
+            parts.append(vec[: until - first_modulated(made)])
+        return torch.cat(parts)
 
     def _noise(self, job: LatentJob) -> torch.Tensor:
         return draw_noise(

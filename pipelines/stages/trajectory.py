@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from pipelines.contracts import Cut, LatentJob
+from pipelines.contracts import LatentJob
+from pipelines.cuts import Cut
 from pipelines.errors import DegenerateImage
 from pipelines.ragged import RotaryTable, SegmentShape
 from pipelines.sampling import Schedule, euler_step, extrapolate
@@ -31,7 +32,7 @@ class Trajectory:
 
     `latents` is (S, D), and so is `velocity`, the one predicted last, kept only where the next
     step extrapolates from it. A step changes these and `step`; a cut changes `cuts`, `schedule`
-    and the segments.
+    and the segments. `cuts` are those made on the way; the job's planned ones are in `schedule`.
     """
 
     job: LatentJob

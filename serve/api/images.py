@@ -40,7 +40,7 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import Services, services_of
-from serve.api.terms import RequestedTerms
+from serve.api.terms import Punctuality, RequestedTerms
 from serve.errors import ApiResponse, in_milliseconds
 from serve.generation.log import generation_log
 from serve.generation.sharing import Answer
@@ -119,8 +119,9 @@ async def generate_images(request: Request) -> Response:
                 services.storage.observe(answer.result.images, services.now())
         except DeadlineUnreachable as error:
             raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
+        entry.punctuality = punctuality = plan.requested.punctuality(services.now() - arrived)
     with trace.root.part("respond"):
-        body = _images_response(request, services, fields, plan, answer.result)
+        body = _images_response(request, services, fields, plan, answer.result, punctuality)
         headers = _headers(answer)
         if fields.response_format == "file":
             return await run_in_threadpool(
@@ -170,6 +171,7 @@ def _images_response(
     fields: ImageGenerationRequest,
     plan: Plan,
     result: GenerationResult,
+    punctuality: Punctuality | None,
 ) -> ImagesResponse:
     start = base_url(request, services.settings.public_url)
     size = f"{plan.params.width}x{plan.params.height}"
@@ -181,10 +183,12 @@ def _images_response(
         quality=plan.quality,
         size=size,
         usage=_usage(result.usage),
+        deadline_met=None if punctuality is None else punctuality.is_met,
         warnings=[
             *plan.warnings,
             *result.warnings,
-            *_cut_short(plan.params, result.images),
+            *_missed(punctuality),
+            *_cut_short(plan.params, result.images, punctuality),
             *_not_stored(result.images),
             *_cold_start(result),
         ],
@@ -201,14 +205,25 @@ def _image(image: FinishedImage, plan: Plan, links_begin: str) -> ImageData:
     )
 
 
-def _cut_short(params: GenerationParams, images: Sequence[FinishedImage]) -> list[str]:
+def _missed(punctuality: Punctuality | None) -> list[str]:
+    """A warning, if there was a deadline and the answer is late."""
+    if punctuality is None or punctuality.is_met:
+        return []
+    wanted, took = punctuality.deadline_ms, punctuality.took_ms
+    return [f"deadline_ms: missed; the answer took {took} ms instead of {wanted}"]
+
+
+def _cut_short(
+    params: GenerationParams, images: Sequence[FinishedImage], punctuality: Punctuality | None
+) -> list[str]:
     """A warning for each image that got fewer steps than were asked for, as `min_steps` allows."""
     if params.min_inference_steps is None:
         return []
     wanted = params.num_inference_steps
+    is_kept = punctuality is not None and punctuality.is_met
+    why = "to keep the deadline" if is_kept else "and the deadline was missed all the same"
     return [
-        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps,"
-        " to keep the deadline"
+        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps, {why}"
         for index, image in enumerate(images)
         if image.steps_run is not None and image.steps_run < wanted
     ]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
+from pipelines.cuts import Cut, check_cuts
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from pipelines.prompts.markup import markup_warnings
 from pipelines.prompts.syntax import parse_prompt
@@ -79,6 +80,7 @@ def normalise(
         known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
+    cuts, skips_steps = _shortened(request, quality)
     requested = requested_terms(request, deadlines)
     negative_prompt, true_cfg_scale = _true_cfg(request, spec, limits, warnings)
     count = check_within("n", request.n, 1, limits.max_images)
@@ -93,12 +95,13 @@ def normalise(
         seed=_seed(request, count, random_seed, warnings),
         num_images=count,
         max_sequence_length=spec.max_sequence_length,
-        min_inference_steps=_min_steps(request, steps, quality, requested, warnings),
-        skips_steps=quality == SKIPPING_QUALITY,
+        min_inference_steps=_min_steps(request, steps, requested, warnings),
+        planned_cuts=_checked_cuts(cuts, steps),
+        skips_steps=skips_steps,
     )
     return Plan(
         params=params,
-        finish=_finish(request, params, served_names[0], warnings),
+        finish=_finish(request, params.seed, served_names[0], warnings),
         requested=requested,
         quality=quality,
         revised_prompt=prompt if prompt != request.prompt else None,
@@ -163,26 +166,48 @@ def _steps(
 
 
 def _min_steps(
-    request: ImageGenerationRequest,
-    steps: int,
-    quality: ResolvedQuality | None,
-    requested: RequestedTerms,
-    warnings: list[str],
+    request: ImageGenerationRequest, steps: int, requested: RequestedTerms, warnings: list[str]
 ) -> int | None:
     """The fewest steps allowed, None where all are to be run."""
     if request.min_steps is None:
         return None
-    if quality == SKIPPING_QUALITY:
-        raise InvalidRequest(
-            f"min_steps: cannot stand beside quality '{quality}', which skips steps in a way of its"
-            " own; leave one of them out",
-            param="min_steps",
-        )
     fewest = check_within("min_steps", request.min_steps, 1, steps)
     if requested.deadline_ms is None:
         warnings.append("min_steps: not used without deadline_ms")
         return None
     return fewest if fewest < steps else None
+
+
+def _shortened(
+    request: ImageGenerationRequest, quality: ResolvedQuality | None
+) -> tuple[tuple[Cut, ...], bool]:
+    """(cuts to be made, whether steps are skipped): of these and `min_steps` one at most."""
+    by_quality = request.skip_steps is None and quality == SKIPPING_QUALITY
+    skips = by_quality or bool(request.skip_steps)
+    cuts = tuple(Cut(*pair) for pair in request.step_cuts or ())
+    for name, is_asked in (("min_steps", request.min_steps is not None), ("step_cuts", bool(cuts))):
+        if is_asked and skips:
+            other = f"quality '{quality}'" if by_quality else "skip_steps"
+            raise InvalidRequest(
+                f"{name}: cannot stand beside {other}, which skips steps in a way of its own;"
+                " leave one of them out",
+                param=name,
+            )
+    if cuts and request.min_steps is not None:
+        raise InvalidRequest(
+            "step_cuts: cannot stand beside min_steps, which lets the server cut; leave one of"
+            " them out",
+            param="step_cuts",
+        )
+    return cuts, skips
+
+
+def _checked_cuts(cuts: tuple[Cut, ...], steps: int) -> tuple[Cut, ...]:
+    try:
+        check_cuts(steps, cuts)
+    except ValueError as error:
+        raise InvalidRequest(f"step_cuts: {error}", param="step_cuts") from error
+    return cuts
 
 
 def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:
@@ -194,10 +219,9 @@ def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[s
     if request.guidance_scale is None:
         return spec.guidance_scale
     value = check_number("guidance_scale", request.guidance_scale, MAX_GUIDANCE)
-    if not spec.guidance_embeds:
+    if not spec.guidance_embeds and value != spec.guidance_scale:
         warnings.append(f"guidance_scale: not used, {spec.name} takes no guidance")
-        return spec.guidance_scale
-    return value
+    return value if spec.guidance_embeds else spec.guidance_scale
 
 
 def _true_cfg(
@@ -228,10 +252,7 @@ def _seed(
 
 
 def _finish(
-    request: ImageGenerationRequest,
-    params: GenerationParams,
-    model: str,
-    warnings: list[str],
+    request: ImageGenerationRequest, seed: int, model: str, warnings: list[str]
 ) -> FinishSpec:
     quality = check_within("output_compression", request.output_compression, 0, 100)
     if request.output_format == "png" and "output_compression" in request.model_fields_set:
@@ -241,25 +262,9 @@ def _finish(
         output_compression=quality,
         inline=request.response_format != "url",
         store=request.response_format in (None, "url"),
-        seed=params.seed,
-        parameters=metadata_text(params, model),
+        seed=seed,
+        model=model,
     )
-
-
-def metadata_text(params: GenerationParams, model: str) -> str:
-    """The settings of the first image, as image tools read them from a file.
-
-    The last line holds `Seed: N`, where the later images of the request get their own.
-    """
-    lines = [params.prompt]
-    if params.negative_prompt:
-        lines.append(f"Negative prompt: {params.negative_prompt}")
-    lines.append(
-        f"Steps: {params.num_inference_steps}, Sampler: Euler,"
-        f" CFG scale: {params.true_cfg_scale:g}, Distilled CFG Scale: {params.guidance_scale:g},"
-        f" Seed: {params.seed}, Size: {params.width}x{params.height}, Model: {model}"
-    )
-    return "\n".join(lines)
 
 
 def _check_length(name: str, text: str, most: int) -> None:

@@ -37,6 +37,8 @@ class SettledParameters(BaseModel):
     quality: str | None = Field(description="null where the request names its steps.")
     num_inference_steps: int
     min_steps: int | None
+    step_cuts: list[list[int]]
+    skip_steps: bool
     guidance_scale: float
     true_cfg_scale: float
     seed: int | None = Field(description="null where it would be drawn at random.")
@@ -101,6 +103,8 @@ def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledP
         quality=plan.quality,
         num_inference_steps=params.num_inference_steps,
         min_steps=params.min_inference_steps,
+        step_cuts=[list(cut) for cut in params.planned_cuts],
+        skip_steps=params.skips_steps,
         guidance_scale=params.guidance_scale,
         true_cfg_scale=params.true_cfg_scale,
         seed=None if fields.seed in (None, RANDOM_SEED) else params.seed,

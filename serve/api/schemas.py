@@ -96,6 +96,15 @@ class ImageGenerationRequest(BaseModel):
         default=None,
         description="Allows fewer steps, but no fewer than this, where that keeps the deadline.",
     )
+    step_cuts: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        default=None,
+        description="Cuts of the schedule, [steps done, steps in all] each, as `min_steps` makes"
+        " them: to draw again what was cut. A file's metadata has its own.",
+    )
+    skip_steps: bool | None = Field(
+        default=None,
+        description="Whether to take some steps without a forward; absent: with quality low.",
+    )
 
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
@@ -149,7 +158,7 @@ class UsageReport(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """OpenAI's response and our `seed`, `warnings` and `model`.
+    """OpenAI's response and our `seed`, `warnings`, `model` and `deadline_met`.
 
     `quality` is missing when the request named its steps itself.
     """
@@ -162,6 +171,11 @@ class ImagesResponse(BaseModel):
     quality: Literal["low", "medium", "high"] | None = None
     size: str
     usage: UsageReport
+    deadline_met: bool | None = Field(
+        default=None,
+        description="Whether the answer was there in time, by `deadline_ms` or the server's"
+        " default. Absent: there was no deadline.",
+    )
     warnings: list[str]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,19 @@ from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 from serve.settings.settings import Deadlines, Tenants
 
 MAX_TENANT_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Punctuality:
+    """How an answer stands to its deadline: milliseconds from the request's arrival, rounded up."""
+
+    deadline_ms: int
+    took_ms: int
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the answer was there in time."""
+        return self.took_ms <= self.deadline_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +48,13 @@ class RequestedTerms:
             priority=self.priority,
             refuses_late=self.refuses_late,
         )
+
+    def punctuality(self, elapsed_s: float) -> Punctuality | None:
+        """Of an answer so long after the request's arrival; None without a deadline."""
+        if self.deadline_ms is None:
+            return None
+        took_ms = math.ceil(max(0.0, elapsed_s) * 1000)
+        return Punctuality(deadline_ms=self.deadline_ms, took_ms=took_ms)
 
 
 def requested_terms(request: ImageGenerationRequest, deadlines: Deadlines) -> RequestedTerms:

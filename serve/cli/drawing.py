@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from deployments.graph.warnings import PromptFacts, warnings_for
 from deployments.storage.encode import encode_image
-from deployments.storage.parameters import with_seed
+from deployments.storage.parameters import parameters_text
 from deployments.weights.fetch import fetch
-from pipelines.contracts import StepEvent, TextConditioning
+from pipelines.contracts import DecodedImage, StepEvent, TextConditioning
+from pipelines.skipping import forwards_of
 from serve.api.normalise import Plan, normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
@@ -70,7 +71,6 @@ class LocalDrawing:
 
         `on_warnings` hears what of the prompts the text encoders did not take in.
         """
-        finish = plan.finish
 
         def on_encoded(*texts: TextConditioning | None) -> None:
             facts = [
@@ -80,20 +80,8 @@ class LocalDrawing:
             ]
             on_warnings(warnings_for(plan.params, *facts))
 
-        return [
-            Drawing(
-                data=encode_image(
-                    image.pixels,
-                    output_format=finish.output_format,
-                    output_compression=finish.output_compression,
-                    parameters=with_seed(finish.parameters, finish.seed + index),
-                ),
-                seed=finish.seed + index,
-            )
-            for index, image in enumerate(
-                self._load().generate(plan.params, on_step=on_step, on_encoded=on_encoded)
-            )
-        ]
+        images = self._load().generate(plan.params, on_step=on_step, on_encoded=on_encoded)
+        return [_finished(image, plan, index) for index, image in enumerate(images)]
 
     def _load(self) -> LocalChain:
         import torch
@@ -125,6 +113,21 @@ class LocalDrawing:
         folder = fetch(self._spec.source, (*TEXT_PARTS, *DENOISER_PARTS, *VAE_PARTS), weights)
         spec = replace(self._spec, source=str(folder))
         return LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+
+
+def _finished(image: DecodedImage, plan: Plan, index: int) -> Drawing:
+    """The file of image `index`, to the byte that of a server."""
+    params = plan.params
+    finish = replace(plan.finish, seed=params.seed + index)
+    data = encode_image(
+        image.pixels,
+        output_format=finish.output_format,
+        output_compression=finish.output_compression,
+        parameters=parameters_text(
+            params, finish, steps_run=forwards_of(params), cuts=params.planned_cuts
+        ),
+    )
+    return Drawing(data=data, seed=finish.seed)
 
 
 def _silence_transformers() -> None:

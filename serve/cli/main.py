@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from pipelines import catalog
 from pipelines.contracts import StepEvent
 from pipelines.errors import ConfigurationError, SluiceError
+from pipelines.skipping import forwards_of
 from serve.api.schemas import ImageGenerationRequest, parse_request
 from serve.cli import traces as commands
 from serve.cli.client import ServerError, SluiceClient
@@ -32,6 +33,7 @@ from serve.cli.profile import profile
 from serve.cli.tables import machines_table, models_table, placement_table
 from serve.http import product_version
 from serve.nodes.spot import Cloud
+from serve.redrawing import merged, recorded_fields
 from serve.settings.settings import Settings
 
 app = typer.Typer(
@@ -77,14 +79,19 @@ def main() -> None:
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw; may hold `--ar 16:9`.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw; may hold `--ar 16:9`.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Draw a file again, but for what is said here.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A server that draws, instead of here.")] = None,
     model: Annotated[str | None, typer.Option(help="A name from `sluice models`.")] = None,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT, or auto.")] = "auto",
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, or auto.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     seed: Annotated[int | None, typer.Option(help="Image i is drawn with seed + i.")] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 1,
+    n: Annotated[int | None, typer.Option("-n", help="Number of images, 1 by default.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to avoid; needs --true-cfg.")] = None,
     true_cfg: Annotated[float | None, typer.Option(help="Above 1: a second forward.")] = None,
     deadline_ms: Annotated[
@@ -105,9 +112,11 @@ def generate(
     dtype: Annotated[DType, typer.Option(help="Only without --url.")] = DType.AUTO,
 ) -> None:
     """Draw images and save them, in this process or on the server at --url."""
-    seed = secrets.randbits(32) if seed is None else seed
-    files = OutputFiles.plan(output, format, prompt=prompt, seed=seed, count=n, overwrite=overwrite)
-    fields: dict[str, object] = {
+    if prompt is None and source is None:
+        raise typer.BadParameter("say what to draw: a prompt, or --from and a file")
+    if seed is None and source is None:
+        seed = secrets.randbits(32)
+    given: dict[str, object] = {
         "prompt": prompt,
         "model": model,
         "n": n,
@@ -117,12 +126,13 @@ def generate(
         "seed": seed,
         "negative_prompt": negative,
         "true_cfg_scale": true_cfg,
-        "output_format": files.output_format,
         "deadline_ms": deadline_ms,
         "priority": priority,
         "min_steps": min_steps,
     }
-    request = parse_request(fields)
+    fields = given if source is None else merged(recorded_fields(source), given)
+    files = OutputFiles.plan_for(parse_request(fields), output, format, overwrite=overwrite)
+    request = parse_request({**fields, "output_format": files.output_format})
     if url is None:
         if request.model_fields_set & {"deadline_ms", "priority", "min_steps"}:
             raise typer.BadParameter(
@@ -137,7 +147,7 @@ def generate(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image)
     for index, path in enumerate(files.paths):
-        _out.print(f"{path}  [dim]seed {seed + index}[/dim]", soft_wrap=True)
+        _out.print(f"{path}  [dim]seed {files.seed + index}[/dim]", soft_wrap=True)
 
 
 @app.command()
@@ -240,7 +250,7 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
     drawing = LocalDrawing(Settings.load(arguments), device=device.value, dtype=dtype.value)
     plan = drawing.plan(request)
     warnings = list(plan.warnings)
-    total = plan.params.num_inference_steps * plan.params.num_images
+    total = forwards_of(plan.params) * plan.params.num_images
     with _progress("{task.completed}/{task.total} steps") as progress:
         task = progress.add_task("loading the model", total=total)
 

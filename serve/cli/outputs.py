@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import InvalidRequest
+from serve.api.schemas import ImageGenerationRequest
 
 _SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _SLUG_CHARS = 40
@@ -14,10 +15,32 @@ _SLUG_CHARS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFiles:
-    """The paths of a request's images, in order, and their format."""
+    """The paths of a request's images, in order, their format, and the seed of the first."""
 
     paths: tuple[Path, ...]
     output_format: str
+    seed: int
+
+    @classmethod
+    def plan_for(
+        cls,
+        request: ImageGenerationRequest,
+        output: Path | None,
+        output_format: str | None,
+        *,
+        overwrite: bool,
+    ) -> OutputFiles:
+        """As `plan`, for the images of a request that names its seed; its own format by default."""
+        assert request.seed is not None
+        return cls.plan(
+            output,
+            output_format,
+            prompt=request.prompt,
+            seed=request.seed,
+            count=request.n,
+            overwrite=overwrite,
+            default_format=request.output_format,
+        )
 
     @classmethod
     def plan(
@@ -29,6 +52,7 @@ class OutputFiles:
         seed: int,
         count: int,
         overwrite: bool,
+        default_format: str = "png",
     ) -> OutputFiles:
         """Paths for `count` images of seeds `seed`, `seed + 1` and so on.
 
@@ -37,7 +61,7 @@ class OutputFiles:
         when a file exists and may not be replaced.
         """
         if output is None or output.is_dir():
-            chosen = output_format or "png"
+            chosen = output_format or default_format
             path = (output or Path()) / f"{_slug(prompt)}-{seed}.{chosen}"
             several = path.with_name(f"{_slug(prompt)}-{{seed}}.{chosen}")
         else:
@@ -56,7 +80,7 @@ class OutputFiles:
                 f"{existing[0]} exists; choose another --output, or add --overwrite",
                 param="output",
             )
-        return cls(paths=tuple(paths), output_format=chosen)
+        return cls(paths=tuple(paths), output_format=chosen, seed=seed)
 
 
 def _format_of(path: Path, output_format: str | None) -> str:

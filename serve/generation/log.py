@@ -21,7 +21,7 @@ from serve.api.disconnect import ClientGone
 from serve.api.normalise import Plan
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import services_of
-from serve.api.terms import MAX_TENANT_CHARS
+from serve.api.terms import MAX_TENANT_CHARS, Punctuality
 from serve.errors import ERROR_TABLE, error_code
 from serve.generation.metrics import OK, count_for_tenant, count_generation
 from serve.generation.sharing import Answer
@@ -42,12 +42,19 @@ _CLIENTS_WORDS = ("user", "tenant")
 
 @dataclass(slots=True)
 class LogEntry:
-    """What becomes known on the way: `plan` and `terms` once the request is known to be valid."""
+    """What becomes known on the way: `plan` and `terms` once the request is known to be valid,
+    `punctuality` with the answer, if there is a deadline."""
 
     tenant: str | None = None
     plan: Plan | None = None
     terms: ServiceTerms | None = None
     answer: Answer | None = None
+    punctuality: Punctuality | None = None
+
+    @property
+    def is_on_time(self) -> bool:
+        """Whether a deadline was met: only an answer can meet one."""
+        return self.punctuality is not None and self.punctuality.is_met
 
 
 @contextmanager
@@ -61,12 +68,12 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
         raise
     finally:
         outcome, seconds = _outcome(request, failure), time.monotonic() - started
-        now = services_of(request).now()
         count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
         if entry.terms is not None:
             asked_for = fields.deadline_ms is not None
-            count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, now=now)
-        _describe(request, entry, outcome, now)
+            met = entry.is_on_time
+            count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, met=met)
+        _describe(request, entry, outcome)
         facts: Facts = {
             "request": request.state.request_id,
             "trace": trace_of(request).trace_id,
@@ -75,7 +82,7 @@ def generation_log(request: Request, fields: ImageGenerationRequest) -> Generato
             "outcome": outcome,
             **_category(failure),
             **_planned(entry.plan),
-            **_punctual(entry, now),
+            **_punctual(entry),
             **_answered(entry.answer),
             "seconds": round(seconds, 3),
         }
@@ -91,7 +98,7 @@ def _in_words(facts: Facts) -> str:
     )
 
 
-def _describe(request: Request, entry: LogEntry, outcome: str, now: float) -> None:
+def _describe(request: Request, entry: LogEntry, outcome: str) -> None:
     """Say it of the root of the request's trace."""
     services = services_of(request)
     attributes = trace_of(request).root.attributes
@@ -105,8 +112,9 @@ def _describe(request: Request, entry: LogEntry, outcome: str, now: float) -> No
     if entry.answer is not None:
         attributes |= answer_attributes(entry.answer)
     if entry.terms is not None and entry.terms.deadline is not None:
-        met = entry.answer is not None and now <= entry.terms.deadline
-        attributes["sluice.deadline_met"] = met
+        attributes["sluice.deadline_met"] = entry.is_on_time
+    if entry.punctuality is not None:
+        attributes["sluice.took_ms"] = entry.punctuality.took_ms
 
 
 def _outcome(request: Request, error: BaseException | None) -> str:
@@ -135,12 +143,12 @@ def _planned(plan: Plan | None) -> Facts:
     }
 
 
-def _punctual(entry: LogEntry, now: float) -> Facts:
-    """The deadline, and whether it was met: only an image can meet one."""
+def _punctual(entry: LogEntry) -> Facts:
+    """The deadline, and whether it was met."""
     if entry.plan is None or entry.terms is None or entry.terms.deadline is None:
         return {}
-    met = entry.answer is not None and now <= entry.terms.deadline
-    return {"deadline_ms": entry.plan.requested.deadline_ms, "met": "yes" if met else "no"}
+    met = "yes" if entry.is_on_time else "no"
+    return {"deadline_ms": entry.plan.requested.deadline_ms, "met": met}
 
 
 def _answered(answer: Answer | None) -> Facts:

@@ -38,25 +38,26 @@ def count_generation(
 
 
 def count_for_tenant(
-    outcome: str, terms: ServiceTerms, *, asked: bool, answer: Answer | None, now: float
+    outcome: str, terms: ServiceTerms, *, asked: bool, answer: Answer | None, met: bool
 ) -> None:
-    """The same of a request that was valid: its images, and its deadline, `asked` for or not."""
+    """The same of a request that was valid: its images, and its deadline, `asked` for or not, and
+    `met` by its answer or not."""
     tenant = tenant_label(terms.tenant)
     if answer is not None and outcome == OK:
         source = answer.source or "drawn"
         metrics.IMAGES.add(len(answer.result.images), source=source, tenant=tenant)
-    result = deadline_result(outcome, terms, now)
+    result = deadline_result(outcome, terms, met=met)
     if result is not None:
         kind = "asked" if asked else "default"
         metrics.DEADLINES.add(result=result, kind=kind, tenant=tenant)
 
 
-def deadline_result(outcome: str, terms: ServiceTerms, now: float) -> str | None:
+def deadline_result(outcome: str, terms: ServiceTerms, *, met: bool) -> str | None:
     """`met`, `missed` or `refused`; None without a deadline, and where the client is the cause."""
     if terms.deadline is None:
         return None
     if outcome == OK:
-        return "met" if now <= terms.deadline else "missed"
+        return "met" if met else "missed"
     status = _STATUS.get(outcome, 0)
     if status == _TOO_MANY:
         return "refused"

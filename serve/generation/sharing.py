@@ -171,7 +171,7 @@ def may_join(terms: ServiceTerms, leader: ServiceTerms) -> bool:
 
 def size_of(key: ExactRequest, result: GenerationResult) -> int:
     """Bytes that a kept answer takes, about."""
-    texts = (key.params.prompt, key.params.negative_prompt or "", key.finish.parameters)
+    texts = (key.params.prompt, key.params.negative_prompt or "", key.finish.model)
     images = sum(sys.getsizeof(image.b64 or "") for image in result.images)
     return _ENTRY_BYTES + images + sum(map(sys.getsizeof, texts))
 

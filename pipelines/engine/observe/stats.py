@@ -15,7 +15,7 @@ from pipelines.engine.entry import Entry
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import StageFailed
-from pipelines.job_shape import shape_of
+from pipelines.skipping import forwards_of
 
 _STALLED_S = 60.0
 _STALLED_TIMES = 20.0
@@ -118,10 +118,11 @@ class Counters:
 
     def count_finished(self, job: LatentJob, steps_run: int) -> None:
         """An image is done, in so many forwards."""
-        forwards = shape_of(job).forwards
         self.finished += 1
-        self.skipped_steps += job.num_inference_steps - forwards
-        self.cut_steps += forwards - steps_run
+        if job.skips_steps:
+            self.skipped_steps += job.num_inference_steps - steps_run
+        else:
+            self.cut_steps += forwards_of(job) - steps_run
 
     def count_cancelled(self, entry: Entry | None) -> None:
         """This one was dropped, unless it had ended."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
 
-from pipelines.contracts import Cut
+from pipelines.cuts import Cut
 from pipelines.engine.costs.surface import EMPTY, CostSurface
 from pipelines.engine.scheduling.ageing import Ageing
 from pipelines.engine.scheduling.fairness import Tenants

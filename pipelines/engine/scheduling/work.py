@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.contracts import Cut
+from pipelines.cuts import Cut
 from pipelines.engine.costs.surface import Load
 
 

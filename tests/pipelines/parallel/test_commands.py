@@ -21,6 +21,7 @@ JOB = LatentJob(
     true_cfg_scale=1e-17,
     seed=2**63,
     min_inference_steps=3,
+    planned_cuts=(Cut(2, 6), Cut(3, 5)),
     skips_steps=True,
     terms=ServiceTerms(tenant="secret", deadline=1.5),
 )

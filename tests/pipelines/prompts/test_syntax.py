@@ -164,6 +164,25 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     assert refused_field == "prompt"
 
 
+_SYNTAX = ["[GEN]", " [gen] ", "--ar 2:1", "--ar 2:1,", " ", "a cat", "]", "\n", "[GEN]--ar 2:1 "]
+
+
+@given(text=st.lists(st.sampled_from(_SYNTAX), max_size=9).map("".join))
+@example(text="--ar 2:1 [GEN] a cat")
+@example(text="--ar 2:1 [GEN]--ar 2:1 a cat")
+def test_what_was_parsed_is_parsed_to_itself(text: str) -> None:
+    try:
+        parsed = parse_prompt(text)
+    except InvalidRequest:
+        return
+    assert parse_prompt(parsed.text) == ParsedPrompt(text=parsed.text)
+
+
+def test_syntax_within_syntax_has_an_end() -> None:
+    with pytest.raises(InvalidRequest, match="once each"):
+        parse_prompt("[GEN]--ar 1:1 " * 2000 + "a cat")
+
+
 @pytest.mark.parametrize(
     ("filler", "kept"),
     [

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.metrics import declared as metrics
 from pipelines.contracts import ServiceTerms
 from pipelines.errors import DeadlineUnreachable
+from tests.recorder import Recorder, recorded
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
+
+__all__ = ["recorded"]
 
 URL = "/v1/images/generations"
 ARRIVED = 1_800_000_000.0
@@ -115,6 +120,79 @@ class TestFewerSteps:
         answer = (await client.post(URL, json={"prompt": "a cat", "quality": "low"})).json()
         assert (answer["quality"], answer["data"][0]["steps"]) == ("low", 7)
         assert answer["warnings"] == []
+
+
+class TestPunctuality:
+    """What is said of a deadline is said alike everywhere, of one that was met and one that was
+    missed."""
+
+    async def answered(
+        self,
+        client_of: ClientOf,
+        took_s: float,
+        *,
+        deadline_ms: int | None = 900,
+        default_ms: int | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        ticks = iter([ARRIVED, ARRIVED + took_s])
+        given = services(
+            FakeGraph(steps_run=7),
+            now=lambda: next(ticks),
+            deadlines={"default_ms": default_ms},
+        )
+        client = client_of(given)
+        body = {"prompt": "a cat", "deadline_ms": deadline_ms, **fields}
+        response = await client.post(URL, json=body)
+        assert response.status_code == 200, response.text
+        (trace,) = given.traces.get(response.headers["x-trace-id"])
+        attributes = trace.root.attributes
+        return {**response.json(), "trace": attributes}
+
+    async def test_met(
+        self, client_of: ClientOf, recorded: Recorder, caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level(logging.INFO, logger="ray.serve")
+        answer = await self.answered(client_of, 0.8999)
+        assert answer["deadline_met"] is answer["trace"]["sluice.deadline_met"] is True
+        assert answer["trace"]["sluice.took_ms"] == 900
+        assert answer["warnings"] == []
+        assert " deadline_ms=900 met=yes " in caplog.text
+        assert [labels["result"] for labels in recorded.labels(metrics.DEADLINES)] == ["met"]
+
+    async def test_missed(
+        self, client_of: ClientOf, recorded: Recorder, caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level(logging.INFO, logger="ray.serve")
+        answer = await self.answered(client_of, 1.34)
+        assert answer["deadline_met"] is answer["trace"]["sluice.deadline_met"] is False
+        assert answer["trace"]["sluice.took_ms"] == 1340
+        assert answer["warnings"] == ["deadline_ms: missed; the answer took 1340 ms instead of 900"]
+        assert " deadline_ms=900 met=no " in caplog.text
+        assert [labels["result"] for labels in recorded.labels(metrics.DEADLINES)] == ["missed"]
+
+    async def test_a_cut_that_did_not_help_does_not_say_that_it_did(self, client_of: ClientOf):
+        answer = await self.answered(client_of, 1.34, min_steps=5)
+        assert answer["warnings"] == [
+            "deadline_ms: missed; the answer took 1340 ms instead of 900",
+            "min_steps: image 0 was drawn in 7 of 12 steps, and the deadline was missed all the"
+            " same",
+        ]
+        assert not any("to keep" in warning for warning in answer["warnings"])
+
+    @pytest.mark.parametrize(("took_s", "met"), [(29.0, True), (31.0, False)])
+    async def test_the_servers_default_is_a_deadline_too(
+        self, client_of: ClientOf, took_s: float, met: bool
+    ):
+        answer = await self.answered(client_of, took_s, deadline_ms=None, default_ms=30_000)
+        assert answer["deadline_met"] is met
+
+    async def test_without_one_nothing_is_said(self, client_of: ClientOf, recorded: Recorder):
+        answer = await self.answered(client_of, 31.0, deadline_ms=None)
+        assert "deadline_met" not in answer
+        assert "sluice.deadline_met" not in answer["trace"]
+        assert answer["warnings"] == []
+        assert recorded.labels(metrics.DEADLINES) == []
 
 
 class TestSharing:

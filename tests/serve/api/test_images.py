@@ -44,6 +44,7 @@ async def test_the_whole_answer(client: httpx.AsyncClient, graph: FakeGraph):
             "output_tokens_details": {"image_tokens": 32, "text_tokens": 0},
             "total_tokens": 39,
         },
+        "deadline_met": True,
         "warnings": [],
     }
     assert response.headers["server-timing"] == "encode;dur=4.0, denoise_wait;dur=1.5"

@@ -320,18 +320,6 @@ class TestPromptSyntax:
         assert "`seed`" in refusal(prompt="a cat --seed 7").message
 
 
-def test_metadata_lists_what_was_used():
-    text = plan(
-        prompt="a cat\non a mat", negative_prompt="blurry", true_cfg_scale=3, seed=5
-    ).finish.parameters
-    assert text == (
-        "a cat\non a mat\n"
-        "Negative prompt: blurry\n"
-        "Steps: 12, Sampler: Euler, CFG scale: 3, Distilled CFG Scale: 3.5,"
-        " Seed: 5, Size: 64x64, Model: alias"
-    )
-
-
 def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
     spec = dataclasses.replace(SPEC, trained_sizes=((64, 64), (64, 96)))
     assert plan(spec).warnings == ()
@@ -339,6 +327,36 @@ def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
     made = plan(spec, size="64x96")
     assert (made.params.height, made.params.width) == (96, 64)
     assert made.warnings == ("size: test-model draws worse at sizes other than 64x64, 96x64",)
+
+
+class TestShorterSchedules:
+    def test_quality_low_skips_and_so_does_the_field(self):
+        assert plan(quality="low").params.skips_steps
+        assert plan(num_inference_steps=9, skip_steps=True).params.skips_steps
+        assert not plan(quality="low", skip_steps=False).params.skips_steps
+        assert not plan().params.skips_steps
+
+    def test_cuts_are_planned(self):
+        made = plan(num_inference_steps=20, step_cuts=[[4, 12], [6, 9]])
+        assert made.params.planned_cuts == ((4, 12), (6, 9))
+        assert plan(step_cuts=[]).params.planned_cuts == ()
+
+    @pytest.mark.parametrize(
+        ("fields", "param", "said"),
+        [
+            ({"step_cuts": [[4, 20]]}, "step_cuts", "does not follow 20 steps after 0"),
+            ({"step_cuts": [[4, 9], [4, 7]]}, "step_cuts", "does not follow 9 steps after 4"),
+            ({"step_cuts": [[4]]}, "step_cuts", "at least 2 items"),
+            ({"step_cuts": [4, 9]}, "step_cuts", "list"),
+            ({"step_cuts": [[4, 9]], "min_steps": 3}, "step_cuts", "beside min_steps"),
+            ({"step_cuts": [[4, 9]], "skip_steps": True}, "step_cuts", "beside skip_steps"),
+            ({"min_steps": 3, "skip_steps": True}, "min_steps", "beside skip_steps"),
+        ],
+    )
+    def test_one_way_at_a_time(self, fields: dict[str, Any], param: str, said: str):
+        error = refusal(num_inference_steps=20, **fields)
+        assert error.param == param
+        assert said in error.message
 
 
 class TestDeadlines:

@@ -42,6 +42,8 @@ async def test_every_value_is_settled(client: httpx.AsyncClient, graph: FakeGrap
         "quality": "high",
         "num_inference_steps": 18,
         "min_steps": None,
+        "step_cuts": [],
+        "skip_steps": False,
         "guidance_scale": 3.5,
         "true_cfg_scale": 2.0,
         "seed": None,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from serve.cli import main as cli
 from serve.cli.client import SluiceClient
@@ -115,6 +115,32 @@ class TestGenerateOverHttp:
         ]
         assert "warning: a [warning]" in outcome.err
 
+    def test_a_recorded_request_is_sent_again(
+        self, run: Run, server: list[dict[str, object]], tmp_path: Path
+    ):
+        cuts = {"num_inference_steps": 60, "step_cuts": [[9, 17]]}
+        record = {"prompt": "a cat", "seed": 7, "output_format": "webp", **cuts}
+        encoded = json.dumps(record).replace(",", "%2C").replace(":", "%3A")
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("parameters", f"a cat\nSteps: 17, Seed: 7, Sluice: {encoded}")
+        Image.new("RGB", (8, 8)).save(tmp_path / "cut.png", pnginfo=chunks)
+        again = ("generate", "--from", "cut.png", "--url", "http://s")
+        assert run(*again).code == 0
+        assert (tmp_path / "a-cat-7.webp").read_bytes() == b"image"
+        assert run(*again, "--steps", "30", "--format", "png").code == 0
+        uncut = {"num_inference_steps": 30, "output_format": "png"}
+        assert server == [record, {"prompt": "a cat", "seed": 7, **uncut}]
+
+    def test_a_file_that_cannot_be_drawn_again(
+        self, run: Run, server: list[dict[str, object]], tmp_path: Path
+    ):
+        Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+        outcome = run("generate", "--from", "plain.png", "--url", "http://s")
+        assert outcome.code == 1
+        assert outcome.err.startswith("error: plain.png: the file has no metadata")
+        assert run("generate", "--from", "missing.png").code == 1
+        assert server == []
+
     def test_a_refusal_is_one_line(self, run: Run, server: list[dict[str, object]], tmp_path: Path):
         outcome = run("generate", "refuse", "--url", "http://s")
         assert outcome.code == 1
@@ -155,6 +181,19 @@ class TestGenerateHere:
         assert outcome.code == 0, outcome.err
         assert 'warning: prompt: weights such as "(big:1.3)"' in outcome.err
         assert 'warning: prompt: the model has no token for "Frobnicated"' in outcome.err
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+    def test_a_file_is_drawn_again(self, run: Run, tmp_path: Path, suffix: str):
+        first = ("generate", "a red circle, and a blue star", "--steps", "2", "-o", f"x.{suffix}")
+        assert run(*first).code == 0
+        outcome = run("generate", "--from", f"x.{suffix}", "-o", f"y.{suffix}")
+        assert outcome.code == 0, outcome.err
+        assert "warning" not in outcome.err
+        file = (tmp_path / f"x.{suffix}").read_bytes()
+        assert (tmp_path / f"y.{suffix}").read_bytes() == file
+        assert run("generate", "--from", f"x.{suffix}", "--seed", "4", "--format", "png").code == 0
+        (other,) = tmp_path.glob("a-red-circle-and-a-blue-star-4.png")
+        assert other.read_bytes() != file
 
     @pytest.mark.parametrize("option", ["--deadline-ms", "--priority", "--min-steps"])
     def test_who_is_alone_needs_no_order(self, run: Run, option: str):
