@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from deployments.graph.warnings import PromptFacts
 from deployments.storage.parameters import parameters_text
-from deployments.wire.packed import PackedLatents
+from deployments.wire.packed import PackedLatents, PromptFacts
 from pipelines.catalog import image_tokens
 from pipelines.contracts import (
     FinishedImage,

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from deployments.wire.packed import PromptFacts
 from pipelines.contracts import GenerationParams
 from pipelines.prompts.markup import quoted
 from pipelines.prompts.unread_text import UnreadText
 
 _QUOTED_CHARACTERS = 80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptFacts:
-    """What is to be told of an encoded prompt: the tokens used, and what was not taken in."""
-
-    num_tokens: int
-    unread: UnreadText = field(default_factory=UnreadText)
 
 
 def warnings_for(
@@ -50,12 +41,12 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
     if unread.dropped_text:
         found.append(
             f"{field}: longer than {max_sequence_length} tokens; the T5 encoder did not read the"
-            f" end, from {_decode_latency(unread.dropped_text)}"
+            f" end, from {_tail(unread.dropped_text)}"
         )
     if unread.pooled_dropped_text:
         found.append(
             f"{field}: longer than the CLIP encoder reads; it did not read the end, from"
-            f" {_decode_latency(unread.pooled_dropped_text)}"
+            f" {_tail(unread.pooled_dropped_text)}"
         )
     if unread.unknown_words:
         found.append(
@@ -70,5 +61,5 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
     return found
 
 
-def _decode_latency(text: str) -> str:
+def _tail(text: str) -> str:
     return f'"{text if len(text) <= _QUOTED_CHARACTERS else text[:_QUOTED_CHARACTERS] + "…"}"'

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import ray.serve
 
-from deployments.graph.warnings import PromptFacts
 from deployments.lifecycle.boundary import end_process
 from deployments.lifecycle.callers import CallerWatch
 from deployments.lifecycle.draining import DrainWatch, is_deleted
@@ -35,6 +34,7 @@ from deployments.wire.packed import (
     PackedCheckpoint,
     PackedConditioning,
     PackedLatents,
+    PromptFacts,
 )
 from deployments.wire.tensors import (
     pack_checkpoint,

@@ -6,14 +6,21 @@ these, and these of tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from deployments.graph.warnings import PromptFacts
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFacts:
+    """What is to be told of an encoded prompt: the tokens used, and what was not taken in."""
+
+    num_tokens: int
+    unread: UnreadText = field(default_factory=UnreadText)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from deployments.graph.warnings import PromptFacts, warnings_for
+from deployments.graph.warnings import warnings_for
 from deployments.storage.encode import encode_image
 from deployments.storage.parameters import parameters_text
 from deployments.weights.fetch import fetch
+from deployments.wire.packed import PromptFacts
 from pipelines.contracts import DecodedImage, StepEvent, TextConditioning
 from pipelines.skipping import forwards_of
 from serve.api.normalise import Plan, normalise

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from deployments.graph.warnings import PromptFacts
 from deployments.stage_table import STAGES
 from deployments.stages.local_handle import LocalHandle
 from deployments.wire.packed import (
@@ -23,6 +22,7 @@ from deployments.wire.packed import (
     PackedCheckpoint,
     PackedLatents,
     PackedTensor,
+    PromptFacts,
 )
 from pipelines.contracts import (
     FinishedImage,

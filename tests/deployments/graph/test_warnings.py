@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from deployments.graph.warnings import PromptFacts, warnings_for
+from deployments.graph.warnings import warnings_for
+from deployments.wire.packed import PromptFacts
 from pipelines.contracts import GenerationParams
 from pipelines.prompts.unread_text import UnreadText
 
