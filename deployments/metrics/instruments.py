@@ -2,7 +2,7 @@
 
 An instrument of Ray's is made with the first value, in the replica that has it, so that Serve's
 labels (deployment, replica, application) are on it. Outside of a replica, as in Serve's local
-testing mode, values go nowhere. What there is to record is declared in `metrics.py`.
+testing mode, values go nowhere. What there is to record is declared in `declared.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How each stage is placed and scaled: typed, frozen, checked before anything is deployed.
 
 Knows nothing of where the values come from (`serve.settings` reads them), no torch and no weights.
-What all stages have in common is in `placement.py`.
+What all stages have in common is in `stage.py`.
 """
 
 from __future__ import annotations

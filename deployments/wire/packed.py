@@ -1,6 +1,6 @@
 """Tensors as they travel between processes: numpy arrays and the names of their torch dtypes.
 
-No torch here, so that the graph can hold what it does not look into; `wire.py` makes tensors of
+No torch here, so that the graph can hold what it does not look into; `tensors.py` makes tensors of
 these, and these of tensors.
 """
 

@@ -1,1 +1,1 @@
-"""Schemas and routes, one module per resource; `errors.py` is the one table of failures."""
+"""Schemas and routes, one module per resource; `serve.errors` has the one table of failures."""

@@ -1,4 +1,4 @@
-"""The sections of the settings that are the HTTP side's own; `config.py` reads their values."""
+"""The sections of the settings that are the HTTP side's own; `settings.py` reads their values."""
 
 from __future__ import annotations
 
