@@ -1,4 +1,4 @@
-"""Gives each image of a batch the bits that it has alone, on a CPU, for any number of threads.
+"""Gives whatever is in a batch the bits that it has alone, on a CPU, for any number of threads.
 
 Whether an operation does so by itself depends on how its kernel is chosen and shared out:
 
@@ -30,6 +30,13 @@ _TRIED_POSITIONS = 64 * 64
 
 _VECTORS = 128
 """Numbers that two threads share in whole vectors, of any instruction set, unrolled."""
+
+
+def rounds_by_position(device: torch.device) -> bool:
+    """Whether an activation, or a product of complex numbers, depends there on where in a larger
+    tensor a number stands, even where all sizes are multiples of `_VECTORS`: then each part is to
+    be computed by itself."""
+    return device.type == "cpu" and torch.get_num_threads() > 2
 
 
 def make_batch_invariant(
@@ -77,7 +84,7 @@ def _rule_for(module: nn.Module) -> Callable[[torch.Tensor], bool] | None:
 
 
 def _is_in_whole_vectors(batch: torch.Tensor) -> bool:
-    return torch.get_num_threads() <= 2 and batch[0].numel() % _VECTORS == 0
+    return not rounds_by_position(batch.device) and batch[0].numel() % _VECTORS == 0
 
 
 def _tried_out(conv: nn.Conv2d) -> Callable[[torch.Tensor], bool]:

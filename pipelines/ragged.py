@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from pipelines.batch_invariant import rounds_by_position
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
-from pipelines.flux1.blocks import Places, Rotation
+from pipelines.flux1.blocks import Places, Rotation, RowCounts
 from pipelines.packing.attention import AttentionBackend, backend
 from pipelines.packing.linear import Total
 
@@ -164,12 +165,19 @@ class PackedFlux:
         # every number of groups that is a batch axis to torch.
         alike = len(shapes) == 1 or (len(set(shapes)) == 1 and not self._is_compiled)
         lengths = [sum(shape) for shape in shapes]
+        places = Places() if alike else make_places(shapes, self.device)
         return Layout(
             shapes=tuple(shapes),
             groups=len(shapes) if alike else 1,
-            places=Places() if alike else make_places(shapes, self.device),
+            places=places._replace(row_counts=self._row_counts(shapes)),
             attention_plan=self._attend.prepare(lengths, self.device),
         )
+
+    def _row_counts(self, shapes: Sequence[SegmentShape]) -> RowCounts | None:
+        if len(shapes) == 1 or self._is_compiled or not rounds_by_position(self.device):
+            return None
+        text, image = zip(*shapes, strict=True)
+        return RowCounts(text, image, tuple(map(sum, shapes)))
 
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Text tokens (L, C) -> (L, d). The same at every step, so done once per request."""

@@ -13,6 +13,7 @@ Shapes (`pipelines.ragged` says what groups are):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,11 +26,21 @@ _EPSILON = 1e-6
 _FLOAT16_MAX = 65504
 
 
+class RowCounts(NamedTuple):
+    """The tokens of each segment, in the order of the segments."""
+
+    text: tuple[int, ...]
+    image: tuple[int, ...]
+    joint: tuple[int, ...]
+
+
 class Places(NamedTuple):
     """Where tokens stand when segments differ; all None when they are alike.
 
     `to_segments` (T,) reorders stream order into segment order; `text_rows` and `image_rows` pick
-    the streams out of segment order again; the owners name each token's segment.
+    the streams out of segment order again; the owners name each token's segment. `row_counts` are
+    there only where activations and rotations must be computed segment by segment, alike or not
+    (`batch_invariant.rounds_by_position`).
     """
 
     to_segments: torch.Tensor | None = None
@@ -38,6 +49,7 @@ class Places(NamedTuple):
     owner: torch.Tensor | None = None
     text_owner: torch.Tensor | None = None
     image_owner: torch.Tensor | None = None
+    row_counts: RowCounts | None = None
 
 
 Rotation = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -67,7 +79,8 @@ def double_before(
     if places.to_segments is not None:
         qk = qk.index_select(1, places.to_segments)
         value = value.index_select(1, places.to_segments)
-    query, key = _rotate(qk, rotation).flatten(0, 1).unbind(1)
+    counts = None if places.row_counts is None else places.row_counts.joint
+    query, key = _rotate(qk, rotation, counts).flatten(0, 1).unbind(1)
     return query, key, value.flatten(0, 1)
 
 
@@ -87,8 +100,13 @@ def double_after(
         text_in = joint.index_select(1, places.text_rows)
     else:
         text_in, image_in = joint.split([text.shape[1], image.shape[1]], dim=1)
-    image = _stream_after(weights.image, image, image_in, image_modulation, places.image_owner)
-    text = _stream_after(weights.text, text, text_in, text_modulation, places.text_owner)
+    text_counts, image_counts, _ = places.row_counts or (None, None, None)
+    image = _stream_after(
+        weights.image, image, image_in, image_modulation, places.image_owner, image_counts
+    )
+    text = _stream_after(
+        weights.text, text, text_in, text_modulation, places.text_owner, text_counts
+    )
     return image, clip_float16(text)
 
 
@@ -108,8 +126,9 @@ def single_before(
     projected = linear(norm_modulate(joint, shift, scale), weights.qkv_mlp)
     qkv, mlp = projected.split([qkv_rows, rows - qkv_rows], dim=-1)
     qk, value = _split_heads(qkv, weights.head_norm)
-    query, key = _rotate(qk, rotation).flatten(0, 1).unbind(1)
-    return query, key, value.flatten(0, 1), functional.gelu(mlp, approximate="tanh")
+    counts = None if places.row_counts is None else places.row_counts.joint
+    query, key = _rotate(qk, rotation, counts).flatten(0, 1).unbind(1)
+    return query, key, value.flatten(0, 1), _gelu(mlp, counts)
 
 
 def single_after(
@@ -143,13 +162,30 @@ def _stream_after(
     attended: torch.Tensor,
     modulation: torch.Tensor,
     owner: torch.Tensor | None,
+    counts: tuple[int, ...] | None,
 ) -> torch.Tensor:
     gate, mlp_shift, mlp_scale, mlp_gate = spread(modulation[:, 2:], owner)
     # A product needs its rows in one piece; torch would add the bias separately otherwise.
     x = _add_gated(x, gate, linear(attended.contiguous(), weights.out))
     hidden = linear(norm_modulate(x, mlp_shift, mlp_scale), weights.mlp_in)
-    hidden = functional.gelu(hidden, approximate="tanh")
-    return _add_gated(x, mlp_gate, linear(hidden, weights.mlp_out))
+    return _add_gated(x, mlp_gate, linear(_gelu(hidden, counts), weights.mlp_out))
+
+
+def _gelu(x: torch.Tensor, counts: tuple[int, ...] | None) -> torch.Tensor:
+    if counts is None:
+        return functional.gelu(x, approximate="tanh")
+    parts = _segments(x, counts)
+    return _joined(x, [functional.gelu(part, approximate="tanh") for part in parts])
+
+
+def _segments(x: torch.Tensor, counts: tuple[int, ...]) -> Sequence[torch.Tensor]:
+    """The segments of (G, N, ...): groups, or so many rows each of the only one."""
+    return x.split(1) if len(x) > 1 else x.split(counts, dim=1)
+
+
+def _joined(x: torch.Tensor, segments: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What was made of the `_segments` of `x`, as it was."""
+    return torch.cat(list(segments), dim=0 if len(x) > 1 else 1)
 
 
 def spread(modulation: torch.Tensor, owner: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -184,17 +220,29 @@ def _split_heads(qkv: torch.Tensor, head_norm: torch.Tensor) -> tuple[torch.Tens
     return torch.stack([query, key], dim=2), value
 
 
-def _rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def _rotate(
+    x: torch.Tensor, rotation: Rotation, counts: tuple[int, ...] | None = None
+) -> torch.Tensor:
     """Rotate neighbouring pairs of each head of `x` (G, N, 2, H, E), in float32."""
     pairs = x.float().unflatten(-1, (-1, 2))
     if isinstance(rotation, torch.Tensor):
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2)
+        turned = torch.view_as_real(_turned(torch.view_as_complex(pairs), rotation, counts))
+        turned = turned.flatten(-2)
     else:
         cosine, sine = rotation
         real, imaginary = pairs.unbind(-1)
         quarter = torch.stack([-imaginary, real], dim=-1).flatten(-2)
         turned = pairs.flatten(-2) * cosine + quarter * sine
     return turned.to(x.dtype)
+
+
+def _turned(
+    x: torch.Tensor, rotation: torch.Tensor, counts: tuple[int, ...] | None
+) -> torch.Tensor:
+    if counts is None:
+        return x * rotation
+    pairs = zip(_segments(x, counts), _segments(rotation, counts), strict=True)
+    return _joined(x, [part * factors for part, factors in pairs])
 
 
 def clip_float16(x: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipelines.batch_invariant import rounds_by_position
 from pipelines.contracts import TextConditioning, TextPrompt
 from pipelines.flux1.checkpoint import TextComponents, load_text_components
 from pipelines.prompts.unread_text import UnreadText
@@ -64,8 +65,11 @@ class TextEncoderStage:
             truncation=True,
             return_tensors="pt",
         )
-        output = self._clip(tokens.input_ids.to(self._clip.device), output_hidden_states=False)
-        return output.pooler_output.to(self._clip.dtype)
+        ids: torch.Tensor = tokens.input_ids.to(self._clip.device)
+        # T5's activation is made of others, that round alike everywhere; CLIP's is not.
+        parts = ids.split(1) if rounds_by_position(ids.device) else [ids]
+        pooled = [self._clip(part, output_hidden_states=False).pooler_output for part in parts]
+        return torch.cat(pooled).to(self._clip.dtype)
 
     def _t5_tokens(self, texts: list[str], length: int) -> torch.Tensor:
         """Padded ids (B, length)."""

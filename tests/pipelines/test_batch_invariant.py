@@ -1,19 +1,22 @@
-"""A decoded image has the same bits whatever else is decoded with it."""
+"""What is computed in a batch has the bits that it has alone, with any number of threads."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipelines.batch_invariant import make_batch_invariant
-from pipelines.contracts import Latents
+from pipelines.contracts import LatentJob, Latents, TextPrompt
 from pipelines.embedded import EMBEDDED_MODEL_DIR
+from pipelines.stages.denoiser import DenoiserStage
+from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
 
 SIZES = [(64, 64), (48, 80), (96, 96), (64, 176)]
@@ -54,6 +57,55 @@ def test_batches_of_mixed_counts_and_sizes(stage: VaeDecoderStage, threads: int)
             if not torch.equal(together[index], stage.values([item])[0]):
                 differ.append((height, width, count))
     assert differ == []
+
+
+@torch.inference_mode()
+def test_steps_of_mixed_and_of_equal_sizes(threads: int) -> None:
+    stage = DenoiserStage.load(str(EMBEDDED_MODEL_DIR))
+    torch.manual_seed(0)
+    text = stage.random_conditioning(32)
+
+    def after_two_steps(jobs: Sequence[LatentJob]) -> list[torch.Tensor]:
+        trajectories = [stage.admit(job, text, None) for job in jobs]
+        for _ in range(2):
+            stage.tick(trajectories)
+        return [trajectory.latents for trajectory in trajectories]
+
+    mixed = [(64, 80), (128, 112), (96, 64), (112, 112)]
+    for sizes in (mixed * 2, [(112, 80)] * 4):
+        jobs = [job(height, width, seed) for seed, (height, width) in enumerate(sizes)]
+        together = after_two_steps(jobs)
+        alone = [after_two_steps([each])[0] for each in jobs]
+        assert all(map(torch.equal, together, alone)), sizes
+
+
+@torch.inference_mode()
+def test_prompts_of_a_wide_clip(dev_like: Path, threads: int) -> None:
+    """So wide that a batch's activations are shared out to all threads."""
+    stage = TextEncoderStage.load(str(dev_like))
+    config = CLIPTextConfig(**{**stage._clip.config.to_dict(), "intermediate_size": 1024})
+    torch.manual_seed(0)
+    stage._clip = CLIPTextModel(config).eval()
+    # CLIP sees what stands before the end mark: texts that are as long as its window.
+    texts = [f"{colour} square on the left of a dog " * 3 for colour in ("red", "green", "blue")]
+    prompts = [TextPrompt(prompt=text, max_sequence_length=48) for text in texts]
+    for prompt, together in zip(prompts, stage.encode(prompts), strict=True):
+        (alone,) = stage.encode([prompt])
+        assert torch.equal(alone.pooled_prompt_embeds, together.pooled_prompt_embeds)
+        assert torch.equal(alone.prompt_embeds, together.prompt_embeds)
+
+
+def job(height: int, width: int, seed: int) -> LatentJob:
+    """Two steps of an image."""
+    return LatentJob(
+        work_id=f"w{seed}",
+        group=f"w{seed}",
+        height=height,
+        width=width,
+        num_inference_steps=2,
+        guidance_scale=3.5,
+        seed=seed,
+    )
 
 
 class Mixing(nn.Conv2d):
