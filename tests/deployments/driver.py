@@ -94,13 +94,19 @@ class StageCalls:
 
     async def taken(self) -> int:
         """Calls that a replica has accepted and not answered: they surely die with it."""
-        accepted = [each for each in self.responses if each._replica_result_future.done()]
+        accepted = [each for each in self.responses if _is_accepted(each)]
         references = [await each._to_object_ref() for each in accepted]
         if not references:
             return 0
         # Answers are not fetched: they hold tensors, which a driver does not read.
         _, pending = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
         return len(pending)
+
+
+def _is_accepted(response: DeploymentResponse[Any]) -> bool:
+    """Whether a replica has taken the call in, be it answered or not."""
+    assigned = response._replica_result_future
+    return assigned.done() and not assigned.cancelled() and assigned.exception() is None
 
 
 class CountedHandle:
