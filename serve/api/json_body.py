@@ -32,6 +32,11 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         body = await request.body()
     except ClientDisconnect as error:
         raise ClientGone from error
+    if not body and "upgrade" in request.headers:
+        raise InvalidRequest(
+            "the body did not arrive: the HTTP server drops it where a request asks for another"
+            " protocol; send it without the header `upgrade` (in Java: version(HTTP_1_1))"
+        )
     return parse_json_object(body)
 
 

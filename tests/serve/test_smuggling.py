@@ -96,9 +96,6 @@ ATTEMPTS = {
     "body that nobody reads": Attempt((ALL,), INSIDE, GET),
     "body of a path that is not there": Attempt((ALL,), INSIDE, POST.replace("v1", "none")),
     "body that is announced": Attempt((ALL, "expect: 100-continue"), INSIDE),
-    "another protocol": Attempt(
-        (ALL, "connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: "), INSIDE
-    ),
     "two hosts": Attempt(("host: there", ALL), INSIDE),
 }
 
