@@ -153,6 +153,7 @@ def _scheduler_config(source: str) -> dict[str, Any]:
 def _open(folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """A component's configuration, and the file that holds each of its weights."""
     path = Path(folder)
+    check_self_contained(path, source=folder)
     config = _read_json(path, "config.json")
     if "quantization_config" in config:
         raise CheckpointError(f"{folder}: is quantised, which is not supported; give plain weights")
