@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray.exceptions
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 
 from deployments.names import StageName
 from pipelines.contracts import GenerationJob, GenerationResult, ServiceTerms
@@ -36,7 +39,7 @@ STEPS = 40
 JOBS = 8
 STAGES = [name for name in StageName if name is not StageName.FUSED]
 TURN_S = 0.001
-"""A stage has a call for longer than its process runs in that time: several threads hand it on."""
+"""Few calls are taken and answered while a process runs for so long, as threads hand them on."""
 
 Driver = DeploymentHandle[Any]
 
@@ -59,29 +62,57 @@ def _job(name: str, seed: int) -> GenerationJob:
 
 
 class EightJobs:
-    """Eight requests at once, each with a prompt and a seed of its own."""
+    """Eight requests at once, each with a prompt and a seed of its own; the `number`-th such."""
 
-    def __init__(self, driver: Driver, name: str) -> None:
+    def __init__(self, driver: Driver, name: str, number: int = 1) -> None:
+        self.number = number
         self._driver = driver
-        jobs = [_job(name, seed) for seed in range(JOBS)]
-        self._responses: dict[str, DeploymentResponse[GenerationResult]] = {
-            job.request_id: cast(Any, driver.generate.remote(job)) for job in jobs
-        }
+        jobs = [_job(f"{name}-{number}", seed) for seed in range(JOBS)]
+        self._request_ids = [job.request_id for job in jobs]
+        pool = ThreadPoolExecutor(JOBS)
+        responses: list[Any] = [driver.generate.remote(job) for job in jobs]
+        self._results: list[Future[GenerationResult]] = [
+            pool.submit(response.result, timeout_s=PATIENCE_S) for response in responses
+        ]
+        pool.shutdown(wait=False)
+
+    @property
+    def done(self) -> int:
+        """How many have their answer."""
+        return sum(result.done() for result in self._results)
 
     def results(self) -> list[GenerationResult]:
-        return [response.result(timeout_s=PATIENCE_S) for response in self._responses.values()]
+        return [result.result() for result in self._results]
 
     def attempts(self) -> list[list[Attempt]]:
         """Of each, the calls to denoise so far."""
         return [
             self._driver.attempts.remote(request_id).result(timeout_s=PATIENCE_S)
-            for request_id in self._responses
+            for request_id in self._request_ids
         ]
 
     def are_with_the_denoiser(self) -> bool:
         """All eight have been handed to it, and of some it has run steps."""
         attempts = self.attempts()
         return all(attempts) and any(last.reached for (*_, last) in attempts)
+
+
+@contextmanager
+def caught(
+    driver: Driver, stage: StageName, name: str, is_true: Callable[[EightJobs], bool]
+) -> Iterator[EightJobs]:
+    """Eight jobs of which none is done, with a stage that stands still in the moment when something
+    is true of them. Eight others follow where they went past it unseen."""
+    under_way = EightJobs(driver, name)
+
+    def is_the_moment() -> bool:
+        nonlocal under_way
+        if under_way.done == JOBS:
+            under_way = EightJobs(driver, name, under_way.number + 1)
+        return is_true(under_way) and under_way.done == 0
+
+    with paused_once(is_the_moment, lambda: replica_processes(stage, app=APP), turn_s=TURN_S):
+        yield under_way
 
 
 def _assert_exact(results: list[GenerationResult], expected: list[np.ndarray]) -> None:
@@ -93,12 +124,12 @@ def _assert_exact(results: list[GenerationResult], expected: list[np.ndarray]) -
 
 
 def test_a_denoiser(driver: Driver, expected: list[np.ndarray]) -> None:
-    jobs = EightJobs(driver, "denoiser")
-    with paused_once(jobs.are_with_the_denoiser, _denoisers, turn_s=TURN_S):
-        kill(_denoisers()[0], StageName.DENOISER, app=APP)
+    stage = StageName.DENOISER
+    with caught(driver, stage, "denoiser", EightJobs.are_with_the_denoiser) as jobs:
+        _kill(stage)
     results = jobs.results()
     _assert_exact(results, expected)
-    # Each began anew, or went on, where it had been when its replica died.
+    # Each went on from its last checkpoint, or began anew if it had none.
     for result, (first, *later) in zip(results, jobs.attempts(), strict=True):
         assert result.resumed_at[:1] == (first.reached,)
         assert later
@@ -112,27 +143,21 @@ def test_a_stage_of_short_calls(
     def made() -> int:
         return driver.calls_made.remote(stage).result(timeout_s=PATIENCE_S)
 
-    def has_calls() -> bool:
+    def has_calls(_: EightJobs) -> bool:
         return driver.calls_taken.remote(stage).result(timeout_s=PATIENCE_S) > 0
 
-    def replicas() -> list[psutil.Process]:
-        return replica_processes(stage, app=APP)
-
     before = made()
-    jobs = EightJobs(driver, stage.key)
-    # With the first calls that it takes: none of the eight has got past it.
-    with paused_once(has_calls, replicas, turn_s=TURN_S):
-        kill(replicas()[0], stage, app=APP)
+    with caught(driver, stage, stage.key, has_calls) as jobs:
+        _kill(stage)
     _assert_exact(jobs.results(), expected)
-    assert made() - before > JOBS, "no call died with its replica"
+    assert made() - before > JOBS * jobs.number, "no call was made again"
 
 
 def test_serves_controller(driver: Driver, expected: list[np.ndarray]) -> None:
     """What it keeps in Ray's control service, it knows again; no replica is started for it."""
     replicas = replica_names(APP)
     (controller,) = _controllers()
-    jobs = EightJobs(driver, "controller")
-    with paused_once(jobs.are_with_the_denoiser, _denoisers, turn_s=TURN_S):
+    with caught(driver, StageName.DENOISER, "controller", EightJobs.are_with_the_denoiser) as jobs:
         controller.kill()
         controller.wait()
     results = jobs.results()
@@ -144,8 +169,9 @@ def test_serves_controller(driver: Driver, expected: list[np.ndarray]) -> None:
     _assert_exact(EightJobs(driver, "recovered").results(), expected)
 
 
-def _denoisers() -> list[psutil.Process]:
-    return replica_processes(StageName.DENOISER, app=APP)
+def _kill(stage: StageName) -> None:
+    (replica,) = replica_processes(stage, app=APP)
+    kill(replica, stage, app=APP)
 
 
 def _controllers() -> list[psutil.Process]:
