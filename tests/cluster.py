@@ -143,11 +143,15 @@ def paused(processes: Iterable[psutil.Process]) -> Iterator[None]:
 
 @contextmanager
 def paused_once(
-    is_true: Callable[[], bool], processes: Callable[[], Iterable[psutil.Process]]
+    is_true: Callable[[], bool],
+    processes: Callable[[], Iterable[psutil.Process]],
+    *,
+    turn_s: float = 0.02,
 ) -> Iterator[None]:
     """Processes stand still in a moment when something is true, which others can tell of them.
 
-    They take turns, to run for a moment and to stand still while they are looked at.
+    They take turns, to run for `turn_s` and to stand still while they are looked at. What is true
+    for longer than that is not missed.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -156,7 +160,7 @@ def paused_once(
                 yield
                 return
         assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
+        time.sleep(turn_s)
 
 
 def wait_until(is_true: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:

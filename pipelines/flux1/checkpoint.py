@@ -153,20 +153,30 @@ def _scheduler_config(source: str) -> dict[str, Any]:
 def _open(folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """A component's configuration, and the file that holds each of its weights."""
     path = Path(folder)
+    check_self_contained(path, source=folder)
     config = _read_json(path, "config.json")
     if "quantization_config" in config:
         raise CheckpointError(f"{folder}: is quantised, which is not supported; give plain weights")
     try:
         if (path / _INDEX_OF_WEIGHTS).exists():
-            named: dict[str, str] = _read_json(path, _INDEX_OF_WEIGHTS)["weight_map"]
+            named = _names_of_files(_read_json(path, _INDEX_OF_WEIGHTS), folder)
         else:  # small enough for one file
             with safe_open(path / _WEIGHTS, framework="pt") as weights:
                 named = dict.fromkeys(weights.keys(), _WEIGHTS)
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    if strange := sorted(file for file in named.values() if Path(file).name != file):
-        raise CheckpointError(f"{folder}: its index names {strange[0]!r}, which is no file in it")
     return config, {name: path / file for name, file in named.items()}
+
+
+def _names_of_files(index: dict[str, Any], folder: str) -> dict[str, str]:
+    """Which file of `folder` has each weight, as an index says. Nothing else is opened."""
+    named = index.get("weight_map")
+    if not isinstance(named, dict):
+        raise CheckpointError(f"{folder}: cannot be loaded: {_INDEX_OF_WEIGHTS} has no weight_map")
+    for file in named.values():
+        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
+            raise CheckpointError(f"{folder}: its index names {file!r}, which is no file in it")
+    return named
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -11,22 +11,33 @@ import json
 from typing import Any, cast
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.errors import InvalidRequest
+from serve.api.disconnect import ClientGone
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
     """The body as a dict.
 
     Raises HTTPException 415 for another content type, InvalidRequest for anything that is not a
-    JSON object in UTF-8, RequestTooLarge (from the body limit) for too many bytes.
+    JSON object in UTF-8, RequestTooLarge (from the body limit) for too many bytes, ClientGone for a
+    body that ends before its end.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         sent = f"'{media_type}'" if media_type else "no content type"
         raise HTTPException(415, f"content-type: must be 'application/json', got {sent}")
-    return parse_json_object(await request.body())
+    try:
+        body = await request.body()
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    if not body and "upgrade" in request.headers:
+        raise InvalidRequest(
+            "the body did not arrive: the HTTP server drops it where a request asks for another"
+            " protocol; send it without the header `upgrade` (in Java: version(HTTP_1_1))"
+        )
+    return parse_json_object(body)
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class ErrorBoundaryMiddleware:
         try:
             await self._app(scope, receive, watched_send)
         except ClientGone:
-            _log.info("request %s: the client left, its work was cancelled", _request_id(scope))
+            _log.info("request %s: the client left, nothing goes on for it", _request_id(scope))
             await Response(status_code=CLIENT_GONE)(scope, receive, send)
         except SluiceError as error:
             if started:

@@ -13,6 +13,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.names import StageName
 from deployments.options.stages import (
     DenoiserOptions,
+    FinisherOptions,
+    SafetyOptions,
     StagesConfig,
     TextEncoderOptions,
     VaeDecoderOptions,
@@ -38,6 +40,8 @@ def graph_driver(cluster: LocalCluster, dev_like: Path) -> Iterator[DeploymentHa
         text_encoder=TextEncoderOptions(health_check_period_s=1),
         denoiser=DenoiserOptions(health_check_period_s=1, calibration_s=0.1),
         vae_decoder=VaeDecoderOptions(health_check_period_s=1),
+        safety=SafetyOptions(health_check_period_s=1),
+        finisher=FinisherOptions(health_check_period_s=1),
     )
     application = bind_driver(tiny_spec(dev_like), config)
     yield ray.serve.run(application, name=GRAPH_APP, route_prefix=None)

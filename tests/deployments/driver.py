@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+import ray
 import ray.serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.application import bind_stages
 from deployments.graph.forecast import Forecast
@@ -83,14 +85,62 @@ class _WatchedStream:
         self._stream.cancel()
 
 
+@dataclass(slots=True)
+class StageCalls:
+    """What was asked of a stage: how often, and the answers that somebody waits for."""
+
+    made: int = 0
+    responses: weakref.WeakSet[DeploymentResponse[Any]] = field(default_factory=weakref.WeakSet)
+
+    async def taken(self) -> int:
+        """Calls that a replica has accepted and not answered: they surely die with it."""
+        accepted = [each for each in self.responses if _is_accepted(each)]
+        references = [await each._to_object_ref() for each in accepted]
+        if not references:
+            return 0
+        # Answers are not fetched: they hold tensors, which a driver does not read.
+        _, pending = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        return len(pending)
+
+
+def _is_accepted(response: DeploymentResponse[Any]) -> bool:
+    """Whether a replica has taken the call in, be it answered or not."""
+    assigned = response._replica_result_future
+    return assigned.done() and not assigned.cancelled() and assigned.exception() is None
+
+
+class CountedHandle:
+    """A stage's handle, which notes in `calls` what it is asked to do."""
+
+    def __init__(self, handle: DeploymentHandle, calls: StageCalls) -> None:
+        self._handle = handle
+        self._calls = calls
+
+    def options(self, **options: Any) -> CountedHandle:
+        return CountedHandle(self._handle.options(**options), self._calls)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        response = self._handle.remote(*args, **kwargs)
+        if args:  # who only asks whether the stage is ready has none
+            self._calls.made += 1
+            self._calls.responses.add(cast(Any, response))
+        return response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
 class GraphDriver:
     """Runs jobs through the graph, as the ingress does."""
 
     def __init__(self, scales_to_zero: Mapping[str, float], **stages: DeploymentHandle) -> None:
         self._denoiser = stages["denoiser"]
         self._attempts: list[Attempt] = []
-        watched = cast(Any, WatchedHandle(self._denoiser, self._attempts))
-        handles = {**stages, "denoiser": watched}
+        self._calls = {key: StageCalls() for key in stages if key != "denoiser"}
+        handles: dict[str, Any] = {
+            "denoiser": WatchedHandle(self._denoiser, self._attempts),
+            **{key: CountedHandle(stages[key], calls) for key, calls in self._calls.items()},
+        }
         self._graph = Graph(handles, scales_to_zero=scales_to_zero)
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
@@ -109,6 +159,14 @@ class GraphDriver:
     async def attempts(self, request_id: str) -> list[Attempt]:
         """The calls to denoise that were made for a request, in order."""
         return [attempt for attempt in self._attempts if attempt.request_id == request_id]
+
+    async def calls_made(self, stage: StageName) -> int:
+        """How often a stage other than the denoiser was asked to do something."""
+        return self._calls[stage.key].made
+
+    async def calls_taken(self, stage: StageName) -> int:
+        """Calls that a replica of such a stage has accepted and not answered."""
+        return await self._calls[stage.key].taken()
 
     async def pid(self) -> int:
         """Of this process."""

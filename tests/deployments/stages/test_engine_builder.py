@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 from deployments.options.stages import GPU_MEMORY_SHARE, DenoiserOptions
 from deployments.stages.engine_builder import build_engine
 from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.engine.costs import calibrate
 from pipelines.errors import InvalidRequest
 from pipelines.stages.denoiser import DenoiserStage
 from tests.pretend_cuda import pretend_cuda
@@ -36,23 +40,52 @@ def job(side: int) -> LatentJob:
     )
 
 
-def test_costs_are_measured_once_and_kept(
-    dev_like: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged, at the level of replicas."""
     caplog.set_level(logging.INFO, logger="ray.serve")
     logging.getLogger("ray.serve").addHandler(caplog.handler)
+    yield caplog
+    logging.getLogger("ray.serve").removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def looks_cost_20_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrations go by a clock that goes on by 20 ms with each look at it, and not between."""
+    clock = functools.partial(next, itertools.count(step=0.02))
+    measure = functools.partial(calibrate.measure, clock=clock)
+    monkeypatch.setattr(calibrate, "measure", measure)
+
+
+@pytest.mark.usefixtures("looks_cost_20_ms")
+def test_costs_are_measured_once_and_kept(
+    dev_like: Path, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     stage = DenoiserStage.load(str(dev_like))
-    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=2)
+    # A mix takes seven looks: there is time for eight, where six are enough to be kept.
+    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=8 * 7 * 0.02)
     build_engine(stage, tiny_spec(dev_like), options)
     (kept,) = (tmp_path / "cost").iterdir()
     before = kept.read_bytes()
-    assert "measured" in caplog.text
-    caplog.clear()
+    assert "measured 8 ticks" in log.text
+    log.clear()
     build_engine(stage, tiny_spec(dev_like), options)
-    assert "measured" not in caplog.text
-    assert "a tick costs" in caplog.text
+    assert "measured" not in log.text
+    assert "a tick costs" in log.text
     assert kept.read_bytes() == before
-    logging.getLogger("ray.serve").removeHandler(caplog.handler)
+
+
+@pytest.mark.usefixtures("looks_cost_20_ms")
+def test_costs_that_were_measured_in_too_little_time_are_not_kept(
+    dev_like: Path, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    stage = DenoiserStage.load(str(dev_like))
+    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=3 * 7 * 0.02)
+    for _ in range(2):
+        log.clear()
+        build_engine(stage, tiny_spec(dev_like), options)
+        assert "measured 3 ticks" in log.text
+    assert not list((tmp_path / "cost").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +112,8 @@ def test_an_image_that_can_never_fit_is_refused_by_its_size(
 
 
 def test_on_a_gpu_memory_is_the_devices_and_latents_are_the_cpus(
-    dev_like: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dev_like: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="ray.serve")
-    logging.getLogger("ray.serve").addHandler(caplog.handler)
     options = DenoiserOptions(num_gpus=1, cost_cache=tmp_path, calibration_s=0.5)
     expected = DenoiserStage.load(str(dev_like))
     alone = expected.admit(job(64), conditioning(), None)
@@ -96,7 +127,6 @@ def test_on_a_gpu_memory_is_the_devices_and_latents_are_the_cpus(
             latents = engine.submit(job(64), conditioning()).result(60)
         finally:
             engine.stop()
-    logging.getLogger("ray.serve").removeHandler(caplog.handler)
     half_mib = int(MEMORY_BYTES * GPU_MEMORY_SHARE / 2) // 2**20
-    assert f"and {half_mib} MiB of trajectories" in caplog.text
+    assert f"and {half_mib} MiB of trajectories" in log.text
     assert torch.equal(latents.packed, expected.finish(alone).packed)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from deployments.application import bind_stages
 from deployments.graph.remote_graph import RemoteGraph
+from deployments.lifecycle.callers import CallerWatch
 from deployments.names import StageName
 from deployments.options.stages import StagesConfig
 from deployments.stages.fused import Fused
@@ -30,6 +31,7 @@ from pipelines.contracts import (
     Usage,
 )
 from pipelines.engine.observe.profiling import ProfileRequest
+from pipelines.engine.observe.stats import EngineStats
 from pipelines.errors import ConfigurationError, StageFailed
 from tests.chrome_trace import events_of, ticks_of
 from tests.oracle import compare, oracle_images
@@ -90,29 +92,52 @@ async def test_its_denoiser_can_be_profiled(fused: Fused) -> None:
     assert len(ticks_of(events_of(profile.trace))) == profile.ticks == 2
 
 
-async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
+def endless(seed: int) -> GenerationJob:
+    """A job of one image that nobody waits for."""
+    params = replace(PARAMS, num_inference_steps=20_000, seed=seed, num_images=1)
+    return GenerationJob(request_id=f"endless-{seed}", params=params, finish=FinishSpec(seed=seed))
+
+
+async def works_become(fused: Fused, number: int, *, after_steps: int = 0) -> EngineStats:
+    """Wait until the engine has so many works, and has run more than so many steps."""
     denoiser: Any = fused._stages["denoiser"]
-    slow = GenerationJob(
-        request_id="slow",
-        params=GenerationParams(
-            prompt="a cat",
-            height=64,
-            width=64,
-            num_inference_steps=5000,
-            guidance_scale=3.5,
-            seed=1,
-            max_sequence_length=12,
-        ),
-        finish=FinishSpec(seed=1),
-    )
-    task = asyncio.create_task(fused.generate(slow))
-    while not (await denoiser.stats()).steps:  # noqa: ASYNC110  the engine is another thread
-        await asyncio.sleep(0.01)
+    while True:
+        stats = await denoiser.stats()
+        if stats.works == number and stats.steps >= after_steps:
+            return stats
+        await asyncio.sleep(0.01)  # the engine is another thread
+
+
+async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
+    task = asyncio.create_task(fused.generate(endless(1)))
+    await works_become(fused, 1, after_steps=1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    while (await denoiser.stats()).works:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await works_become(fused, 0)
+
+
+async def test_works_of_an_ingress_that_has_died_leave_and_those_of_others_go_on(
+    fused: Fused,
+) -> None:
+    """Over the remote graph as well, which says who calls."""
+    dead: set[str] = set()
+    fused._callers = CallerWatch(has_died=dead.__contains__, period_s=0.01)
+    asked_by: dict[str, asyncio.Task[GenerationResult]] = {}
+    for seed, name in enumerate(("one", "other")):
+        ingress = RemoteGraph(_handle(fused))
+        ingress._caller = name
+        asked_by[name] = asyncio.create_task(ingress.generate(endless(seed)))
+    before = await works_become(fused, 2, after_steps=2)
+    dead.add("one")
+    after = await works_become(fused, 1)
+    assert (after.cancelled, after.finished) == (before.cancelled + 1, before.finished)
+    await works_become(fused, 1, after_steps=after.steps + 10)
+    assert not asked_by["other"].done()
+    for task in asked_by.values():
+        task.cancel()
+    await asyncio.gather(*asked_by.values(), return_exceptions=True)
+    await works_become(fused, 0)
 
 
 async def test_it_ends_when_its_engine_has_ended(

@@ -98,6 +98,36 @@ def test_weights_may_lie_in_several_files(dev_like: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "named",
+    ["../theirs.safetensors", "{other}/theirs.safetensors", "sub/theirs.safetensors", "..", "", 1],
+    ids=str,
+)
+def test_an_index_that_names_what_is_no_file_of_its_folder_is_refused(
+    dev_like: Path, tmp_path: Path, named: object
+) -> None:
+    """Be there weights or not: what lies elsewhere is not opened."""
+    folder = changed(dev_like, tmp_path / "model")
+    weights = folder / "transformer" / WEIGHTS
+    for elsewhere in (folder, tmp_path, folder / "transformer/sub"):
+        elsewhere.mkdir(exist_ok=True)
+        shutil.copy(weights, elsewhere / "theirs.safetensors")
+    if isinstance(named, str):
+        named = named.format(other=tmp_path)
+    index = {**dict.fromkeys(load_file(weights), WEIGHTS), "proj_out.bias": named}
+    (folder / f"transformer/{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(CheckpointError, match=r"its index names .*, which is no file in it"):
+        load(folder)
+
+
+@pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": None}], ids=str)
+def test_an_index_without_names_is_refused(dev_like: Path, tmp_path: Path, index: object) -> None:
+    folder = changed(dev_like, tmp_path / "model")
+    (folder / f"transformer/{WEIGHTS}.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"transformer: cannot be loaded"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"joint_attention_dim": 41}, "context_embedder.weight"),

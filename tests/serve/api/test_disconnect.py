@@ -52,6 +52,33 @@ async def test_the_job_is_cancelled(caplog: pytest.LogCaptureFixture):
     assert "user='u-1' tenant='u-1' outcome=client_gone images=1" in caplog.text
 
 
+@pytest.mark.parametrize("route", ["generations", "preflight"])
+async def test_who_leaves_amid_a_body_is_no_failure_of_ours(
+    caplog: pytest.LogCaptureFixture, route: str
+):
+    caplog.set_level(logging.INFO, logger="ray.serve")
+    graph = FakeGraph()
+    messages: list[Message] = [
+        {"type": "http.request", "body": BODY[:5], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = f"/v1/images/{route}"
+    scope = {**SCOPE, "path": path, "raw_path": path.encode()}
+    await create_app(services(graph))(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert graph.jobs == []
+    assert "the client left" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
 @pytest.mark.timeout(20)
 async def test_cancelling_the_request_cancels_the_job(caplog: pytest.LogCaptureFixture):
     """What Ray Serve does when its proxy loses the client."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from pipelines.errors import InvalidRequest
@@ -41,6 +42,15 @@ def test_a_byte_order_mark_is_skipped():
 def test_what_is_not_an_object(body: bytes, said: str):
     with pytest.raises(InvalidRequest, match=said.replace("(", r"\(").replace(")", r"\)")):
         parse_json_object(body)
+
+
+async def test_a_body_that_was_lost_with_its_upgrade_is_said_to_be(client: httpx.AsyncClient):
+    headers = {"content-type": "application/json", "upgrade": "h2c"}
+    answer = await client.post("/v1/images/generations", headers=headers)
+    assert answer.status_code == 400
+    assert "without the header `upgrade`" in answer.json()["error"]["message"]
+    answer = await client.post("/v1/images/generations", headers=headers, content=b"{}")
+    assert answer.json()["error"]["param"] == "prompt"
 
 
 def test_a_duplicate_names_its_key():

@@ -176,7 +176,13 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ChildSe
     sleeper.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(sleeper))
     server = ChildServer(SERVE_RUN_PORT, log=folder / "demo.log")
-    server.start()
+    # Children of a process that ignores SIGINT, as what a shell runs in the background does, ignore
+    # it too; the demo has a handler of its own.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        server.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     try:
         yield server
     finally:
