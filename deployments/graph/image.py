@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from deployments.graph.progress import ImageProgress
 from deployments.graph.warnings import PromptFacts
 from deployments.storage.parameters import with_seed
 from pipelines.catalog import image_tokens
@@ -26,6 +27,7 @@ class Image(NamedTuple):
     job: GenerationJob
     index: int
     group: str
+    progress: ImageProgress
 
 
 class Drawn(NamedTuple):

@@ -16,9 +16,10 @@ from deployments.storage.encode import encode_image
 from deployments.storage.parameters import with_seed
 from deployments.weights.fetch import fetch
 from pipelines.contracts import StepEvent, TextConditioning
-from serve.api.normalise import Plan, normalise
+from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
+from serve.generation.plan import Plan
 from serve.settings.settings import Settings
 
 if TYPE_CHECKING:
