@@ -49,6 +49,7 @@ from pipelines.contracts import (
     GenerationParams,
     GenerationResult,
     LatentJob,
+    StepEvent,
     TextPrompt,
 )
 from pipelines.errors import DeadlineUnreachable
@@ -56,6 +57,9 @@ from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import TRANSFER, Timings
 
 READY_TIMEOUT_S = 3.0
+
+STEP_EVERY_S = 0.5
+"""Of a denoiser's steps in between its checkpoints: on a GPU an image takes many a second."""
 
 Prompts = tuple[DeploymentResponse[Any], ...]
 """The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
@@ -208,6 +212,7 @@ class Graph:
                 *prompts,
                 start=attempts.checkpoint,
                 caller=self._caller,
+                step_every_s=STEP_EVERY_S,
             )
             while True:
                 try:
@@ -217,7 +222,10 @@ class Graph:
                 if isinstance(item, PackedCheckpoint):
                     attempts.checkpoint = replace(item, spans=())
                     attempt.so_far(item.spans)
-                    image.progress.stepped(item.step, item.cuts)
+                    image.progress.checkpointed(item)
+                    continue
+                if isinstance(item, StepEvent):
+                    image.progress.stepped(item.step, item.num_steps)
                     continue
                 attempt.ends_with(item)
                 return item

@@ -2,6 +2,7 @@
 
 Conditionings and pixels go from stage to stage by reference, so two seams are not seen from here:
 an image is "encode" until its denoiser has told of a step, and "decode" while it is classified.
+Steps are told with each checkpoint, and twice a second in between.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipelines.contracts import Cut, GenerationParams
+from deployments.wire.packed import PackedCheckpoint
+from pipelines.contracts import GenerationParams
 from pipelines.job_shape import shape_of
 
 
@@ -56,7 +58,7 @@ class ImageProgress:
     def __init__(self, image: int, params: GenerationParams, listener: Listener) -> None:
         self._image = image
         self._listener = listener
-        self._num_steps = shape_of(params).forwards
+        self._num_steps = self._num_forwards = shape_of(params).forwards
         self._step = 0
         self._told = (-1, 0)
 
@@ -64,20 +66,20 @@ class ImageProgress:
         """`phase` begins."""
         self._tell(phase)
 
-    def stepped(self, step: int, cuts: tuple[Cut, ...] = ()) -> None:
-        """`step` forwards are done, of a schedule that was re-cut so."""
-        if step <= self._step:
-            return
-        self._step = step
-        if cuts:
-            self._num_steps = cuts[-1].num_steps
-        self._tell(Phase.DENOISE)
+    def stepped(self, step: int, num_steps: int) -> None:
+        """`step` forwards of `num_steps` are done."""
+        if step > self._step:
+            self._step, self._num_steps = step, num_steps
+            self._tell(Phase.DENOISE)
+
+    def checkpointed(self, checkpoint: PackedCheckpoint) -> None:
+        """It would go on from there."""
+        cuts = checkpoint.cuts
+        self.stepped(checkpoint.step, cuts[-1].num_steps if cuts else self._num_forwards)
 
     def denoised(self, steps_run: int) -> None:
         """All forwards are done."""
-        self._num_steps = steps_run
-        self.stepped(steps_run)
-        self._step = steps_run
+        self.stepped(steps_run, steps_run)
         self._tell(Phase.DECODE)
 
     def _tell(self, phase: Phase) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployments.graph.warnings import PromptFacts
-from pipelines.contracts import Cut
+from pipelines.contracts import Cut, StepEvent
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
 
@@ -64,5 +64,6 @@ class HandOver:
     was_accepted: bool = True
 
 
-Denoising = PackedCheckpoint | PackedLatents | HandOver
-"""What a call to denoise yields: any number of checkpoints, and last latents or `HandOver`."""
+Denoising = PackedCheckpoint | StepEvent | PackedLatents | HandOver
+"""What a call to denoise yields: any number of checkpoints, of steps too if they were asked for, and
+last latents or `HandOver`."""

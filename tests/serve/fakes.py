@@ -101,7 +101,7 @@ class FakeGraph:
         images = [ImageProgress(i, job.params, listener) for i in range(job.params.num_images)]
         for image in images:
             image.enters(Phase.ENCODE)
-            image.stepped(self.tells_step)
+            image.stepped(self.tells_step, job.params.num_inference_steps)
         if self.hangs:
             try:
                 await self.go.wait()

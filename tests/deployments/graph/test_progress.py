@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 
@@ -14,6 +15,7 @@ from deployments.graph.graph import Graph
 from deployments.graph.image_graph import ImageGraph
 from deployments.graph.progress import Broadcast, ImageProgress, Phase, Progress
 from deployments.graph.remote_graph import RemoteGraph
+from deployments.wire.packed import PackedCheckpoint, PackedTensor
 from pipelines.contracts import Cut, FinishSpec, GenerationJob, GenerationParams, LatentJob
 from pipelines.tracing.open_spans import OpenSpan
 from tests.deployments.fakes import FakeStages
@@ -63,6 +65,12 @@ async def test_each_image_goes_through_its_phases_and_steps() -> None:
     assert {each.num_steps for each in heard} == {6}
 
 
+async def test_steps_between_checkpoints_are_told_once_each() -> None:
+    heard = await heard_of(FakeStages(tells_steps=True, checkpoint_every=3))
+    assert [step for phase, step in steps(heard) if phase == "denoise"] == [1, 2, 3, 4, 5, 6]
+    assert {each.num_steps for each in heard} == {6}
+
+
 async def test_what_lost_replicas_had_done_is_told_once() -> None:
     """The second replica goes on from step 4, the second decoder decodes again."""
     decodes: list[LatentJob] = []
@@ -85,9 +93,11 @@ def test_steps_are_forwards_and_a_cut_leaves_fewer() -> None:
     heard: list[Progress] = []
     params = GenerationParams(**{**PARAMS, "num_inference_steps": 10})
     progress = ImageProgress(3, params, heard.append)
-    progress.stepped(5)
-    progress.stepped(6, (Cut(6, 8),))
-    progress.stepped(6)
+    latents = PackedTensor(values=np.zeros(1), dtype="float32")
+    progress.checkpointed(PackedCheckpoint(step=5, latents=latents))
+    progress.checkpointed(PackedCheckpoint(step=6, latents=latents, cuts=(Cut(6, 8),)))
+    progress.stepped(6, 8)
+    progress.stepped(4, 10)
     progress.denoised(8)
     assert [(each.step, each.num_steps) for each in heard] == [
         (5, 10),
@@ -105,8 +115,8 @@ def test_who_comes_later_hears_how_far_it_is_and_who_has_left_nothing() -> None:
     broadcast, first, second = Broadcast(), [], []
     one = ImageProgress(0, GenerationParams(**PARAMS), broadcast)
     with broadcast.heard_by(first.append):
-        one.stepped(2)
-        one.stepped(4)
+        one.stepped(2, 6)
+        one.stepped(4, 6)
         with broadcast.heard_by(second.append):
             one.denoised(6)
     one.enters(Phase.DONE)

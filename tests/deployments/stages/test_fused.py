@@ -197,15 +197,11 @@ async def test_the_ingress_hears_how_far_the_images_are(fused: Fused) -> None:
     job = replace(JOB, params=replace(PARAMS, num_inference_steps=12, num_images=1))
     heard: list[Progress] = []
     result = await RemoteGraph(_handle(fused)).generate(job, OpenSpan("generate"), heard.append)
-    assert [(each.phase, each.step) for each in heard] == [
-        (Phase.ENCODE, 0),
-        (Phase.DENOISE, 5),
-        (Phase.DENOISE, 10),
-        (Phase.DENOISE, 12),
-        (Phase.DECODE, 12),
-        (Phase.FINISH, 12),
-        (Phase.DONE, 12),
-    ]
+    assert list(dict.fromkeys(each.phase for each in heard)) == list(Phase)
+    # A slow machine tells of other steps in between.
+    denoising = [each.step for each in heard if each.phase == Phase.DENOISE]
+    assert denoising == sorted(denoising)
+    assert {5, 10, 12} <= set(denoising)
     assert {each.num_steps for each in heard} == {12}
     assert [image.steps_run for image in result.images] == [12]
 

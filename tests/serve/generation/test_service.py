@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ PLAN = Plan(
 )
 
 
-def service(graph: FakeGraph, **settings: object) -> GenerationService:
+def service(graph: FakeGraph, **settings: Any) -> GenerationService:
     return services(graph, rules=PromptRules.load(), now=lambda: NOW, **settings).generations
 
 
