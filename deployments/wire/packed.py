@@ -65,5 +65,5 @@ class HandOver:
 
 
 Denoising = PackedCheckpoint | StepEvent | PackedLatents | HandOver
-"""What a call to denoise yields: any number of checkpoints, of steps too if they were asked for, and
+"""What a call to denoise yields: any number of checkpoints, steps if they were asked for, and
 last latents or `HandOver`."""

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from pipelines.contracts import ServiceTerms
 from pipelines.errors import ContentPolicyViolation
@@ -47,6 +47,7 @@ class LogEntry:
 
     `user` is the client's name for its user. `plan` and `terms` are there once the request is known
     to be valid. `cancelled_as` is asked when it was cancelled, for an outcome that says why.
+    `admitting` holds the trace's part "admit" open, and is closed as soon as it is admitted.
     """
 
     request_id: str
@@ -58,6 +59,7 @@ class LogEntry:
     plan: Plan | None = None
     terms: ServiceTerms | None = None
     answer: Answer | None = None
+    admitting: ExitStack = field(default_factory=ExitStack)
 
 
 @contextmanager

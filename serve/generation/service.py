@@ -8,7 +8,7 @@ watch, who cancels.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deployments.graph.forecast import Forecast
@@ -45,10 +45,12 @@ class GenerationService:
     @contextmanager
     def logged(self, entry: LogEntry) -> Generator[LogEntry]:
         """Around one generation, from the making of its plan on: when the body ends, log, count and
-        trace what became of it."""
-        with generation_log(
+        trace what became of it. It is being admitted until `generate` has a place for it."""
+        log = generation_log(
             entry, model=self.model, with_prompts=self.records_prompts, now=self.now
-        ):
+        )
+        with log, entry.admitting:
+            entry.admitting.enter_context(entry.trace.root.part("admit"))
             yield entry
 
     async def generate(
@@ -60,20 +62,18 @@ class GenerationService:
         DeadlineUnreachable in the client's terms, Overloaded, and whatever the graph raises.
         """
         entry.plan, entry.terms = plan, terms
-        root = entry.trace.root
-        with ExitStack() as places:
-            with root.part("admit"):
-                # First a place, then the work: a refusal costs next to nothing, waits for nobody.
-                places.enter_context(
-                    self.admission.slot(terms.tenant, plan.params.num_images, self.forecast(plan))
-                )
-                try:
-                    await self.check_prompt(plan)
-                except ContentPolicyViolation:
-                    entry.plan = entry.terms = None  # nothing was to be drawn by any deadline
-                    raise
+        # First a place, then the work: a refusal costs next to nothing, and waits for nobody.
+        with self.admission.slot(terms.tenant, plan.params.num_images, self.forecast(plan)):
             try:
-                answer = await self.sharing.answer(_job(plan, terms, entry), root, listener)
+                await self.check_prompt(plan)
+            except ContentPolicyViolation:
+                entry.plan = entry.terms = None  # nothing was to be drawn by any deadline
+                raise
+            entry.admitting.close()
+            try:
+                answer = await self.sharing.answer(
+                    _job(plan, terms, entry), entry.trace.root, listener
+                )
             except DeadlineUnreachable as error:
                 elapsed_s = self.now() - entry.arrived
                 raise _in_milliseconds(error, plan.requested, elapsed_s) from error

@@ -83,7 +83,8 @@ async def test_it_draws_logs_and_traces(caplog: pytest.LogCaptureFixture):
     assert "tenant='t' outcome=ok images=1" in caplog.text
     span = asked.trace.root.span()
     assert span.attributes["sluice.outcome"] == "ok"
-    assert "admit" in [part.name for part in span.children]
+    (admit,) = [part for part in span.children if part.name == "admit"]
+    assert admit.error is None
 
 
 async def test_a_listener_hears_of_every_phase_the_graph_tells():
@@ -170,6 +171,8 @@ async def test_what_ends_it_before_there_is_a_plan_is_logged_too(
         raise error
     assert f"outcome={outcome} seconds=" in caplog.text
     assert asked.trace.root.attributes["sluice.outcome"] == outcome
+    (admit,) = [part for part in asked.trace.root.span().children if part.name == "admit"]
+    assert admit.error
 
 
 def test_a_forecast_is_the_graphs():
