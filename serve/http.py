@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 
 from serve.api import files, health, images, models, node_metrics, preflight, traces
 from serve.api.docs import add_docs
+from serve.api.error_handlers import install_error_handlers
 from serve.api.services import Services
-from serve.errors import install_error_handlers
 from serve.middleware import middleware
 
 TITLE = "Sluice"

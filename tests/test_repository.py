@@ -60,6 +60,24 @@ def test_files_stay_small_enough_to_read() -> None:
     assert {path.name: n for path, n in lengths.items() if n > 340} == {}
 
 
+REQUESTS = re.compile(
+    r"^\s*(?:from starlette\.requests import|import starlette\.requests"
+    r"|from fastapi import [^\n]*\bRequest\b)",
+    re.MULTILINE,
+)
+
+
+def test_only_routes_and_what_stands_before_them_know_a_request() -> None:
+    """What import-linter cannot say, as it does not look into packages of others."""
+    knowing = {
+        path.relative_to(ROOT).parts[:2]
+        for path in product_files()
+        if REQUESTS.search(path.read_text("utf-8"))
+    }
+    assert ("serve", "api") in knowing
+    assert knowing <= {("serve", "api"), ("serve", "middleware"), ("serve", "http.py")}
+
+
 def test_every_module_says_what_it_knows() -> None:
     silent = [
         str(path.relative_to(ROOT))

@@ -50,9 +50,9 @@ class AttemptSpan:
 
 
 @contextmanager
-def attempt_span(part: OpenSpan, relay: DenoiseAttempts, trace: str) -> Generator[AttemptSpan]:
-    """Around an attempt of `relay`, linked to the one before; a part of `part`."""
-    numbers = {"attempt": relay.attempts + 1, "start_step": relay.step}
+def attempt_span(part: OpenSpan, attempts: DenoiseAttempts, trace: str) -> Generator[AttemptSpan]:
+    """Around an attempt of `attempts`, linked to the one before; a part of `part`."""
+    numbers = {"attempt": attempts.count + 1, "start_step": attempts.step}
     with part.part("denoise", gaps=TRANSFER, attempt_in=trace, **numbers) as span:
         attempt = AttemptSpan(span)
         try:

@@ -62,14 +62,14 @@ class DenoiseAttempts:
     """One image's denoising, passed on from replica to replica until it is done.
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
-    start from noise, after `attempts` in all, which are parts of `span`. `was_accepted` once a
-    replica has taken it on.
+    start from noise, after `count` attempts in all, which are parts of `span`. `was_accepted` once
+    a replica has taken it on.
     """
 
     def __init__(self, log: RequestLog, span: OpenSpan) -> None:
         self.checkpoint: PackedCheckpoint | None = None
         self.resumed_at: list[int] = []
-        self.attempts = 0
+        self.count = 0
         self.was_accepted = False
         self._log = log
         self._span = span
@@ -100,7 +100,7 @@ class DenoiseAttempts:
                 self._count_loss(lost, began_at)
                 self._go_on(f"a replica of {lost.stage} was lost")
             finally:
-                self.attempts += 1
+                self.count += 1
             await _pause(self._span)
 
     @property

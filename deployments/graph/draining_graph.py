@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.calls import Calls
 from deployments.graph.graph import Graph
+from deployments.graph.progress import Listener, unheard
 from deployments.graph.request_log import RequestLog
 from deployments.lifecycle.boundary import HOLD_S
 from deployments.lifecycle.draining import PERIOD_S, is_deleted, replica_flag
@@ -45,14 +46,16 @@ class DrainingGraph(Graph):
         self._in_flight = 0
         self._watch: asyncio.Task[None] | None = None
 
-    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+    async def generate(
+        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+    ) -> GenerationResult:
         """As `Graph.generate`."""
         self._in_flight += 1
         if self._watch is None:
             # Not in the request's context: Serve would take what is held for the request's own.
             self._watch = asyncio.create_task(self._hold_if_closing(), context=Context())
         try:
-            return await super().generate(job, log)
+            return await super().generate(job, log, listener)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

@@ -33,6 +33,7 @@ from deployments.graph.image import (
     refuse_if_flagged,
     usage_of,
 )
+from deployments.graph.progress import ImageProgress, Listener, Phase, unheard
 from deployments.graph.request_log import RequestLog
 from deployments.graph.waking import ColdPools
 from deployments.graph.warnings import warnings_for
@@ -48,6 +49,7 @@ from pipelines.contracts import (
     GenerationParams,
     GenerationResult,
     LatentJob,
+    StepEvent,
     TextPrompt,
 )
 from pipelines.errors import DeadlineUnreachable
@@ -55,6 +57,9 @@ from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import TRANSFER, Timings
 
 READY_TIMEOUT_S = 3.0
+
+STEP_EVERY_S = 0.5
+"""Of a denoiser's steps in between its checkpoints: on a GPU an image takes many a second."""
 
 Prompts = tuple[DeploymentResponse[Any], ...]
 """The encodings of the prompt and, with true guidance, of the negative prompt; by reference."""
@@ -102,13 +107,16 @@ class Graph:
         )
         self._balance = Balance(backlogs, denoiser)
 
-    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+    async def generate(
+        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+    ) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
 
         Raises ContentPolicyViolation (with `image_index`), DegenerateImage, InvalidRequest,
         NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
         goes away costs time, not the request: see `deployments.graph.attempts`. Stages that sleep
-        are all woken at once, be the request refused for it or not. What is done is added to `log`.
+        are all woken at once, be the request refused for it or not. What is done is added to `log`,
+        and `listener` is told how far each image is.
         """
         log = OpenSpan("generate") if log is None else log
         began = time.perf_counter()
@@ -116,7 +124,10 @@ class Graph:
         self._forecasts.refuse_late(job)
         # Not the request's id, which a client may choose, and twice.
         group = uuid.uuid4().hex
-        images = [Image(job, index, group) for index in range(job.params.num_images)]
+        images = [
+            Image(job, index, group, ImageProgress(index, job.params, listener))
+            for index in range(job.params.num_images)
+        ]
         with Calls(RequestLog.of(job)) as calls, self._balance.kept():
             prompts = self._start_encoding(calls, job)
             drawn = await all_or_none(*(self._draw(image, prompts, log) for image in images))
@@ -164,13 +175,16 @@ class Graph:
 
     async def _draw(self, image: Image, shared: Prompts, log: OpenSpan) -> Drawn:
         """One image of the request, from noise to file."""
+        image.progress.enters(Phase.ENCODE)
         began, about = time.perf_counter(), RequestLog.of(image.job)
         with log.part("image", gaps=TRANSFER, image=image.index) as part:
-            relay = DenoiseAttempts(about, part)
-            latents = await relay.run(lambda: self._denoise_on(image, shared, relay, part))
+            attempts = DenoiseAttempts(about, part)
+            latents = await attempts.run(lambda: self._denoise_on(image, shared, attempts, part))
+            image.progress.denoised(latents.steps_run)
             denoised = time.perf_counter()
             file = await retried(about, part, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
+        image.progress.enters(Phase.DONE)
         early = self._cold_pools.waited_s(self._before_latents, began)
         late = self._cold_pools.waited_s(self._after_latents, denoised)
         late_s = max(late.values(), default=0.0)
@@ -180,24 +194,25 @@ class Graph:
         if early or late:
             cold_s = max(early.values(), default=0.0) + late_s
             file = replace(file, timings={**file.timings, COLD_START: cold_s})
-        resumed_at, cold_stages = tuple(relay.resumed_at), tuple(map(str, (*early, *late)))
+        resumed_at, cold_stages = tuple(attempts.resumed_at), tuple(map(str, (*early, *late)))
         return Drawn(file, latents.prompts, finished - began, resumed_at, cold_stages)
 
     async def _denoise_on(
-        self, image: Image, shared: Prompts, relay: DenoiseAttempts, part: OpenSpan
+        self, image: Image, shared: Prompts, attempts: DenoiseAttempts, part: OpenSpan
     ) -> PackedLatents | HandOver:
         """One replica's part in an image: all of its steps, or those until the replica goes."""
         job = image.job
-        with attempt_span(part, relay, job.trace) as attempt, Calls(RequestLog.of(job)) as calls:
+        with attempt_span(part, attempts, job.trace) as attempt, Calls(RequestLog.of(job)) as calls:
             # The encodings may have died with their replica; the encoder's cache is cheap.
-            prompts = shared if relay.attempts == 0 else self._start_encoding(calls, job)
+            prompts = shared if attempts.count == 0 else self._start_encoding(calls, job)
             stream = calls.start(
                 StageName.DENOISER,
                 self._denoise,
-                self._latent_job(image, was_accepted=relay.was_accepted),
+                self._latent_job(image, was_accepted=attempts.was_accepted),
                 *prompts,
-                start=relay.checkpoint,
+                start=attempts.checkpoint,
                 caller=self._caller,
+                step_every_s=STEP_EVERY_S,
             )
             while True:
                 try:
@@ -205,15 +220,19 @@ class Graph:
                 except DeadlineUnreachable as refused:
                     raise self._with_tail(refused, job.params) from None
                 if isinstance(item, PackedCheckpoint):
-                    relay.checkpoint = replace(item, spans=())
+                    attempts.checkpoint = replace(item, spans=())
                     attempt.so_far(item.spans)
+                    image.progress.checkpointed(item)
+                    continue
+                if isinstance(item, StepEvent):
+                    image.progress.stepped(item.step, item.num_steps)
                     continue
                 attempt.ends_with(item)
                 return item
 
     def _latent_job(self, image: Image, *, was_accepted: bool) -> LatentJob:
         """The image's job, as one more work; one that was accepted keeps what it was promised."""
-        job, index, group = image
+        job, index, group, _ = image
         terms = job.terms
         if terms.deadline is not None:
             tail = self._decode_latency.seconds(pixel_count(job.params), now=time.perf_counter())
@@ -239,7 +258,7 @@ class Graph:
     async def _finish_image(
         self, image: Image, latents: PackedLatents, part: OpenSpan
     ) -> FinishedImage:
-        job, index, _ = image
+        job, index, _, progress = image
         with (
             part.part("finish", gaps=TRANSFER, attempt_in=job.trace) as log,
             Calls(RequestLog.of(job)) as calls,
@@ -251,6 +270,7 @@ class Graph:
                 log.add(verdict.spans)
                 refuse_if_flagged(verdict, index)
                 timings = verdict.timings
+            progress.enters(Phase.FINISH)
             spec = finish_spec(job, index, latents)
             file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
             log.add(file.spans)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from deployments.graph.progress import ImageProgress
 from deployments.storage.parameters import parameters_text
 from deployments.wire.packed import PackedLatents, PromptFacts
 from pipelines.catalog import image_tokens
@@ -26,6 +27,7 @@ class Image(NamedTuple):
     job: GenerationJob
     index: int
     group: str
+    progress: ImageProgress
 
 
 class Drawn(NamedTuple):

@@ -13,6 +13,7 @@ from deployments.graph.attempts import accepted, retried
 from deployments.graph.calls import Calls, is_ready
 from deployments.graph.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph.graph import READY_TIMEOUT_S
+from deployments.graph.progress import Listener, Progress, unheard
 from deployments.graph.request_log import RequestLog
 from deployments.graph.waking import ColdPools
 from deployments.lifecycle.callers import own_name
@@ -33,7 +34,7 @@ class RemoteGraph:
         scales_to_zero: Mapping[str, float] | None = None,
     ) -> None:
         # By reference even where handles default to values: the files may exceed that limit.
-        self._generate = handle.options(method_name="generate", _by_reference=True)
+        self._generate = handle.options(method_name="generate", stream=True, _by_reference=True)
         self._ready = handle.options(method_name="ready")
         self._caller = own_name()
         self._cold_pools = ColdPools({StageName.FUSED: self._ready}, scales_to_zero or {})
@@ -42,7 +43,9 @@ class RemoteGraph:
             self._cold_pools, backlogs, before_latents=(StageName.FUSED,), spreads=False
         )
 
-    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+    async def generate(
+        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+    ) -> GenerationResult:
         """As `Graph.generate`; when a replica dies, its requests begin anew on another."""
         log = OpenSpan("generate") if log is None else log
         began, about = time.perf_counter(), RequestLog.of(job)
@@ -55,11 +58,13 @@ class RemoteGraph:
                 log.part("fused", gaps=TRANSFER, attempt_in=job.trace, attempt=number + 1) as part,
                 Calls(about) as calls,
             ):
-                result = await calls.result(
+                stream = calls.start(
                     StageName.FUSED, self._generate, replace(job, terms=terms), self._caller
                 )
-                part.add(result.spans)
-                return replace(result, spans=())
+                while isinstance(item := await calls.next_item(StageName.FUSED, stream), Progress):
+                    listener(item)
+                part.add(item.spans)
+                return replace(item, spans=())
 
         result = await retried(about, log, attempt)
         if waited := self._cold_pools.waited_s((StageName.FUSED,), began):

@@ -41,12 +41,12 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
     if unread.dropped_text:
         found.append(
             f"{field}: longer than {max_sequence_length} tokens; the T5 encoder did not read the"
-            f" end, from {_tail(unread.dropped_text)}"
+            f" end, from {_excerpt(unread.dropped_text)}"
         )
     if unread.pooled_dropped_text:
         found.append(
             f"{field}: longer than the CLIP encoder reads; it did not read the end, from"
-            f" {_tail(unread.pooled_dropped_text)}"
+            f" {_excerpt(unread.pooled_dropped_text)}"
         )
     if unread.unknown_words:
         found.append(
@@ -61,5 +61,5 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
     return found
 
 
-def _tail(text: str) -> str:
+def _excerpt(text: str) -> str:
     return f'"{text if len(text) <= _QUOTED_CHARACTERS else text[:_QUOTED_CHARACTERS] + "…"}"'

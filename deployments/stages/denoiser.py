@@ -44,7 +44,7 @@ from deployments.wire.tensors import (
 )
 from pipelines.batching.demand import Demand
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import Checkpoint, LatentJob, Latents
+from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
@@ -108,9 +108,11 @@ class Denoiser(Shim[DenoiserOptions]):
         negative: PackedConditioning | None = None,
         start: PackedCheckpoint | None = None,
         caller: str = "",
+        step_every_s: float | None = None,
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
+        With `step_every_s` its latest step too, if as many seconds have passed since the last one.
         With `start`, a checkpoint of another call with the same job and conditionings, it goes on
         from there. The latents' `timings` are the encoder's and this engine's. A call that is
         cancelled or closed takes its work out of the engine at the next tick, and so does one whose
@@ -122,7 +124,7 @@ class Denoiser(Shim[DenoiserOptions]):
             self._boundary.call(),
             self._callers.watched(caller, lambda: self._engine.cancel(job.work_id)),
         ):
-            reports, future = _Reports(), None
+            reports, future = _Reports(step_every_s), None
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
                 future = self._engine.submit(
@@ -130,12 +132,16 @@ class Denoiser(Shim[DenoiserOptions]):
                     unpack_conditioning(positive),
                     None if negative is None else unpack_conditioning(negative),
                     start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
+                    on_step=None if step_every_s is None else reports.put_step,
                     on_checkpoint=reports.put,
                 )
                 try:
                     future.add_done_callback(reports.put)
-                    while isinstance(report := await reports.get(), Checkpoint):
-                        yield self._signed(pack_checkpoint(report))
+                    while isinstance(report := await reports.get(), Checkpoint | StepEvent):
+                        if isinstance(report, StepEvent):
+                            yield report
+                        else:
+                            yield self._signed(pack_checkpoint(report))
                     latents = self._signed(pack_latents(_result(future)))
                     timings = latents.timings
                     self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
@@ -240,15 +246,24 @@ class Denoiser(Shim[DenoiserOptions]):
 class _Reports:
     """What the engine's thread reports of one work, for the event loop that made this object."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_every_s: float | None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Checkpoint | Future[Latents]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Checkpoint | StepEvent | Future[Latents]] = asyncio.Queue()
+        self._step_every_s = step_every_s or 0.0
+        self._told_at = time.monotonic()
 
-    def put(self, report: Checkpoint | Future[Latents]) -> None:
+    def put_step(self, event: StepEvent) -> None:
+        """Called from the engine's thread with every step; does not block."""
+        now = time.monotonic()
+        if event.step < event.num_steps and now - self._told_at >= self._step_every_s:
+            self._told_at = now
+            self.put(event)
+
+    def put(self, report: Checkpoint | StepEvent | Future[Latents]) -> None:
         """Called from any thread; does not block."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, report)
 
-    async def get(self) -> Checkpoint | Future[Latents]:
+    async def get(self) -> Checkpoint | StepEvent | Future[Latents]:
         """The next report; the future, once it is done, is the last."""
         return await self._queue.get()
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
 from deployments.graph.graph import Graph
+from deployments.graph.progress import Progress
 from deployments.lifecycle.callers import CallerWatch
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
@@ -47,14 +49,27 @@ class Fused:
         )
         self._callers = CallerWatch()
 
-    async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
-        """As `Graph.generate`. Cancelled if its `caller` (`deployments.lifecycle.callers`) dies."""
-        log = OpenSpan("generate")
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):
-            result = await self._graph.generate(job, log)
-        return replace(result, spans=log.span().children) if job.trace else result
+    async def generate(
+        self, job: GenerationJob, caller: str = ""
+    ) -> AsyncIterator[Progress | GenerationResult]:
+        """The progress of the images, and last the result; raises as `Graph.generate`.
+
+        Cancelled if its `caller` (`deployments.lifecycle.callers`) dies.
+        """
+        log, told = OpenSpan("generate"), asyncio.Queue[Progress | None]()
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._graph.generate(job, log, told.put_nowait))
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):
+                while (progress := await told.get()) is not None:
+                    yield progress
+                result = await task
+        finally:
+            task.cancel()
+            # Until the stages have noticed, the call is not over.
+            await asyncio.gather(task, return_exceptions=True)
+        yield replace(result, spans=log.span().children) if job.trace else result
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""

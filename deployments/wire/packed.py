@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.contracts import StepEvent
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
@@ -72,5 +73,6 @@ class HandOver:
     was_accepted: bool = True
 
 
-Denoising = PackedCheckpoint | PackedLatents | HandOver
-"""What a call to denoise yields: any number of checkpoints, and last latents or `HandOver`."""
+Denoising = PackedCheckpoint | StepEvent | PackedLatents | HandOver
+"""What a call to denoise yields: any number of checkpoints, steps if they were asked for, and
+last latents or `HandOver`."""

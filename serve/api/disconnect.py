@@ -8,11 +8,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from serve.errors import ClientGone
+
 T = TypeVar("T")
-
-
-class ClientGone(Exception):
-    """The client left before its answer; there is nobody to tell."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.api.services import services_of
-from serve.errors import ApiResponse
+from serve.error_responses import ApiResponse
 
 _READY_TIMEOUT_S = 10.0
 
@@ -44,7 +44,7 @@ async def readyz(request: Request) -> Response:
     if stages and all(stages.values()):
         services = services_of(request)
         # Not 503: pictures are drawn all the same, and come without a link.
-        if fault := services.storage.fault(services.now()):
+        if fault := services.generations.storage.fault(services.now()):
             return ApiResponse({"status": "degraded", "stages": stages, "storage": fault})
         return ApiResponse({"status": "ready", "stages": stages})
     return ApiResponse({"status": "starting", "stages": stages}, 503, headers={"retry-after": "1"})

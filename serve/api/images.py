@@ -1,11 +1,10 @@
-"""`POST /v1/images/generations`: OpenAI's route, over the graph."""
+"""`POST /v1/images/generations`: OpenAI's route: to a plan, and from an answer."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,22 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.contracts import (
-    FinishedImage,
-    GenerationJob,
-    GenerationParams,
-    GenerationResult,
-    ServiceTerms,
-    Usage,
-)
-from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
+from pipelines.contracts import FinishedImage, GenerationParams, GenerationResult, Usage
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
 from serve.api.links import base_url
-from serve.api.normalise import Plan
-from serve.api.planning import check_prompt, plan_of, tenant_in
+from serve.api.planning import log_entry, plan_of, tenant_in, trace_of
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageData,
@@ -40,11 +30,9 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import Services, services_of
-from serve.api.terms import Punctuality, RequestedTerms
-from serve.errors import ApiResponse, in_milliseconds
-from serve.generation.log import generation_log
+from serve.error_responses import ApiResponse
+from serve.generation.plan import Plan, Punctuality
 from serve.generation.sharing import Answer
-from serve.generation.trace_attributes import trace_of
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -97,31 +85,13 @@ async def generate_images(request: Request) -> Response:
     trace = trace_of(request)
     with trace.root.part("read"):
         fields = parse_request(await read_json_object(request))
-    with generation_log(request, fields) as entry, ExitStack() as places:
-        with trace.root.part("admit"):
-            entry.tenant = tenant_in(request, services, fields)
-            entry.plan = plan = plan_of(services, fields)
-            entry.terms = terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
-            # First a place, then the work: a refusal costs next to nothing, and waits for nobody.
-            places.enter_context(
-                services.admission.slot(
-                    entry.tenant, plan.params.num_images, services.graph.forecast(plan.params)
-                )
-            )
-            try:
-                await check_prompt(services, plan)
-            except ContentPolicyViolation:
-                entry.plan = entry.terms = None  # nothing was to be drawn by any deadline
-                raise
-        try:
-            entry.answer = answer = await _generate(request, services, plan, terms)
-            if answer.source != "hit":
-                services.storage.observe(answer.result.images, services.now())
-        except DeadlineUnreachable as error:
-            raise _in_milliseconds(error, plan.requested, services.now() - arrived) from error
-        entry.punctuality = punctuality = plan.requested.punctuality(services.now() - arrived)
+    with services.generations.logged(log_entry(request, fields, arrived)) as entry:
+        entry.tenant = tenant_in(request, services, fields)
+        plan = plan_of(services, fields)
+        terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
+        answer = await while_connected(request, services.generations.generate(plan, terms, entry))
     with trace.root.part("respond"):
-        body = _images_response(request, services, fields, plan, answer.result, punctuality)
+        body = _images_response(request, services, fields, plan, answer.result, entry.punctuality)
         headers = _headers(answer)
         if fields.response_format == "file":
             return await run_in_threadpool(
@@ -131,38 +101,6 @@ async def generate_images(request: Request) -> Response:
                 headers=headers,
             )
         return ApiResponse(body.model_dump(exclude_none=True), headers=headers)
-
-
-async def _generate(
-    request: Request, services: Services, plan: Plan, terms: ServiceTerms
-) -> Answer:
-    """Draw it, while the client waits.
-
-    Raises ClientGone and what the graph raises.
-    """
-    trace = trace_of(request)
-    job = GenerationJob(
-        request_id=request.state.request_id,
-        params=plan.params,
-        finish=plan.finish,
-        terms=terms,
-        trace=trace.job_trace,
-        trace_id=trace.trace_id,
-    )
-    return await while_connected(request, services.sharing.answer(job, trace.root))
-
-
-def _in_milliseconds(
-    error: DeadlineUnreachable, requested: RequestedTerms, elapsed_s: float
-) -> DeadlineUnreachable:
-    """The error in the client's terms: from the arrival of the request, as `deadline_ms` is."""
-    earliest_s = error.earliest_s + max(0.0, elapsed_s)
-    return DeadlineUnreachable(
-        f"deadline_ms: {requested.deadline_ms} cannot be met;"
-        f" the shortest that could be promised now is {in_milliseconds(earliest_s)}",
-        earliest_s=earliest_s,
-        retry_after_s=error.retry_after_s,
-    )
 
 
 def _images_response(

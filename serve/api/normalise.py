@@ -7,8 +7,6 @@ Knows the model's defaults and the server's limits; no HTTP, no clock, no random
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
@@ -18,11 +16,10 @@ from pipelines.prompts.markup import markup_warnings
 from pipelines.prompts.syntax import parse_prompt
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Ratio, Size, SizeRules
-from serve.api.terms import RequestedTerms, requested_terms
 from serve.api.values import check_number, check_within
+from serve.generation.plan import Plan, RequestedTerms, ResolvedQuality
+from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 from serve.settings.settings import Deadlines, Limits
-
-ResolvedQuality = Literal["low", "medium", "high"]
 
 QUALITY_STEPS: dict[ResolvedQuality, float] = {"low": 1.0, "medium": 1.0, "high": 1.5}
 """Steps of a quality, as a share of the model's default."""
@@ -35,22 +32,6 @@ RANDOM_SEED = -1
 """What most tools send for a seed that is to be drawn at random."""
 MAX_GUIDANCE = 100.0
 MAX_IDENTIFIER_CHARS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What will be done for one request, and when it is wanted.
-
-    `quality` is None when the request named its steps; `revised_prompt` is None when the prompt was
-    taken word for word.
-    """
-
-    params: GenerationParams
-    finish: FinishSpec
-    requested: RequestedTerms
-    quality: ResolvedQuality | None
-    revised_prompt: str | None
-    warnings: tuple[str, ...]
 
 
 def normalise(
@@ -81,7 +62,7 @@ def normalise(
         warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
     steps, quality = _steps(request, spec, limits, warnings)
     cuts, skips_steps = _shortened(request, quality)
-    requested = requested_terms(request, deadlines)
+    requested = _requested_terms(request, deadlines)
     negative_prompt, true_cfg_scale = _true_cfg(request, spec, limits, warnings)
     count = check_within("n", request.n, 1, limits.max_images)
     params = GenerationParams(
@@ -208,6 +189,24 @@ def _checked_cuts(cuts: tuple[Cut, ...], steps: int) -> tuple[Cut, ...]:
     except ValueError as error:
         raise InvalidRequest(f"step_cuts: {error}", param="step_cuts") from error
     return cuts
+
+
+def _requested_terms(request: ImageGenerationRequest, deadlines: Deadlines) -> RequestedTerms:
+    """What `request` says, else the server's defaults, by which nothing is refused.
+
+    Raises InvalidRequest naming `deadline_ms` or `priority`.
+    """
+    deadline_ms, priority = request.deadline_ms, request.priority
+    if deadline_ms is not None:
+        check_within("deadline_ms", deadline_ms, 1, deadlines.max_ms)
+    if priority is not None:
+        check_within("priority", priority, MIN_PRIORITY, MAX_PRIORITY)
+    return RequestedTerms(
+        deadline_ms=deadlines.default_ms if deadline_ms is None else deadline_ms,
+        is_deadline_asked=deadline_ms is not None,
+        refuses_late=deadline_ms is not None and deadlines.unreachable == "refuse",
+        priority=deadlines.default_priority if priority is None else priority,
+    )
 
 
 def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:

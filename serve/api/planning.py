@@ -1,4 +1,4 @@
-"""What the routes of generations begin with: whose a request is, and what it is to draw."""
+"""What the routes of generations begin with: whose a request is, what it is to draw, its log."""
 
 from __future__ import annotations
 
@@ -6,20 +6,47 @@ import secrets
 
 from starlette.requests import Request
 
-from serve.api.normalise import Plan, normalise
+from pipelines.errors import RequestTimeout
+from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import Services
-from serve.api.terms import tenant_of
+from serve.errors import ERROR_TABLE
+from serve.generation.log import CANCELLED, LogEntry
+from serve.generation.plan import Plan
+from serve.middleware.timeout import is_over_time
+from serve.tenancy.principal import tenant_of
+from serve.tracing.recorder import RequestTrace
 
 _RANDOM_SEED_BITS = 32
 """Drawn seeds stay exact in clients whose numbers are doubles."""
+
+
+def trace_of(request: Request) -> RequestTrace:
+    """The trace of the request that is served."""
+    return request.state.trace
+
+
+def log_entry(request: Request, fields: ImageGenerationRequest, arrived: float) -> LogEntry:
+    """The log's entry for the generation that `request` asks for; it came at `arrived`."""
+
+    def cancelled_as() -> str:
+        # The error itself is made further out, where the time is measured.
+        return ERROR_TABLE[RequestTimeout].code if is_over_time(request.scope) else CANCELLED
+
+    return LogEntry(
+        request_id=request.state.request_id,
+        trace=trace_of(request),
+        arrived=arrived,
+        user=_user_in(fields),
+        cancelled_as=cancelled_as,
+    )
 
 
 def tenant_in(request: Request, services: Services, fields: ImageGenerationRequest) -> str:
     """The tenant's name. Raises InvalidRequest."""
     tenants = services.settings.tenants
     sent = request.headers.getlist(tenants.header) if tenants.header is not None else []
-    return tenant_of(fields, sent, tenants)
+    return tenant_of(_user_in(fields), sent, tenants)
 
 
 def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
@@ -34,9 +61,6 @@ def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
     )
 
 
-async def check_prompt(services: Services, plan: Plan) -> None:
-    """Raises ContentPolicyViolation for a prompt that is not to be drawn.
-
-    The negative prompt names what to leave out: refusing it would make images less safe.
-    """
-    await services.prompts.check(plan.params.prompt, param="prompt")
+def _user_in(fields: ImageGenerationRequest) -> str | None:
+    """The client's name for its user."""
+    return fields.safety_identifier or fields.user

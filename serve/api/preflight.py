@@ -13,8 +13,8 @@ from starlette.requests import Request
 
 from deployments.metrics import declared as metrics
 from serve.api.json_body import read_json_object
-from serve.api.normalise import RANDOM_SEED, Plan
-from serve.api.planning import check_prompt, plan_of, tenant_in
+from serve.api.normalise import RANDOM_SEED
+from serve.api.planning import plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageGenerationRequest,
@@ -22,6 +22,7 @@ from serve.api.schemas import (
     parse_request,
 )
 from serve.api.services import services_of
+from serve.generation.plan import Plan
 
 router = APIRouter(tags=["images"])
 
@@ -74,8 +75,8 @@ async def preflight_images(request: Request) -> PreflightResponse:
     fields = parse_request(await read_json_object(request))
     tenant_in(request, services, fields)
     plan = plan_of(services, fields)
-    await check_prompt(services, plan)
-    forecast = services.graph.forecast(plan.params)
+    await services.generations.check_prompt(plan)
+    forecast = services.generations.forecast(plan)
     metrics.PREFLIGHTS.add()
     earliest_ms, can_be_met = _milliseconds(forecast.earliest_s), None
     if earliest_ms is not None and fields.deadline_ms is not None:

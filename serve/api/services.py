@@ -6,25 +6,23 @@ The graph and the store are protocols, so that the HTTP side is tested without R
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from starlette.requests import Request
 
-from deployments.graph.forecast import Forecast
+from deployments.graph.image_graph import ImageGraph
 from deployments.storage.store import StoredFile
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import GenerationJob, GenerationParams, GenerationResult
 from pipelines.moderation import PromptRules
-from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Attributes
 from serve.generation.admission import Admission
 from serve.generation.prompt_check import PromptCheck
 from serve.generation.result_cache import ResultCache
+from serve.generation.service import GenerationService
 from serve.generation.sharing import Sharing
-from serve.generation.storage_health import StorageHealth
 from serve.settings.settings import Settings
 from serve.tracing.archive import Archive, AskAll
 from serve.tracing.recorder import Recorder, Sink
@@ -32,23 +30,6 @@ from serve.tracing.store import TraceStore
 
 NodeMetrics = Callable[[], Awaitable[bytes | None]]
 """The text for Prometheus; None where it cannot be read."""
-
-
-class ImageGraph(Protocol):
-    """Runs one job through all stages; `deployments.graph.graph.Graph` in the product."""
-
-    def generate(self, job: GenerationJob, log: OpenSpan) -> Coroutine[Any, Any, GenerationResult]:
-        """All images of `job`; raises the errors of `pipelines.errors`. Can be cancelled. What is
-        done is added to `log`."""
-        ...
-
-    def forecast(self, params: GenerationParams) -> Forecast:
-        """When such a request would be answered, as far as is known; asks nobody."""
-        ...
-
-    async def ready(self) -> Mapping[str, bool]:
-        """Whether each stage, by its name, has a healthy replica."""
-        ...
 
 
 class ReadableStore(Protocol):
@@ -78,12 +59,9 @@ class Services:
     spec: ModelSpec
     graph: ImageGraph
     store: ReadableStore
-    prompts: PromptCheck
-    admission: Admission
-    sharing: Sharing
+    generations: GenerationService
     recorder: Recorder
     traces: TraceStore
-    storage: StorageHealth
     archive: Archive
     node_metrics: NodeMetrics = _no_metrics
     now: Callable[[], float] = time.time
@@ -116,26 +94,31 @@ class Services:
             spec=spec,
             graph=graph,
             store=store,
-            prompts=PromptCheck(rules),
-            admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
-            sharing=Sharing(
-                graph.generate,
-                store.get,
-                ResultCache(cache.max_bytes, cache.ttl_s),
-                context_of=context_of,
+            generations=GenerationService(
+                graph=graph,
+                prompts=PromptCheck(rules),
+                admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
+                sharing=Sharing(
+                    graph.generate,
+                    store.get,
+                    ResultCache(cache.max_bytes, cache.ttl_s),
+                    context_of=context_of,
+                ),
+                model=settings.model_id,
+                records_prompts=settings.tracing.record_prompts,
+                now=now,
             ),
             recorder=Recorder(settings.tracing, (traces, *sinks), resource),
             traces=traces,
             archive=Archive(traces, ask_all),
             node_metrics=node_metrics,
-            storage=StorageHealth(),
             now=now,
         )
 
     def take_over(self, settings: Settings) -> None:
         """Go by other limits and deadlines from the next request on; nothing else may differ."""
         self.settings = settings
-        self.admission.bound(
+        self.generations.admission.bound(
             settings.limits.max_queued_images, settings.limits.max_queued_images_per_tenant
         )
 

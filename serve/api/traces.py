@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, Response
 
 from pipelines.errors import TraceNotKept
 from serve.api.services import services_of
-from serve.errors import ApiResponse
+from serve.error_responses import ApiResponse
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Trace
 from serve.tracing.views.excerpt import excerpt

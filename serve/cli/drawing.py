@@ -18,9 +18,10 @@ from deployments.weights.fetch import fetch
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import DecodedImage, StepEvent, TextConditioning
 from pipelines.skipping import forwards_of
-from serve.api.normalise import Plan, normalise
+from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
+from serve.generation.plan import Plan
 from serve.settings.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,29 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass
-
-from starlette.requests import Request
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from pipelines.contracts import ServiceTerms
-from pipelines.errors import ContentPolicyViolation, RequestTimeout
-from serve.api.disconnect import ClientGone
-from serve.api.normalise import Plan
-from serve.api.schemas import ImageGenerationRequest
-from serve.api.services import services_of
-from serve.api.terms import MAX_TENANT_CHARS, Punctuality
-from serve.errors import ERROR_TABLE, error_code
+from pipelines.errors import ContentPolicyViolation
+from serve.errors import ClientGone, error_code
 from serve.generation.metrics import OK, count_for_tenant, count_generation
+from serve.generation.plan import Plan, Punctuality
 from serve.generation.sharing import Answer
 from serve.generation.trace_attributes import (
     answer_attributes,
     request_attributes,
     requested_terms_attributes,
-    trace_of,
 )
-from serve.middleware.timeout import is_over_time
+from serve.tenancy.principal import MAX_TENANT_CHARS
+from serve.tracing.recorder import RequestTrace
 
 _log = logging.getLogger("ray.serve")
 
@@ -40,16 +34,34 @@ Facts = dict[str, object]
 _CLIENTS_WORDS = ("user", "tenant")
 
 
-@dataclass(slots=True)
-class LogEntry:
-    """What becomes known on the way: `plan` and `terms` once the request is known to be valid,
-    `punctuality` with the answer, if there is a deadline."""
+CANCELLED = "cancelled"
 
+
+def _cancelled() -> str:
+    return CANCELLED
+
+
+@dataclass(slots=True, kw_only=True)
+class LogEntry:
+    """A generation that arrived at `arrived`, Unix seconds, and what becomes known on the way.
+
+    `user` is the client's name for its user. `plan` and `terms` are there once the request is known
+    to be valid, `punctuality` with the answer, if there is a deadline. `cancelled_as` is asked when
+    it was cancelled, for an outcome that says why. `admitting` holds the trace's part "admit" open,
+    and is closed as soon as it is admitted.
+    """
+
+    request_id: str
+    trace: RequestTrace
+    arrived: float
+    user: str | None = None
+    cancelled_as: Callable[[], str] = _cancelled
     tenant: str | None = None
     plan: Plan | None = None
     terms: ServiceTerms | None = None
     answer: Answer | None = None
     punctuality: Punctuality | None = None
+    admitting: ExitStack = field(default_factory=ExitStack)
 
     @property
     def is_on_time(self) -> bool:
@@ -58,26 +70,28 @@ class LogEntry:
 
 
 @contextmanager
-def generation_log(request: Request, fields: ImageGenerationRequest) -> Generator[LogEntry]:
-    """Log how the body ends: `ok`, an error's code, `client_gone`, or `cancelled` by the server."""
-    entry, failure, started = LogEntry(), None, time.monotonic()
+def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Generator[None]:
+    """Log how the body ends: `ok`, an error's code, `client_gone`, or how it was cancelled.
+
+    `model` is its name, and `with_prompts` puts prompts into the trace; never into the log.
+    """
+    failure, started = None, time.monotonic()
     try:
-        yield entry
+        yield
     except BaseException as error:  # re-raised: a cancellation is an outcome to log as well
         failure = error
         raise
     finally:
-        outcome, seconds = _outcome(request, failure), time.monotonic() - started
+        outcome, seconds = _outcome(entry, failure), time.monotonic() - started
         count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
-        if entry.terms is not None:
-            asked_for = fields.deadline_ms is not None
-            met = entry.is_on_time
-            count_for_tenant(outcome, entry.terms, asked=asked_for, answer=entry.answer, met=met)
-        _describe(request, entry, outcome)
+        if entry.plan is not None and entry.terms is not None:
+            asked, met = entry.plan.requested.is_deadline_asked, entry.is_on_time
+            count_for_tenant(outcome, entry.terms, asked=asked, answer=entry.answer, met=met)
+        _describe(entry, outcome, model=model, with_prompts=with_prompts)
         facts: Facts = {
-            "request": request.state.request_id,
-            "trace": trace_of(request).trace_id,
-            "user": _cut(fields.safety_identifier or fields.user),
+            "request": entry.request_id,
+            "trace": entry.trace.trace_id,
+            "user": _cut(entry.user),
             "tenant": _cut(entry.tenant),
             "outcome": outcome,
             **_category(failure),
@@ -98,16 +112,12 @@ def _in_words(facts: Facts) -> str:
     )
 
 
-def _describe(request: Request, entry: LogEntry, outcome: str) -> None:
+def _describe(entry: LogEntry, outcome: str, *, model: str, with_prompts: bool) -> None:
     """Say it of the root of the request's trace."""
-    services = services_of(request)
-    attributes = trace_of(request).root.attributes
+    attributes = entry.trace.root.attributes
     attributes["sluice.outcome"] = outcome
     if entry.plan is not None:
-        settings = services.settings
-        attributes |= request_attributes(
-            entry.plan, settings.model_id, with_prompts=settings.tracing.record_prompts
-        )
+        attributes |= request_attributes(entry.plan, model, with_prompts=with_prompts)
         attributes |= requested_terms_attributes(entry.plan.requested, tenant=entry.tenant or "")
     if entry.answer is not None:
         attributes |= answer_attributes(entry.answer)
@@ -117,14 +127,13 @@ def _describe(request: Request, entry: LogEntry, outcome: str) -> None:
         attributes["sluice.took_ms"] = entry.punctuality.took_ms
 
 
-def _outcome(request: Request, error: BaseException | None) -> str:
+def _outcome(entry: LogEntry, error: BaseException | None) -> str:
     if error is None:
         return OK
     if isinstance(error, ClientGone):
         return "client_gone"
     if isinstance(error, asyncio.CancelledError):
-        # The error itself is made further out, where the time is measured.
-        return ERROR_TABLE[RequestTimeout].code if is_over_time(request.scope) else "cancelled"
+        return entry.cancelled_as()
     return error_code(error)
 
 

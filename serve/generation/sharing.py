@@ -7,6 +7,7 @@ itself: what it gets depends on when it is asked for.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 import time
@@ -15,8 +16,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from starlette.concurrency import run_in_threadpool
-
+from deployments.graph.progress import Broadcast, Listener, unheard
 from deployments.single_flight import SingleFlight
 from deployments.storage.store import StoredFile
 from pipelines.contracts import (
@@ -55,12 +55,13 @@ class Answer:
 
 
 class _Leader(NamedTuple):
-    """The request of several equal ones that is drawn, its number, which names its flight, and the
-    `traceparent` of its spans."""
+    """The request of several equal ones that is drawn, its number, which names its flight, the
+    `traceparent` of its spans, and its progress for all of them."""
 
     terms: ServiceTerms
     number: int
     trace: str
+    progress: Broadcast
 
 
 class Sharing:
@@ -72,7 +73,7 @@ class Sharing:
 
     def __init__(
         self,
-        draw: Callable[[GenerationJob, OpenSpan], Coroutine[Any, Any, GenerationResult]],
+        draw: Callable[[GenerationJob, OpenSpan, Listener], Coroutine[Any, Any, GenerationResult]],
         read: Callable[[str], StoredFile],
         cache: ResultCache[ExactRequest, GenerationResult],
         *,
@@ -88,12 +89,15 @@ class Sharing:
         self._leaders: dict[ExactRequest, _Leader] = {}
         self._started = 0
 
-    async def answer(self, job: GenerationJob, log: OpenSpan | None = None) -> Answer:
+    async def answer(
+        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+    ) -> Answer:
         """The images of `job`, what is done for them being added to `log`. Raises what drawing
-        raises."""
+        raises. `listener` is told how far they are, whoever's request is drawn; of images that were
+        kept, nothing."""
         log = OpenSpan("answer") if log is None else log
         if job.params.min_inference_steps is not None:
-            return Answer(result=await self._draw(job, log))
+            return Answer(result=await self._draw(job, log, listener))
         key = ExactRequest.of(job)
         if (kept := await self._kept(key)) is not None:
             return Answer(result=replace(kept, timings={}, cold_stages=()), source="hit")
@@ -101,13 +105,16 @@ class Sharing:
             try:
                 with log.part("shared") as part:
                     part.links += filter(None, [leader.trace])
-                    return Answer(result=await self._fly(key, leader, job, log), source="shared")
+                    with leader.progress.heard_by(listener):
+                        result = await self._fly(key, leader, job, log)
+                    return Answer(result=result, source="shared")
             except DeadlineUnreachable:
                 # It was the leader's deadline, which says nothing of one that is later.
                 continue
         self._started += 1
-        leader = self._leaders[key] = _Leader(job.terms, self._started, job.trace)
-        return Answer(result=await self._fly(key, leader, job, log))
+        leader = self._leaders[key] = _Leader(job.terms, self._started, job.trace, Broadcast())
+        with leader.progress.heard_by(listener):
+            return Answer(result=await self._fly(key, leader, job, log))
 
     def _leader_for(self, key: ExactRequest, terms: ServiceTerms) -> _Leader | None:
         """An equal request under way that serves as well as a drawing of one's own, or None."""
@@ -123,7 +130,7 @@ class Sharing:
         try:
             return await self._flights.run(
                 leader.number,
-                lambda: self._draw_and_keep(key, job, log),
+                lambda: self._draw_and_keep(key, job, log, leader.progress),
                 context=self._context_of(job.request_id),
             )
         finally:
@@ -132,11 +139,11 @@ class Sharing:
                 del self._leaders[key]
 
     async def _draw_and_keep(
-        self, key: ExactRequest, job: GenerationJob, log: OpenSpan
+        self, key: ExactRequest, job: GenerationJob, log: OpenSpan, listener: Listener
     ) -> GenerationResult:
         # From the start, because its files are stored before the answer is here.
         since = self._clock()
-        result = await self._draw(job, log)
+        result = await self._draw(job, log, listener)
         # An answer without the links that were asked for is no answer for later.
         if not any(image.not_stored for image in result.images):
             self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
@@ -150,7 +157,7 @@ class Sharing:
         try:
             for image in kept.images:
                 if image.file_id is not None:
-                    await run_in_threadpool(self._read, image.file_id)
+                    await asyncio.to_thread(self._read, image.file_id)
         except (FileNotStored, StageFailed):
             self._cache.drop(key)
             return None

@@ -6,18 +6,9 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-
 from pipelines.tracing.spans import Attribute
-from serve.api.normalise import Plan
-from serve.api.terms import RequestedTerms
+from serve.generation.plan import Plan, RequestedTerms
 from serve.generation.sharing import Answer
-from serve.tracing.recorder import RequestTrace
-
-
-def trace_of(request: Request) -> RequestTrace:
-    """The trace of the request that is served."""
-    return request.state.trace
 
 
 def request_attributes(plan: Plan, model: str, *, with_prompts: bool) -> dict[str, Attribute]:

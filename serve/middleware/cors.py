@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pipelines.errors import InvalidRequest
-from serve.errors import error_response
+from serve.error_responses import error_response
 from serve.settings.sections import CorsConfig
 
 _METHODS = ("GET", "HEAD", "POST")

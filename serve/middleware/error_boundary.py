@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.errors import SluiceError
-from serve.api.disconnect import ClientGone
-from serve.errors import error_response, internal_error_response
+from serve.error_responses import error_response, internal_error_response
+from serve.errors import ClientGone
 from serve.middleware.request_id import STATE_KEY
 
 CLIENT_GONE = 499

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.errors import HeadersTooLarge, UriTooLong
-from serve.errors import error_response
+from serve.error_responses import error_response
 
 _HEADER_OVERHEAD = 32
 """Bytes that a header counts beside its own, as in HTTP/2's SETTINGS_MAX_HEADER_LIST_SIZE, so that

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from deployments.application import bind_stages
 from deployments.graph.forecast import Forecast
 from deployments.graph.graph import Graph
+from deployments.graph.progress import Progress
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, StagesConfig
 from deployments.stages.denoiser import Denoiser
@@ -30,6 +31,7 @@ from pipelines.contracts import (
     LatentJob,
 )
 from pipelines.engine.observe.stats import EngineStats
+from pipelines.tracing.open_spans import OpenSpan
 
 
 @dataclass(slots=True)
@@ -145,6 +147,12 @@ class GraphDriver:
 
     async def generate(self, job: GenerationJob) -> GenerationResult:
         return await self._graph.generate(job)
+
+    async def heard(self, job: GenerationJob) -> list[Progress]:
+        """What a listener hears of a job."""
+        told: list[Progress] = []
+        await self._graph.generate(job, OpenSpan("driver"), told.append)
+        return told
 
     async def forecast(self, job: GenerationJob) -> Forecast:
         return self._graph.forecast(job.params)

@@ -30,6 +30,7 @@ from pipelines.contracts import (
     LatentJob,
     SafetyVerdict,
     ServiceTerms,
+    StepEvent,
     TextPrompt,
 )
 from pipelines.prompts.unread_text import UnreadText
@@ -96,6 +97,8 @@ class FakeStages:
     terms: list[ServiceTerms] = field(default_factory=list)
     finished: list[FinishSpec] = field(default_factory=list)
     is_ready: bool = True
+    tells_steps: bool = False
+    """Whether the denoiser yields each step, however little time it took."""
 
     def handles(self) -> dict[str, Any]:
         return {row.key: LocalHandle(self) for row in STAGES}
@@ -112,6 +115,7 @@ class FakeStages:
         *conditionings: str,
         start: PackedCheckpoint | None = None,
         caller: str = "",
+        step_every_s: float | None = None,
     ) -> AsyncIterator[Denoising]:
         assert all(isinstance(item, str) for item in conditionings)
         mark = _packed(len(self.started))
@@ -123,6 +127,10 @@ class FakeStages:
                 step += 1
                 self.steps.append((job.seed, step))
                 await self.on_step(job, step)
+                if self.tells_steps and step_every_s is not None:
+                    yield StepEvent(
+                        work_id=job.work_id, step=step, num_steps=job.num_inference_steps
+                    )
                 if step % self.checkpoint_every == 0 and step < job.num_inference_steps:
                     yield PackedCheckpoint(step=step, latents=mark)
         except GoesAway:

@@ -11,6 +11,7 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
+from deployments.graph.progress import Phase, Progress
 from deployments.options.stages import StagesConfig
 from pipelines import catalog
 from pipelines.contracts import GenerationResult
@@ -82,6 +83,18 @@ def test_the_graph_draws_what_the_local_chain_draws(
         assert_same_image(pixels_of(image), wanted.pixels)
         assert image.seed == params.seed + index
         assert (image.height, image.width) == (params.height, params.width)
+
+
+def test_a_listener_hears_how_far_each_image_is(driver: DeploymentHandle[Any]) -> None:
+    job = make_job(steps=7, num_images=2)
+    heard: list[Progress] = driver.heard.remote(job).result(timeout_s=120)
+    for index in range(2):
+        of_image = [each for each in heard if each.image == index]
+        assert list(dict.fromkeys(each.phase for each in of_image)) == list(Phase)
+        denoising = [each.step for each in of_image if each.phase == Phase.DENOISE]
+        assert {5, 7} <= set(denoising)  # the checkpoint and the last; a slow machine tells more
+        assert denoising == sorted(denoising)
+        assert {each.num_steps for each in of_image} == {7}
 
 
 def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) -> None:

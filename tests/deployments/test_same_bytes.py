@@ -13,7 +13,13 @@ import torch
 from deployments.options.stages import StagesConfig
 from deployments.stages.fused import Fused
 from pipelines import catalog
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    ServiceTerms,
+)
 
 FILES = 200
 UNDER_WAY = 24
@@ -62,7 +68,7 @@ def fused(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Fused]:
     )
     stages = Fused(MODEL, config)
     yield stages
-    stages.__del__()
+    stages.close()
     torch.set_num_threads(before)
 
 
@@ -76,7 +82,8 @@ async def test_files_drawn_under_random_load_are_those_drawn_alone(fused: Fused)
     places = asyncio.Semaphore(UNDER_WAY)
 
     async def draw(job: GenerationJob) -> str:
-        result = await fused.generate(job)
+        *_, result = [item async for item in fused.generate(job)]
+        assert isinstance(result, GenerationResult)
         return result.images[0].sha256
 
     async def under_load(job: GenerationJob, pause_s: float) -> str:

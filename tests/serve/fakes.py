@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deployments.graph.forecast import Forecast
+from deployments.graph.progress import ImageProgress, Listener, Phase, unheard
 from deployments.storage.store import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
@@ -87,12 +88,20 @@ class FakeGraph:
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
+    tells_step: int = 5
+    """How far its images are when jobs hang, as their listeners are told."""
     not_stored: str = ""
     """Why no file can be stored; "": it can."""
 
-    async def generate(self, job: GenerationJob, log: OpenSpan | None = None) -> GenerationResult:
+    async def generate(
+        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+    ) -> GenerationResult:
         self.jobs.append(job)
         self.entered.release()
+        images = [ImageProgress(i, job.params, listener) for i in range(job.params.num_images)]
+        for image in images:
+            image.enters(Phase.ENCODE)
+            image.stepped(self.tells_step, job.params.num_inference_steps)
         if self.hangs:
             try:
                 await self.go.wait()
@@ -101,6 +110,9 @@ class FakeGraph:
                 raise
         if self.error is not None:
             raise self.error
+        for image in images:
+            image.denoised(self.steps_run or job.params.num_inference_steps)
+            image.enters(Phase.DONE)
         return GenerationResult(
             images=tuple(self._image(job, i) for i in range(job.params.num_images)),
             usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),

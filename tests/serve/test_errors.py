@@ -10,7 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from pipelines import errors
-from serve.errors import ERROR_TABLE, error_response, install_error_handlers
+from serve.api.error_handlers import install_error_handlers
+from serve.error_responses import error_response
+from serve.errors import ERROR_TABLE
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
 

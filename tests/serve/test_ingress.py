@@ -52,12 +52,12 @@ async def test_limits_change_in_place(client_of: ClientOf, graph: FakeGraph):
 
 def test_fewer_places_hold_from_then_on(graph: FakeGraph):
     served = services(graph)
-    with served.admission.slot("a", 3):
+    with served.generations.admission.slot("a", 3):
         served.take_over(live_settings(served.settings, {"limits": {"max_queued_images": 3}}))
-        with pytest.raises(Overloaded), served.admission.slot("b"):
+        with pytest.raises(Overloaded), served.generations.admission.slot("b"):
             pass
-    with served.admission.slot("b"):
-        assert served.admission.in_flight == 1
+    with served.generations.admission.slot("b"):
+        assert served.generations.admission.in_flight == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ class _Handle(LocalHandle):
 def goes(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Makes this replica go away, with or without its application."""
     signs: list[bool] = []
-    monkeypatch.setattr(ray.serve, "get_replica_context", lambda: SimpleNamespace(app_name="a"))
+    name = SimpleNamespace(to_full_id_str=lambda: "SERVE_REPLICA::a#Ingress#1")
+    context = SimpleNamespace(app_name="a", replica_id=name)
+    monkeypatch.setattr(ray.serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(deployments.graph.draining_graph, "PERIOD_S", 0.001)
     monkeypatch.setattr(deployments.graph.draining_graph, "HOLD_S", 0.003)
     monkeypatch.setattr(

@@ -18,7 +18,7 @@ from deployments.wire.packed import (
     PackedLatents,
 )
 from deployments.wire.tensors import pack_conditioning, unpack_latents
-from pipelines.contracts import LatentJob, Latents, TextConditioning
+from pipelines.contracts import LatentJob, Latents, StepEvent, TextConditioning
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
@@ -118,6 +118,18 @@ async def test_company_does_not_change_the_latents(denoiser: Denoiser) -> None:
         _denoise(denoiser, _job("c", true_cfg_scale=2.0), _conditioning(), _conditioning()),
     )
     torch.testing.assert_close(together[0].packed, expected, rtol=1e-4, atol=1e-5)
+
+
+async def test_steps_are_told_if_they_are_asked_for(denoiser: Denoiser) -> None:
+    """The last is not: the latents say it."""
+    stream = denoiser.denoise(_job("a", num_inference_steps=4), _conditioning(), step_every_s=0.0)
+    items = [item async for item in stream]
+    steps = [(item.step, item.num_steps) for item in items if isinstance(item, StepEvent)]
+    assert steps == [(1, 4), (2, 4), (3, 4)]
+    stream = denoiser.denoise(
+        _job("b", num_inference_steps=4), _conditioning(), step_every_s=3600.0
+    )
+    assert not any([isinstance(item, StepEvent) async for item in stream])
 
 
 async def test_an_image_goes_on_from_any_of_its_checkpoints(denoiser: Denoiser) -> None:

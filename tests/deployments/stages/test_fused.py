@@ -16,6 +16,7 @@ import ray.exceptions
 from PIL import Image
 
 from deployments.application import bind_stages
+from deployments.graph.progress import Phase, Progress
 from deployments.graph.remote_graph import RemoteGraph
 from deployments.lifecycle.callers import CallerWatch
 from deployments.names import StageName
@@ -33,6 +34,7 @@ from pipelines.contracts import (
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
 from pipelines.errors import ConfigurationError, StageFailed
+from pipelines.tracing.open_spans import OpenSpan
 from tests.chrome_trace import events_of, ticks_of
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
@@ -69,7 +71,7 @@ async def fused(dev_like: Path, tmp_path: Path) -> AsyncIterator[Fused]:
 
 
 async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> None:
-    result = await fused.generate(JOB)
+    result = await _result(fused, JOB)
     expected = oracle_images(dev_like, PARAMS)
     for image, theirs in zip(result.images, expected, strict=True):
         assert image.b64 is not None
@@ -86,7 +88,7 @@ async def test_it_draws_what_the_oracle_draws(fused: Fused, dev_like: Path) -> N
 async def test_its_denoiser_can_be_profiled(fused: Fused) -> None:
     load = await fused.load()
     asked = asyncio.create_task(fused.profile(ProfileRequest(ticks=2), replica=load.replica))
-    await fused.generate(JOB)
+    await _result(fused, JOB)
     profile = await asked
     assert profile is not None
     assert len(ticks_of(events_of(profile.trace))) == profile.ticks == 2
@@ -109,7 +111,7 @@ async def works_become(fused: Fused, number: int, *, after_steps: int = 0) -> En
 
 
 async def test_a_request_that_is_given_up_leaves_the_engine(fused: Fused) -> None:
-    task = asyncio.create_task(fused.generate(endless(1)))
+    task = asyncio.create_task(_result(fused, endless(1)))
     await works_become(fused, 1, after_steps=1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -155,7 +157,7 @@ async def test_it_ends_when_its_engine_has_ended(
     denoiser: Any = fused._stages["denoiser"]
     denoiser._engine.hand_over()
     with pytest.raises(StageFailed):
-        await asyncio.wait_for(fused.generate(JOB), 60)
+        await asyncio.wait_for(_result(fused, JOB), 60)
     assert ends
 
 
@@ -190,12 +192,14 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
             self.calls, self.deaths = 0, deaths
             self.terms: list[ServiceTerms] = []
 
-        async def generate(self, job: GenerationJob, caller: str = "") -> GenerationResult:
+        async def generate(
+            self, job: GenerationJob, caller: str = ""
+        ) -> AsyncIterator[GenerationResult]:
             self.calls += 1
             self.terms.append(job.terms)
             if self.calls <= self.deaths:
                 raise ray.exceptions.ActorDiedError
-            return RESULT
+            yield RESULT
 
         async def ready(self) -> bool:
             return True
@@ -211,6 +215,27 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
     with pytest.raises(StageFailed, match="Fused failed 3 times") as failed:
         await RemoteGraph(_handle(Dying(3))).generate(JOB)
     assert failed.value.stage == StageName.FUSED
+
+
+async def test_the_ingress_hears_how_far_the_images_are(fused: Fused) -> None:
+    """Of the real stages, over the stream of a fused replica, and then the same result."""
+    job = replace(JOB, params=replace(PARAMS, num_inference_steps=12, num_images=1))
+    heard: list[Progress] = []
+    result = await RemoteGraph(_handle(fused)).generate(job, OpenSpan("generate"), heard.append)
+    assert list(dict.fromkeys(each.phase for each in heard)) == list(Phase)
+    # A slow machine tells of other steps in between.
+    denoising = [each.step for each in heard if each.phase == Phase.DENOISE]
+    assert denoising == sorted(denoising)
+    assert {5, 10, 12} <= set(denoising)
+    assert {each.num_steps for each in heard} == {12}
+    assert [image.steps_run for image in result.images] == [12]
+
+
+async def _result(fused: Fused, job: GenerationJob) -> GenerationResult:
+    *told, result = [item async for item in fused.generate(job)]
+    assert all(isinstance(item, Progress) for item in told)
+    assert isinstance(result, GenerationResult)
+    return result
 
 
 def _handle(stage: object) -> Any:

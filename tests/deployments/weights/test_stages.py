@@ -24,7 +24,13 @@ from deployments.stages.text_encoder import TextEncoder
 from deployments.stages.vae_decoder import VaeDecoder
 from deployments.weights.fetch import fetch
 from deployments.wire.tensors import unpack_conditioning
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, TextPrompt
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    GenerationResult,
+    TextPrompt,
+)
 from pipelines.errors import CheckpointError
 from pipelines.stages.safety.safety import CLASSIFIER_PARTS
 from pipelines.stages.text_encoder import TextEncoderStage
@@ -77,7 +83,9 @@ async def test_fused_from_a_bucket(bucket: Any, model: Path, tmp_path: Path) -> 
     try:
         finish = FinishSpec(seed=4)
         job = GenerationJob(request_id="r", params=params, finish=finish)
-        (image,) = (await fused.generate(job)).images
+        *_, result = [item async for item in fused.generate(job)]
+        assert isinstance(result, GenerationResult)
+        (image,) = result.images
     finally:
         fused.close()
     (theirs,) = oracle_images(model, params)

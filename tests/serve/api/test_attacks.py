@@ -75,8 +75,8 @@ async def test_of_a_flood_of_1000_at_200_places_none_is_lost_and_nothing_stays(
         graph.store.files.clear()
         gc.collect()
         objects.append(len(gc.get_objects()))
-    assert given.admission.in_flight == 0
-    assert given.sharing._leaders == {}
+    assert given.generations.admission.in_flight == 0
+    assert given.generations.sharing._leaders == {}
     assert objects[2] - objects[1] < 300, objects  # not one for each that was answered
 
 
@@ -103,8 +103,8 @@ async def test_290_disconnects_leave_nothing_behind():
         await asyncio.gather(*(leave() for _ in range(29)))
     assert len(graph.jobs) == 290
     assert sorted(graph.cancelled) == sorted(job.request_id for job in graph.jobs)
-    assert given.admission.in_flight == 0
-    assert given.sharing._leaders == {}
+    assert given.generations.admission.in_flight == 0
+    assert given.generations.sharing._leaders == {}
     assert len(asyncio.all_tasks()) == before
 
 

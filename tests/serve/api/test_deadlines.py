@@ -205,7 +205,7 @@ class TestSharing:
         second = asyncio.create_task(client.post(URL, json=EXACT))
         for _ in range(50):  # the second gets as far as it can
             await asyncio.sleep(0)
-        assert given.admission.in_flight == 2
+        assert given.generations.admission.in_flight == 2
         graph.go.set()
         answers = await asyncio.gather(first, second)
         assert len(graph.jobs) == 1

@@ -43,11 +43,11 @@ async def test_the_job_is_cancelled(caplog: pytest.LogCaptureFixture):
     inbox.put_nowait({"type": "http.request", "body": BODY, "more_body": False})
     serving = asyncio.create_task(create_app(given)({**SCOPE}, inbox.get, send))
     await graph.entered.acquire()
-    assert given.admission.in_flight == 1
+    assert given.generations.admission.in_flight == 1
     inbox.put_nowait({"type": "http.disconnect"})
     await serving
     assert graph.cancelled == [graph.jobs[0].request_id]
-    assert given.admission.in_flight == 0
+    assert given.generations.admission.in_flight == 0
     assert sent[0]["status"] == 499
     assert "user='u-1' tenant='u-1' outcome=client_gone images=1" in caplog.text
 
@@ -97,5 +97,5 @@ async def test_cancelling_the_request_cancels_the_job(caplog: pytest.LogCaptureF
     with pytest.raises(asyncio.CancelledError):
         await serving
     assert len(graph.cancelled) == 1
-    assert given.admission.in_flight == 0
+    assert given.generations.admission.in_flight == 0
     assert "user='u-1' tenant='u-1' outcome=cancelled images=1" in caplog.text

@@ -221,7 +221,7 @@ async def test_admission_bounds_requests_in_flight(client_of: ClientOf):
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert given.admission.in_flight == 0
+    assert given.generations.admission.in_flight == 0
     graph.hangs = False
     assert (await client.post(URL, json={"prompt": "x"})).status_code == 200
 
@@ -234,7 +234,7 @@ async def test_a_request_that_takes_too_long(client_of: ClientOf):
     assert response.json()["error"]["code"] == "request_timeout"
     assert response.headers["x-should-retry"] == "false"
     assert graph.cancelled == [response.headers["x-request-id"]]
-    assert given.admission.in_flight == 0
+    assert given.generations.admission.in_flight == 0
 
 
 def test_server_timing_has_only_tokens():

@@ -60,7 +60,7 @@ async def test_every_value_is_settled(client: httpx.AsyncClient, graph: FakeGrap
 
 async def test_nothing_is_drawn_and_no_place_is_taken(client_of: ClientOf, graph: FakeGraph):
     given = services(graph, limits={"max_queued_images": 1})
-    with given.admission.slot("somebody"):
+    with given.generations.admission.slot("somebody"):
         assert (await client_of(given).post(URL, json={"prompt": "a cat"})).status_code == 200
     assert graph.jobs == []
 

@@ -106,9 +106,9 @@ async def test_refused_for_places_by_whose_they_are(
 ) -> None:
     given = services(limits={"max_queued_images": 3, "max_queued_images_per_tenant": 2})
     client = client_of(given)
-    with given.admission.slot("anna", 2):
+    with given.generations.admission.slot("anna", 2):
         assert (await draw(client)).status_code == 429
-        with given.admission.slot("ben", 1):
+        with given.generations.admission.slot("ben", 1):
             assert (await draw(client, user="cleo")).status_code == 429
     assert recorded.labels(metrics.ADMISSION_REFUSALS) == [
         {"reason": "tenant"},

@@ -134,7 +134,7 @@ async def test_who_shares_a_drawing_is_linked_to_it(graph: FakeGraph, client_of:
     first = asyncio.create_task(client.post(URL, json=body))
     await graph.entered.acquire()
     second = asyncio.create_task(client.post(URL, json=body))
-    while sum(each.waiters for each in given.sharing._flights._flights.values()) < 2:  # noqa: ASYNC110
+    while sum(each.waiters for each in given.generations.sharing._flights._flights.values()) < 2:  # noqa: ASYNC110
         await asyncio.sleep(0)
     graph.go.set()
     leader, follower = await first, await second

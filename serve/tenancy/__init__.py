@@ -1,0 +1,1 @@
+"""Whose requests are: tenants, and how they are told apart."""

@@ -1,0 +1,133 @@
+"""How far images are, as a listener of the graph hears it: once each, and never backwards."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError
+
+import deployments.graph.attempts
+from deployments.graph.draining_graph import DrainingGraph
+from deployments.graph.graph import Graph
+from deployments.graph.image_graph import ImageGraph
+from deployments.graph.progress import Broadcast, ImageProgress, Phase, Progress
+from deployments.graph.remote_graph import RemoteGraph
+from deployments.wire.packed import PackedCheckpoint, PackedTensor
+from pipelines.contracts import Cut, FinishSpec, GenerationJob, GenerationParams, LatentJob
+from pipelines.tracing.open_spans import OpenSpan
+from tests.deployments.fakes import FakeStages
+
+PARAMS: dict[str, Any] = {
+    "prompt": "a cat",
+    "height": 64,
+    "width": 32,
+    "num_inference_steps": 6,
+    "guidance_scale": 3.5,
+    "seed": 10,
+    "max_sequence_length": 16,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments.graph.attempts, "RETRY_PAUSE_S", 0.0)
+
+
+async def heard_of(stages: FakeStages, **changes: Any) -> list[Progress]:
+    heard: list[Progress] = []
+    params = GenerationParams(**{**PARAMS, **changes})
+    job = GenerationJob(request_id="req", params=params, finish=FinishSpec(seed=10))
+    await Graph(stages.handles()).generate(job, OpenSpan("test"), heard.append)
+    return heard
+
+
+def steps(heard: list[Progress], image: int = 0) -> list[tuple[str, int]]:
+    return [(str(each.phase), each.step) for each in heard if each.image == image]
+
+
+WHOLE = [
+    ("encode", 0),
+    ("denoise", 2),
+    ("denoise", 4),
+    ("denoise", 6),
+    ("decode", 6),
+    ("finish", 6),
+    ("done", 6),
+]
+
+
+async def test_each_image_goes_through_its_phases_and_steps() -> None:
+    heard = await heard_of(FakeStages(), num_images=2)
+    assert steps(heard, 0) == steps(heard, 1) == WHOLE
+    assert {each.num_steps for each in heard} == {6}
+
+
+async def test_steps_between_checkpoints_are_told_once_each() -> None:
+    heard = await heard_of(FakeStages(tells_steps=True, checkpoint_every=3))
+    assert [step for phase, step in steps(heard) if phase == "denoise"] == [1, 2, 3, 4, 5, 6]
+    assert {each.num_steps for each in heard} == {6}
+
+
+async def test_what_lost_replicas_had_done_is_told_once() -> None:
+    """The second replica goes on from step 4, the second decoder decodes again."""
+    decodes: list[LatentJob] = []
+
+    async def die(job: LatentJob, step: int) -> None:
+        if step == 5 and len(stages.started) == 1:
+            raise ActorDiedError
+
+    async def die_once(job: LatentJob) -> None:
+        decodes.append(job)
+        if len(decodes) == 1:
+            raise ActorDiedError
+
+    stages = FakeStages(on_step=die, on_decode=die_once)
+    assert steps(await heard_of(stages)) == WHOLE
+    assert (len(stages.started), stages.decoded) == (2, 2)
+
+
+def test_steps_are_forwards_and_a_cut_leaves_fewer() -> None:
+    heard: list[Progress] = []
+    params = GenerationParams(**{**PARAMS, "num_inference_steps": 10})
+    progress = ImageProgress(3, params, heard.append)
+    latents = PackedTensor(values=np.zeros(1), dtype="float32")
+    progress.checkpointed(PackedCheckpoint(step=5, latents=latents))
+    progress.checkpointed(PackedCheckpoint(step=6, latents=latents, cuts=(Cut(6, 8),)))
+    progress.stepped(6, 8)
+    progress.stepped(4, 10)
+    progress.denoised(8)
+    assert [(each.step, each.num_steps) for each in heard] == [
+        (5, 10),
+        (6, 8),
+        (8, 8),
+        (8, 8),
+    ]
+    assert {each.image for each in heard} == {3}
+    skipping = GenerationParams(**{**PARAMS, "num_inference_steps": 10, "skips_steps": True})
+    ImageProgress(0, skipping, heard.append).enters(Phase.ENCODE)
+    assert heard[-1].num_steps < 10
+
+
+def test_who_comes_later_hears_how_far_it_is_and_who_has_left_nothing() -> None:
+    broadcast, first, second = Broadcast(), [], []
+    one = ImageProgress(0, GenerationParams(**PARAMS), broadcast)
+    with broadcast.heard_by(first.append):
+        one.stepped(2, 6)
+        one.stepped(4, 6)
+        with broadcast.heard_by(second.append):
+            one.denoised(6)
+    one.enters(Phase.DONE)
+    assert [each.step for each in first] == [2, 4, 6, 6]
+    assert [each.step for each in second] == [4, 6, 6]
+
+
+@pytest.mark.parametrize("graph", [Graph, DrainingGraph, RemoteGraph])
+def test_graphs_stand_side_by_side(graph: type[Any]) -> None:
+    """Each takes what `ImageGraph` promises to take, by the same names."""
+    for name, method in inspect.getmembers(ImageGraph, inspect.isfunction):
+        if not name.startswith("_"):
+            theirs = inspect.signature(getattr(graph, name)).parameters
+            assert list(theirs) == list(inspect.signature(method).parameters), name
