@@ -112,7 +112,8 @@ def test_resumed_elsewhere_it_ends_with_the_same_bits(
     stop=st.integers(0, 8),
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_planned_cuts_draw_what_cuts_on_the_way_drew(
     stages: tuple[DenoiserStage, DenoiserStage],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import chain, repeat
 from typing import Any
 
 import httpx
@@ -135,7 +136,7 @@ class TestPunctuality:
         default_ms: int | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        ticks = iter([ARRIVED, ARRIVED + took_s])
+        ticks = chain([ARRIVED], repeat(ARRIVED + took_s))
         given = services(
             FakeGraph(steps_run=7),
             now=lambda: next(ticks),
