@@ -66,12 +66,14 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.SluiceError: ErrorRule(500, SERVER_ERROR, "internal_error", should_retry=False),
 }
 
-_HTTP_CODES = {
+HTTP_CODES = {
     404: "not_found",
     405: "method_not_allowed",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
 }
+"""Codes of the framework's own errors, by status."""
+
 _POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
 _NOT_READY_RETRY_S = 1.0
 
@@ -190,7 +192,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         message = f"{request.method} is not allowed at {request.url.path}"
     kind = INVALID_REQUEST if error.status_code < 500 else SERVER_ERROR
-    rule = ErrorRule(error.status_code, kind, _HTTP_CODES.get(error.status_code, "http_error"))
+    rule = ErrorRule(error.status_code, kind, HTTP_CODES.get(error.status_code, "http_error"))
     return _response(rule, message, headers=error.headers)
 
 

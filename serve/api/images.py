@@ -28,6 +28,7 @@ from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
 from serve.api.links import base_url
 from serve.api.normalise import Plan
+from serve.api.openapi.failures import DRAWS, READS_GENERATION, failures
 from serve.api.planning import check_prompt, plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
@@ -72,13 +73,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             for media_type in ("image/png", "image/jpeg", "image/webp", "application/zip")
         },
     },
-    429: {
-        "description": "`overloaded`, or `deadline_unreachable` with `earliest_deadline_ms`.",
-        "headers": {
-            name: {"description": "Absent where no time will do.", "schema": {"type": "integer"}}
-            for name in ("retry-after", "retry-after-ms")
-        },
-    },
+    **failures(*READS_GENERATION, *DRAWS),
 }
 
 router = APIRouter(tags=["images"])
