@@ -59,6 +59,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
                 " equal request. Absent: drawn for this request.",
                 "schema": {"type": "string", "enum": ["hit", "shared"]},
             },
+            "content-disposition": {
+                "description": "With `response_format: file`: a name for the file.",
+                "schema": {"type": "string"},
+            },
             "x-sluice-seed": {
                 "description": "With `response_format: file`: the seed of the first image.",
                 "schema": {"type": "integer"},

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from serve.api.dialects.foreign_names import IMAGE_SIZES
 from serve.api.dialects.schema import with_foreign_names
 from serve.api.normalise import MAX_GUIDANCE, MAX_IDENTIFIER_CHARS, MAX_SEED, RANDOM_SEED
 from serve.api.schemas import ImageGenerationRequest
@@ -32,7 +33,16 @@ def generation_fields(services: Services) -> Schema:
         name: _narrowed(described, ranges.get(name, {}))
         for name, described in schema["properties"].items()
     }
-    return with_foreign_names(schema)
+    rules = SizeRules.of(services.spec, services.settings.limits)
+    return with_foreign_names(
+        schema,
+        side={
+            "minimum": rules.min_side,
+            "maximum": rules.max_side,
+            "multipleOf": rules.multiple,
+        },
+        image_sizes=[name for name, size in IMAGE_SIZES.items() if rules.allows(size)],
+    )
 
 
 def _ranges(services: Services) -> Mapping[str, Schema]:
@@ -72,8 +82,9 @@ def _size(rules: SizeRules) -> Schema:
     sides = "|".join(map(str, range(first, rules.max_side + 1, rules.multiple)))
     return {
         "pattern": f"^(auto|({sides})[xX×]({sides}))$",
-        "description": f"`auto` (the model's own) or `WIDTHxHEIGHT`: multiples of {rules.multiple}"
-        f" from {rules.min_side} to {rules.max_side}, and at most {rules.max_pixels} pixels in all.",
+        "description": "`auto` (the model's own) or `WIDTHxHEIGHT`: multiples of"
+        f" {rules.multiple} from {rules.min_side} to {rules.max_side}, and at most"
+        f" {rules.max_pixels} pixels in all.",
         "examples": [str(rules.default)],
     }
 
