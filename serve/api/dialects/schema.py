@@ -51,11 +51,6 @@ def with_foreign_names(
         for name, row in FOREIGN_FIELDS.items()
         if (described := _described(row, own)) is not None
     }
-    for name in CONTAINERS:
-        foreign[name] = {
-            "type": "object",
-            "description": "Its entries count as fields of the request itself.",
-        }
     foreign["image_size"] = {
         "description": "As `size`.",
         "anyOf": [
@@ -69,15 +64,35 @@ def with_foreign_names(
             {name: own["size"][name] for name in ("type", "pattern") if name in own["size"]},
         ],
     }
-    required = whole.get("required", ())
     side["description"] = "Pixels; `width` and `height` are a `size`."
     properties = {**own, "width": side, "height": side, **foreign}
+    required: list[str] = whole.pop("required")
     whole["properties"] = {
         name: each if name in required else _or(each, {"type": "null"})
         for name, each in properties.items()
     }
     whole["dependentRequired"] = {"width": ["height"], "height": ["width"]}
     return whole
+
+
+def with_containers(fields: Schema, inner: Schema) -> Schema:
+    """`fields` of a request, or what stands for them: `inner` in each of the containers.
+
+    What is required may be called by another name, or be in a container.
+    """
+    whole = deepcopy(fields)
+    for name in CONTAINERS:
+        whole["properties"][name] = _or(
+            {**inner, "description": "Its entries count as fields of the request itself."},
+            {"type": "null"},
+        )
+    return whole
+
+
+def prompt_somewhere() -> Schema:
+    """Each way to give the field that every request needs."""
+    names = [name for name, row in FOREIGN_FIELDS.items() if row == Same("prompt")]
+    return {"anyOf": [{"required": [name]} for name in ("prompt", *names, *CONTAINERS)]}
 
 
 def _described(row: object, own: Mapping[str, Schema]) -> Schema | None:

@@ -9,8 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from serve.api.openapi.failures import ERROR_SCHEMA, HEADERS, error_schema, header_refs
-from serve.api.openapi.generation_fields import generation_fields
-from serve.api.schemas import GENERATION_SCHEMA
+from serve.api.openapi.generation_fields import generation_schemas
 from serve.api.services import Services
 from serve.settings.settings import Settings
 
@@ -50,7 +49,7 @@ def described(generated: Mapping[str, Any], services: Services) -> Schema:
     for name in _FOREIGN_ERRORS:
         schemas.pop(name, None)
     schemas[ERROR_SCHEMA] = error_schema()
-    schemas[GENERATION_SCHEMA] = generation_fields(services)
+    schemas |= generation_schemas(services)
     components["headers"] = deepcopy(dict(HEADERS))
     for method, operation in _operations(document):
         names = [*_ON_EVERY_ANSWER, *(_ON_ANSWERS_TO_POST if method == "post" else ())]

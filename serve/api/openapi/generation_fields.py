@@ -10,14 +10,16 @@ from copy import deepcopy
 from typing import Any
 
 from serve.api.dialects.foreign_names import IMAGE_SIZES
-from serve.api.dialects.schema import with_foreign_names
+from serve.api.dialects.schema import prompt_somewhere, with_containers, with_foreign_names
 from serve.api.normalise import MAX_GUIDANCE, MAX_IDENTIFIER_CHARS, MAX_SEED, RANDOM_SEED
-from serve.api.schemas import ImageGenerationRequest
+from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
 from serve.api.services import Services
 from serve.api.sizes import SizeRules
 from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 
 Schema = dict[str, Any]
+
+_CONTAINED = "ImageGenerationFields"
 
 _CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f"
 _TEXT = f"^[^{_CONTROLS}]*$"
@@ -25,8 +27,19 @@ _PROMPT = rf"^[^{_CONTROLS}\u007f]*[^{_CONTROLS}\u007f\s][^{_CONTROLS}\u007f]*$"
 """Something beside blanks."""
 
 
-def generation_fields(services: Services) -> Schema:
-    """The schema of the body of `POST /v1/images/generations`, other tools' words included."""
+def generation_schemas(services: Services) -> Mapping[str, Schema]:
+    """The schemas of the body of `POST /v1/images/generations`, other tools' words included, and
+    of the objects in it that hold further fields."""
+    fields = _fields(services)
+    reference: Schema = {"$ref": f"#/components/schemas/{_CONTAINED}"}
+    whole = with_containers(fields, reference)
+    return {
+        GENERATION_SCHEMA: {**whole, **prompt_somewhere()},
+        _CONTAINED: with_containers(fields, {"type": "object"}),
+    }
+
+
+def _fields(services: Services) -> Schema:
     schema = ImageGenerationRequest.model_json_schema()
     ranges = _ranges(services)
     schema["properties"] = {
