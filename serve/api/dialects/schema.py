@@ -76,10 +76,7 @@ def with_foreign_names(
 
 
 def with_containers(fields: Schema, inner: Schema) -> Schema:
-    """`fields` of a request, or what stands for them: `inner` in each of the containers.
-
-    What is required may be called by another name, or be in a container.
-    """
+    """`fields`, and `inner` in each of the containers."""
     whole = deepcopy(fields)
     for name in CONTAINERS:
         whole["properties"][name] = _or(
@@ -90,7 +87,7 @@ def with_containers(fields: Schema, inner: Schema) -> Schema:
 
 
 def prompt_somewhere() -> Schema:
-    """Each way to give the field that every request needs."""
+    """Where a request may have its prompt, which it needs: by another name, or in a container."""
     names = [name for name, row in FOREIGN_FIELDS.items() if row == Same("prompt")]
     return {"anyOf": [{"required": [name]} for name in ("prompt", *names, *CONTAINERS)]}
 

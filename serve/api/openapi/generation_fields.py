@@ -19,7 +19,8 @@ from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 
 Schema = dict[str, Any]
 
-_CONTAINED = "ImageGenerationFields"
+_INNER, _INNERMOST = "ImageGenerationFields", "ImageGenerationInnermostFields"
+"""Of objects in the body, and of objects in those (`translation.py` takes no deeper ones)."""
 
 _CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f"
 _TEXT = f"^[^{_CONTROLS}]*$"
@@ -30,12 +31,13 @@ _PROMPT = rf"^[^{_CONTROLS}\u007f]*[^{_CONTROLS}\u007f\s][^{_CONTROLS}\u007f]*$"
 def generation_schemas(services: Services) -> Mapping[str, Schema]:
     """The schemas of the body of `POST /v1/images/generations`, other tools' words included, and
     of the objects in it that hold further fields."""
-    fields = _fields(services)
-    reference: Schema = {"$ref": f"#/components/schemas/{_CONTAINED}"}
-    whole = with_containers(fields, reference)
+    innermost = _fields(services)
+    inner = with_containers(innermost, _reference(_INNERMOST))
+    whole = with_containers(innermost, _reference(_INNER))
     return {
         GENERATION_SCHEMA: {**whole, **prompt_somewhere()},
-        _CONTAINED: with_containers(fields, {"type": "object"}),
+        _INNER: inner,
+        _INNERMOST: innermost,
     }
 
 
@@ -56,6 +58,10 @@ def _fields(services: Services) -> Schema:
         },
         image_sizes=[name for name, size in IMAGE_SIZES.items() if rules.allows(size)],
     )
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _ranges(services: Services) -> Mapping[str, Schema]:
