@@ -21,15 +21,17 @@ from serve.api.dialects.foreign_names import (
     Same,
 )
 from serve.api.normalise import Plan, normalise
-from serve.api.schemas import GENERATION_BODY, ImageGenerationRequest, parse_request
+from serve.api.openapi.generation_fields import generation_schemas
+from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest, parse_request
 from serve.settings.settings import Deadlines, Limits
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import SPEC, FakeGraph, services
 
 URL = "/v1/images/generations"
 OWN = ImageGenerationRequest.model_fields
-BODY_SCHEMA = GENERATION_BODY["requestBody"]["content"]["application/json"]["schema"]
-SCHEMA = BODY_SCHEMA["properties"]
+SCHEMAS = generation_schemas(services())
+SCHEMA: dict[str, Any] = SCHEMAS[GENERATION_SCHEMA]["properties"]
+BODY_SCHEMA = {**SCHEMAS[GENERATION_SCHEMA], "components": {"schemas": SCHEMAS}}
 
 SAMPLES: dict[str, Any] = {
     "prompt": "a dog",

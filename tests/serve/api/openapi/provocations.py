@@ -100,7 +100,7 @@ async def endless_body() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-SLOW = {"headers": {"content-type": JSON}}
+SLOW: dict[str, Any] = {"headers": {"content-type": JSON}}
 
 
 # What was asked for
@@ -128,26 +128,25 @@ async def images(at: Situation) -> httpx.Response:
     return await at.ask(json={"prompt": "a cat", "n": 2, "response_format": "file"})
 
 
-async def _file(at: Situation, kind: str, **headers: str) -> httpx.Response:
+async def _file(at: Situation, kind: str, headers: dict[str, str]) -> httpx.Response:
     graph = FakeGraph()
     file_id = graph.store.put(PIXELS, kind)
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return await at.ask(services(graph), name=file_id, headers=headers)
 
 
 @provokes(FILE, 200, "image/png", "image/jpeg", "image/webp")
 async def a_file(at: Situation, kind: str) -> httpx.Response:
-    return await _file(at, kind)
+    return await _file(at, kind, {})
 
 
 @provokes(FILE, 206, "image/png", "image/jpeg", "image/webp")
 async def a_part(at: Situation, kind: str) -> httpx.Response:
-    return await _file(at, kind, range="bytes=1-3")
+    return await _file(at, kind, {"range": "bytes=1-3"})
 
 
 @provokes(FILE, 304)
 async def a_file_that_is_known(at: Situation) -> httpx.Response:
-    return await _file(at, "image/png", if_none_match="*")
+    return await _file(at, "image/png", {"if-none-match": "*"})
 
 
 @provokes(TRACE, 200, JSON, HTML)
@@ -217,8 +216,9 @@ async def many_unread_bodies(at: Situation) -> httpx.Response:
 
 
 @provokes(POSTED, 415, "unsupported_media_type")
-async def a_form(at: Situation) -> httpx.Response:
-    return await at.ask(content=b"prompt=x", headers={"content-encoding": "br", **SLOW["headers"]})
+async def an_unknown_encoding(at: Situation) -> httpx.Response:
+    headers = {"content-encoding": "br", "content-type": JSON}
+    return await at.ask(content=b"prompt=x", headers=headers)
 
 
 # What the routes refuse
@@ -258,7 +258,7 @@ async def another_format(at: Situation) -> httpx.Response:
 
 @provokes(FILE, 416, "range_not_satisfiable")
 async def beyond_the_end(at: Situation) -> httpx.Response:
-    return await _file(at, "image/png", range="bytes=1000-")
+    return await _file(at, "image/png", {"range": "bytes=1000-"})
 
 
 @provokes(POSTED, 400, "content_policy_violation")
@@ -338,23 +338,23 @@ async def something_hangs(at: Situation) -> httpx.Response:
 @provokes(FILE, 500, "stage_failed")
 async def a_store_that_fails(at: Situation) -> httpx.Response:
     store = FakeStore()
-    store.get = _blocking(errors.StageFailed("no bucket", stage="storage"))
+    store.get = _blocking(errors.StageFailed("no bucket", stage="storage"))  # type: ignore[method-assign]
     return await at.ask(services(FakeGraph(store=store)))
 
 
 @provokes(FILE, 504, "request_timeout")
 async def a_store_that_is_slow(at: Situation) -> httpx.Response:
     store = FakeStore()
-    store.get = lambda _: time.sleep(0.05)  # type: ignore[assignment,return-value]
+    store.get = lambda file_id: time.sleep(0.05)  # type: ignore[method-assign,return-value]
     return await at.ask(services(FakeGraph(store=store), limits=AT_ONCE))
 
 
-def behind(asked: Callable[..., Any], **settings: object) -> Services:
+def behind(asked: Callable[..., Any], limits: dict[str, float] | None = None) -> Services:
     """Services of which all that a route may wait for is `asked`."""
     graph = FakeGraph()
     graph.ready = asked  # type: ignore[method-assign]
-    graph.store.get = _blocking(RuntimeError("bug"))
-    given = services(graph, metrics={"route": True}, **settings)
+    graph.store.get = _blocking(RuntimeError("bug"))  # type: ignore[method-assign]
+    given = services(graph, metrics={"route": True}, limits=limits or {})
     given.prompts = SimpleNamespace(check=asked)  # type: ignore[assignment]
     given.archive = SimpleNamespace(get=asked, latest=asked)  # type: ignore[assignment]
     given.node_metrics = asked

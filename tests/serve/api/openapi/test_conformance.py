@@ -11,6 +11,7 @@ import re
 from copy import deepcopy
 from typing import Any
 
+import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import Failure
@@ -36,16 +37,13 @@ _CONTRADICTION = re.compile(
 """What a schema of single fields cannot say; all else that a document allows must be taken."""
 
 
-def config(max_examples: int, *, coverage: bool) -> SchemathesisConfig:
+def config(*, coverage: bool) -> SchemathesisConfig:
     return SchemathesisConfig.from_dict(
         {
             "seed": 1,
-            "generation": {
-                "max-examples": max_examples,
-                "deterministic": True,
-                "database": "none",
-            },
-            "phases": {"coverage": {"enabled": coverage}},
+            "generation": {"max-examples": 20, "deterministic": True, "database": "none"},
+            # Each value of each of a hundred names, in objects in objects, takes minutes.
+            "phases": {"coverage": {"enabled": coverage}, "examples": {"enabled": coverage}},
             "checks": _CHECKS,
         }
     )
@@ -83,32 +81,40 @@ def only_contradictions_are_refused(
         raise Failure(operation=case.operation.label, title="Refused, but allowed", message=message)
 
 
-def schema_of(document: dict[str, Any], max_examples: int, *, coverage: bool) -> OpenApiSchema:
-    schema = schemathesis.openapi.from_dict(
-        document, config=config(max_examples, coverage=coverage)
-    )
+def schema_of(document: dict[str, Any], *, coverage: bool) -> OpenApiSchema:
+    schema = schemathesis.openapi.from_dict(document, config=config(coverage=coverage))
     schema.app = APP
     return schema
 
 
-DOCUMENT = APP.openapi()
-others = schema_of(DOCUMENT, 20, coverage=True).exclude(path_regex="^/v1/images/")
-own = schema_of(without_foreign_names(DOCUMENT), 20, coverage=True)
-# Each value of each field, as coverage has it, would take a minute; test_foreign_names.py posts
-# every row.
-foreign = schema_of(DOCUMENT, 20, coverage=False).include(path_regex="^/v1/images/")
+# Fixtures, so that collecting tests makes no requests up.
 
 
-@others.parametrize()
+@pytest.fixture
+def other_routes() -> OpenApiSchema:
+    return schema_of(APP.openapi(), coverage=True).exclude(path_regex="^/v1/images/")
+
+
+@pytest.fixture
+def own_words() -> OpenApiSchema:
+    return schema_of(without_foreign_names(APP.openapi()), coverage=True)
+
+
+@pytest.fixture
+def all_words() -> OpenApiSchema:
+    return schema_of(APP.openapi(), coverage=False).include(path_regex="^/v1/images/")
+
+
+@schemathesis.pytest.from_fixture("other_routes").parametrize()
 def test_whatever_is_not_a_generation(case: schemathesis.Case):
     case.call_and_validate()
 
 
-@own.parametrize()
+@schemathesis.pytest.from_fixture("own_words").parametrize()
 def test_generations_in_our_own_words(case: schemathesis.Case):
     case.call_and_validate(additional_checks=[only_contradictions_are_refused])
 
 
-@foreign.parametrize()
-def test_generations_in_other_words(case: schemathesis.Case):
+@schemathesis.pytest.from_fixture("all_words").parametrize()
+def test_generations_in_all_words(case: schemathesis.Case):
     case.call_and_validate(additional_checks=[only_contradictions_are_refused])
