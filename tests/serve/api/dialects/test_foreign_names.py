@@ -29,7 +29,8 @@ from tests.serve.fakes import SPEC, FakeGraph, services
 
 URL = "/v1/images/generations"
 OWN = ImageGenerationRequest.model_fields
-SCHEMAS = generation_schemas(services())
+WIDE = replace(SPEC, max_side=2048)
+SCHEMAS = generation_schemas(services(spec=WIDE))
 SCHEMA: dict[str, Any] = SCHEMAS[GENERATION_SCHEMA]["properties"]
 BODY_SCHEMA = {**SCHEMAS[GENERATION_SCHEMA], "components": {"schemas": SCHEMAS}}
 
@@ -63,7 +64,7 @@ def _lower(body: dict[str, Any]) -> dict[str, Any]:
 def _plan(body: dict[str, Any]) -> Plan:
     return normalise(
         parse_request(body),
-        spec=replace(SPEC, max_side=2048),
+        spec=WIDE,
         limits=Limits(max_side=2048, max_pixels=2048 * 2048),
         deadlines=Deadlines(),
         served_names=("alias", SPEC.name),

@@ -11,7 +11,6 @@ import re
 from copy import deepcopy
 from typing import Any
 
-import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import Failure
@@ -87,34 +86,22 @@ def schema_of(document: dict[str, Any], *, coverage: bool) -> OpenApiSchema:
     return schema
 
 
-# Fixtures, so that collecting tests makes no requests up.
+DOCUMENT = APP.openapi()
+other_routes = schema_of(DOCUMENT, coverage=True).exclude(path_regex="^/v1/images/")
+own_words = schema_of(without_foreign_names(DOCUMENT), coverage=True)
+all_words = schema_of(DOCUMENT, coverage=False).include(path_regex="^/v1/images/")
 
 
-@pytest.fixture
-def other_routes() -> OpenApiSchema:
-    return schema_of(APP.openapi(), coverage=True).exclude(path_regex="^/v1/images/")
-
-
-@pytest.fixture
-def own_words() -> OpenApiSchema:
-    return schema_of(without_foreign_names(APP.openapi()), coverage=True)
-
-
-@pytest.fixture
-def all_words() -> OpenApiSchema:
-    return schema_of(APP.openapi(), coverage=False).include(path_regex="^/v1/images/")
-
-
-@schemathesis.pytest.from_fixture("other_routes").parametrize()
+@other_routes.parametrize()
 def test_whatever_is_not_a_generation(case: schemathesis.Case):
     case.call_and_validate()
 
 
-@schemathesis.pytest.from_fixture("own_words").parametrize()
+@own_words.parametrize()
 def test_generations_in_our_own_words(case: schemathesis.Case):
     case.call_and_validate(additional_checks=[only_contradictions_are_refused])
 
 
-@schemathesis.pytest.from_fixture("all_words").parametrize()
+@all_words.parametrize()
 def test_generations_in_all_words(case: schemathesis.Case):
     case.call_and_validate(additional_checks=[only_contradictions_are_refused])
