@@ -136,7 +136,7 @@ async def test_a_line_of_the_log_cannot_be_made_up(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, field: str, forged: str
 ):
     caplog.set_level(logging.INFO, logger="ray.serve")
-    headers = {"x-request-id": "a b\tgeneration request=req-3"}
+    headers = {"x-request-id": "a b\tgeneration request=req-x"}
     answer = await client.post(URL, json={"prompt": "a cat", field: forged}, headers=headers)
     lines = [record.getMessage() for record in caplog.records if record.name == "ray.serve"]
     if "\x1b" in forged and field != "model":
@@ -146,7 +146,7 @@ async def test_a_line_of_the_log_cannot_be_made_up(
         (line,) = lines
         assert not set(line) & set("\r\n\u2028\x1b\t")
         assert line.startswith("generation request=req-")
-        assert "req-3" not in line
+        assert "req-x" not in line
 
 
 async def test_what_a_client_sends_comes_back_as_json_alone(client: httpx.AsyncClient):
