@@ -106,7 +106,7 @@ async def test_a_bomb_costs_no_more_than_the_limit(client: httpx.AsyncClient, gr
 
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
 async def test_the_limit_is_that_of_what_comes_out(client: httpx.AsyncClient, size: int):
-    body = b'{"prompt": "' + b"x" * (size - 14) + b'"}'
+    body = b'{"prompt": "x"' + b" " * (size - 15) + b"}"
     answer = await client.post(URL, content=gzip.compress(body), headers=headers("gzip"))
     assert answer.status_code == (200 if size == LIMIT else 413), answer.text
 
