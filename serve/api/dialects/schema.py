@@ -86,12 +86,6 @@ def with_containers(fields: Schema, inner: Schema) -> Schema:
     return whole
 
 
-def prompt_somewhere() -> Schema:
-    """Where a request may have its prompt, which it needs: by another name, or in a container."""
-    names = [name for name, row in FOREIGN_FIELDS.items() if row == Same("prompt")]
-    return {"anyOf": [{"required": [name]} for name in ("prompt", *names, *CONTAINERS)]}
-
-
 def _described(row: object, own: Mapping[str, Schema]) -> Schema | None:
     """What a row accepts, None for nothing."""
     match row:

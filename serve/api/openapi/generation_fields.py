@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 from serve.api.dialects.foreign_names import IMAGE_SIZES
-from serve.api.dialects.schema import prompt_somewhere, with_containers, with_foreign_names
+from serve.api.dialects.schema import with_containers, with_foreign_names
 from serve.api.normalise import MAX_GUIDANCE, MAX_IDENTIFIER_CHARS, MAX_SEED, RANDOM_SEED
 from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
 from serve.api.services import Services
@@ -35,7 +35,8 @@ def generation_schemas(services: Services) -> Mapping[str, Schema]:
     inner = with_containers(innermost, _reference(_INNERMOST))
     whole = with_containers(innermost, _reference(_INNER))
     return {
-        GENERATION_SCHEMA: {**whole, **prompt_somewhere()},
+        # By another name or in a container it does too; to say so would show it as optional.
+        GENERATION_SCHEMA: {**whole, "required": ["prompt"]},
         _INNER: inner,
         _INNERMOST: innermost,
     }

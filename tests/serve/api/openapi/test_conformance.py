@@ -60,8 +60,7 @@ def without_foreign_names(document: dict[str, Any]) -> dict[str, Any]:
     body["properties"] = {
         name: body["properties"][name] for name in ImageGenerationRequest.model_fields
     }
-    del body["dependentRequired"], body["anyOf"]
-    body["required"] = ["prompt"]
+    del body["dependentRequired"]
     plain["paths"] = {
         path: item for path, item in plain["paths"].items() if path.startswith("/v1/images")
     }
