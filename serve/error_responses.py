@@ -15,18 +15,13 @@ from starlette.responses import Response
 from pipelines import errors
 from serve.errors import (
     ERROR_TABLE,
+    HTTP_CODES,
     INVALID_REQUEST,
     SERVER_ERROR,
     ErrorRule,
     in_milliseconds,
 )
 
-_HTTP_CODES = {
-    404: "not_found",
-    405: "method_not_allowed",
-    415: "unsupported_media_type",
-    416: "range_not_satisfiable",
-}
 _POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
 _NOT_READY_RETRY_S = 1.0
 
@@ -64,7 +59,7 @@ def http_error_response(
 ) -> Response:
     """The response for an error of the framework's own."""
     kind = INVALID_REQUEST if status < 500 else SERVER_ERROR
-    rule = ErrorRule(status, kind, _HTTP_CODES.get(status, "http_error"))
+    rule = ErrorRule(status, kind, HTTP_CODES.get(status, "http_error"))
     return _response(rule, message, headers=headers)
 
 

@@ -59,6 +59,14 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.SluiceError: ErrorRule(500, SERVER_ERROR, "internal_error", should_retry=False),
 }
 
+HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+}
+"""Codes of the framework's own errors, by status."""
+
 
 class ClientGone(Exception):
     """The client left before its answer; there is nobody to tell."""

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from serve.api import files, health, images, models, node_metrics, preflight, traces
 from serve.api.docs import add_docs
 from serve.api.error_handlers import install_error_handlers
+from serve.api.openapi.document import DescribedApi
 from serve.api.services import Services
 from serve.middleware import middleware
 
@@ -32,7 +33,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
         yield
         await run_in_threadpool(services.recorder.close)
 
-    app = FastAPI(
+    app = DescribedApi(
         title=TITLE,
         description=_DESCRIPTION,
         version=product_version(),

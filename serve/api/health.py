@@ -6,31 +6,55 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.api.openapi.failures import WAITS, Responses, failures, header_refs
 from serve.api.services import services_of
 from serve.error_responses import ApiResponse
 
 _READY_TIMEOUT_S = 10.0
 
-_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "A stage is not ready."}}
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(BaseModel):
+    """Whether each stage, by its deployment's name, can work; `storage` says why no file can be
+    stored."""
+
+    status: Literal["ready", "degraded", "starting"]
+    stages: dict[str, bool]
+    storage: str | None = None
+
+
+_READINESS: Responses = {
+    200: {"model": Readiness, "description": "Every stage is ready."},
+    503: {
+        "model": Readiness,
+        "description": "A stage is not ready.",
+        "headers": header_refs("retry-after"),
+    },
+    **failures(*WAITS),
+}
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/liveness")
-@router.get("/healthz")
-async def healthz() -> dict[str, str]:
+@router.get("/liveness", responses=failures())
+@router.get("/healthz", responses=failures())
+async def healthz() -> Alive:
     """Alive."""
-    return {"status": "alive"}
+    return Alive()
 
 
-@router.get("/health", responses=_NOT_READY)
-@router.get("/readyz", responses=_NOT_READY)
+@router.get("/health", responses=_READINESS)
+@router.get("/readyz", responses=_READINESS)
 async def readyz(request: Request) -> Response:
     """200 when every stage is ready, else 503; both name each stage.
 

@@ -18,6 +18,7 @@ from serve.api.disconnect import while_connected
 from serve.api.file_response import file_response
 from serve.api.json_body import read_json_object
 from serve.api.links import base_url
+from serve.api.openapi.failures import DRAWS, READS_GENERATION, failures
 from serve.api.planning import log_entry, plan_of, tenant_in, trace_of
 from serve.api.schemas import (
     GENERATION_BODY,
@@ -46,6 +47,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
                 " equal request. Absent: drawn for this request.",
                 "schema": {"type": "string", "enum": ["hit", "shared"]},
             },
+            "content-disposition": {
+                "description": "With `response_format: file`: a name for the file.",
+                "schema": {"type": "string"},
+            },
             "x-sluice-seed": {
                 "description": "With `response_format: file`: the seed of the first image.",
                 "schema": {"type": "integer"},
@@ -60,13 +65,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             for media_type in ("image/png", "image/jpeg", "image/webp", "application/zip")
         },
     },
-    429: {
-        "description": "`overloaded`, or `deadline_unreachable` with `earliest_deadline_ms`.",
-        "headers": {
-            name: {"description": "Absent where no time will do.", "schema": {"type": "integer"}}
-            for name in ("retry-after", "retry-after-ms")
-        },
-    },
+    **failures(*READS_GENERATION, *DRAWS),
 }
 
 router = APIRouter(tags=["images"])

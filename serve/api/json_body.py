@@ -16,6 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from pipelines.errors import InvalidRequest
 from serve.api.disconnect import ClientGone
 
+_MAX_EXACT = 2.0**53
+"""Beyond it a float may be another integer than the one that was written."""
+
 
 async def read_json_object(request: Request) -> dict[str, Any]:
     """The body as a dict.
@@ -49,7 +52,9 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object")
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys)
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_float=_number
+        )
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -64,6 +69,12 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {_json_type(value)}")
     return cast("dict[str, Any]", value)
+
+
+def _number(text: str) -> int | float:
+    """JSON has one kind of numbers: `7.0` and `7e0` are the integer 7, as in JSON Schema."""
+    value = float(text)
+    return int(value) if abs(value) <= _MAX_EXACT and value.is_integer() else value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from pipelines.errors import ModelNotFound
 from serve.api.normalise import QUALITY_STEPS, SKIPPING_QUALITY, quality_steps
+from serve.api.openapi.failures import failures
 from serve.api.services import Services, services_of
 from serve.api.sizes import SizeRules
 
@@ -69,13 +70,13 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=failures())
 async def list_models(request: Request) -> ModelList:
     """The one model of this application."""
     return ModelList(data=[_card(services_of(request))])
 
 
-@router.get("/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", responses=failures(ModelNotFound))
 async def get_model(model_id: str, request: Request) -> ModelCard:
     """One model; 404 `model_not_found` for another name."""
     services = services_of(request)

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipelines.errors import NotReady
+from serve.api.openapi.failures import WAITS, failures
 from serve.api.services import services_of
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -17,7 +18,10 @@ router = APIRouter(tags=["health"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **failures(NotReady, *WAITS),
+    },
 )
 async def node_metrics(request: Request) -> Response:
     """The metrics of the node that this ingress replica runs on, in Prometheus's text format."""

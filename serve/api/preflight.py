@@ -14,6 +14,7 @@ from starlette.requests import Request
 from deployments.metrics import declared as metrics
 from serve.api.json_body import read_json_object
 from serve.api.normalise import RANDOM_SEED
+from serve.api.openapi.failures import READS_GENERATION, failures
 from serve.api.planning import plan_of, tenant_in
 from serve.api.schemas import (
     GENERATION_BODY,
@@ -68,7 +69,11 @@ class PreflightResponse(BaseModel):
     )
 
 
-@router.post("/v1/images/preflight", openapi_extra=GENERATION_BODY)
+@router.post(
+    "/v1/images/preflight",
+    responses=failures(*READS_GENERATION),
+    openapi_extra=GENERATION_BODY,
+)
 async def preflight_images(request: Request) -> PreflightResponse:
     """Check the body of a generation and say when it would be answered, without running it."""
     services = services_of(request)

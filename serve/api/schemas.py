@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_core import ErrorDetails
 
 from pipelines.errors import InvalidRequest
-from serve.api.dialects.schema import with_foreign_names
 from serve.api.dialects.translation import shown, translate
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -114,17 +113,18 @@ class ImageGenerationRequest(BaseModel):
         return self._notes
 
 
+GENERATION_SCHEMA = "ImageGenerationRequest"
+
 GENERATION_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {
-                "schema": with_foreign_names(ImageGenerationRequest.model_json_schema())
-            }
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{GENERATION_SCHEMA}"}}
         },
     }
 }
-"""Documents the body of a route that reads it by hand, strictly, other tools' words included."""
+"""Documents the body of a route that reads it by hand, strictly. The schema, with other tools'
+words and this server's ranges, is `openapi/generation_fields.py`'s."""
 
 
 class ImageData(BaseModel):

@@ -89,6 +89,14 @@ class SizeRules:
         self._check(size)
         return size
 
+    def allows(self, text: str) -> bool:
+        """Whether `parse` takes it."""
+        try:
+            self.parse(text)
+        except InvalidRequest:
+            return False
+        return True
+
     def choose(self, size: str, ratios: Sequence[Ratio]) -> Size:
         """What `size`, which may be `auto`, and any ratios say together; raises InvalidRequest
         where they contradict each other or no size is allowed."""

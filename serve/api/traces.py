@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from pipelines.errors import TraceNotKept
+from serve.api.openapi.failures import TAKES_PARAMETERS, WAITS, failures
 from serve.api.services import services_of
 from serve.error_responses import ApiResponse
 from serve.tracing.otlp import sdk_spans, to_json
@@ -30,10 +31,33 @@ Format = Annotated[
     Literal["json", "html"] | None, Query(description="Else as the header `accept` prefers.")
 ]
 
+_PAGE: dict[str, Any] = {
+    "content": {"text/html": {"schema": {"type": "string"}}},
+    "headers": {
+        name: {"description": "Of the page.", "schema": {"type": "string"}}
+        for name in ("content-security-policy", "cache-control")
+    },
+}
+_OTLP: dict[str, Any] = {
+    "type": "object",
+    "description": "`TracesData` of OpenTelemetry's protocol, in its JSON.",
+    "properties": {"resourceSpans": {"type": "array", "items": {"type": "object"}}},
+    "required": ["resourceSpans"],
+}
+
 _HTML = re.compile(r"\btext/html\b")
 
 
-@router.get("/v1/traces/{trace_id}")
+@router.get(
+    "/v1/traces/{trace_id}",
+    responses={
+        200: {
+            **_PAGE,
+            "content": {**_PAGE["content"], "application/json": {"schema": _OTLP}},
+        },
+        **failures(TraceNotKept, *TAKES_PARAMETERS, *WAITS),
+    },
+)
 async def trace(request: Request, trace_id: str, format: Format = None) -> Response:
     """The spans of a trace: OTLP in JSON, or a page with its waterfall."""
     services = services_of(request)
@@ -47,7 +71,13 @@ async def trace(request: Request, trace_id: str, format: Format = None) -> Respo
     return await run_in_threadpool(lambda: ApiResponse(as_otlp(kept)))
 
 
-@router.get("/traces")
+@router.get(
+    "/traces",
+    responses={
+        200: {"model": TraceList, **_PAGE},
+        **failures(TraceNotKept, *TAKES_PARAMETERS, *WAITS),
+    },
+)
 async def traces(
     request: Request,
     slow: bool = False,

@@ -5,7 +5,7 @@ Made from `foreign_names.py`, so that the API's document lists all that `transla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +13,6 @@ from serve.api.dialects.foreign_names import (
     CONTAINERS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,
-    IMAGE_SIZES,
     NotOffered,
     NotUsed,
     Same,
@@ -21,11 +20,15 @@ from serve.api.dialects.foreign_names import (
 
 Schema = dict[str, Any]
 
-_SIDE: Schema = {"type": "integer", "description": "Pixels; `width` and `height` are a `size`."}
 
+def with_foreign_names(
+    schema: Mapping[str, Any], *, side: Schema, image_sizes: Sequence[str]
+) -> Schema:
+    """`schema` of an object with our fields, and all that is accepted besides; null is absent.
 
-def with_foreign_names(schema: Mapping[str, Any]) -> Schema:
-    """`schema` of an object with our fields, and all that is accepted besides; null is absent."""
+    `side` is the range of a width or height, `image_sizes` are the names that are within it.
+    """
+    side = {"type": "integer", **side}
     whole = deepcopy(dict(schema))
     own: dict[str, Schema] = whole["properties"]
     for name, values in FOREIGN_VALUES.items():
@@ -38,7 +41,7 @@ def with_foreign_names(schema: Mapping[str, Any]) -> Schema:
         own["seed"],
         {
             "type": "array",
-            "items": {"type": "integer"},
+            "items": {"type": "integer", **_range_of(own["seed"])},
             "minItems": 1,
             "description": "The seeds of all `n` images, one after the other.",
         },
@@ -48,31 +51,38 @@ def with_foreign_names(schema: Mapping[str, Any]) -> Schema:
         for name, row in FOREIGN_FIELDS.items()
         if (described := _described(row, own)) is not None
     }
-    for name in CONTAINERS:
-        foreign[name] = {
-            "type": "object",
-            "description": "Its entries count as fields of the request itself.",
-        }
     foreign["image_size"] = {
         "description": "As `size`.",
         "anyOf": [
-            {"enum": list(IMAGE_SIZES)},
+            *([{"enum": list(image_sizes)}] if image_sizes else []),
             {
                 "type": "object",
-                "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+                "properties": {"width": side, "height": side},
                 "required": ["width", "height"],
                 "additionalProperties": False,
             },
-            {"type": "string", "pattern": "^([0-9]|auto$)"},
+            {name: own["size"][name] for name in ("type", "pattern") if name in own["size"]},
         ],
     }
-    required = whole.get("required", ())
-    properties = {**own, "width": _SIDE, "height": _SIDE, **foreign}
+    side["description"] = "Pixels; `width` and `height` are a `size`."
+    properties = {**own, "width": side, "height": side, **foreign}
+    required: list[str] = whole.pop("required")
     whole["properties"] = {
         name: each if name in required else _or(each, {"type": "null"})
         for name, each in properties.items()
     }
     whole["dependentRequired"] = {"width": ["height"], "height": ["width"]}
+    return whole
+
+
+def with_containers(fields: Schema, inner: Schema) -> Schema:
+    """`fields`, and `inner` in each of the containers."""
+    whole = deepcopy(fields)
+    for name in CONTAINERS:
+        whole["properties"][name] = _or(
+            {**inner, "description": "Its entries count as fields of the request itself."},
+            {"type": "null"},
+        )
     return whole
 
 
@@ -88,6 +98,12 @@ def _described(row: object, own: Mapping[str, Schema]) -> Schema | None:
             return {"enum": list(unless), "description": "What is done anyway."}
         case _:
             return None
+
+
+def _range_of(schema: Schema) -> Schema:
+    """The bounds of the integer in `schema`."""
+    whole: list[Schema] = [each for each in schema["anyOf"] if each.get("type") == "integer"]
+    return {name: part for each in whole for name, part in each.items() if name != "type"}
 
 
 def _or(schema: Schema, other: Schema) -> Schema:

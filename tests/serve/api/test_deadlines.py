@@ -251,8 +251,9 @@ async def test_a_tenants_flood_is_refused_and_the_others_are_served(client_of: C
 
 
 async def test_the_api_describes_itself(client: httpx.AsyncClient):
-    described = (await client.get("/openapi.json")).json()["paths"][URL]["post"]
-    fields = described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    document = (await client.get("/openapi.json")).json()
+    described = document["paths"][URL]["post"]
+    fields = document["components"]["schemas"]["ImageGenerationRequest"]["properties"]
     assert all(fields[name]["description"] for name in ("deadline_ms", "priority", "min_steps"))
     assert "x-sluice-cache" in described["responses"]["200"]["headers"]
     assert "deadline_unreachable" in described["responses"]["429"]["description"]

@@ -1,0 +1,1 @@
+"""The API's own description: made from the error table, the settings in force and the routes."""

@@ -1,0 +1,123 @@
+"""The JSON schema of a generation's body, with the ranges that hold on this server now.
+
+`normalise.py` is what enforces them; a test posts both sides of every bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from serve.api.dialects.foreign_names import IMAGE_SIZES
+from serve.api.dialects.schema import with_containers, with_foreign_names
+from serve.api.normalise import MAX_GUIDANCE, MAX_IDENTIFIER_CHARS, MAX_SEED, RANDOM_SEED
+from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
+from serve.api.services import Services
+from serve.api.sizes import SizeRules
+from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
+
+Schema = dict[str, Any]
+
+_INNER, _INNERMOST = "ImageGenerationFields", "ImageGenerationInnermostFields"
+"""Of objects in the body, and of objects in those (`translation.py` takes no deeper ones)."""
+
+_CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f"
+_TEXT = f"^[^{_CONTROLS}]*$"
+_PROMPT = rf"^[^{_CONTROLS}\u007f]*[^{_CONTROLS}\u007f\s][^{_CONTROLS}\u007f]*$"
+"""Something beside blanks."""
+
+
+def generation_schemas(services: Services) -> Mapping[str, Schema]:
+    """The schemas of the body of `POST /v1/images/generations`, other tools' words included, and
+    of the objects in it that hold further fields."""
+    innermost = _fields(services)
+    inner = with_containers(innermost, _reference(_INNERMOST))
+    whole = with_containers(innermost, _reference(_INNER))
+    return {
+        # By another name or in a container it does too; to say so would show it as optional.
+        GENERATION_SCHEMA: {**whole, "required": ["prompt"]},
+        _INNER: inner,
+        _INNERMOST: innermost,
+    }
+
+
+def _fields(services: Services) -> Schema:
+    schema = ImageGenerationRequest.model_json_schema()
+    ranges = _ranges(services)
+    schema["properties"] = {
+        name: _narrowed(described, ranges.get(name, {}))
+        for name, described in schema["properties"].items()
+    }
+    rules = SizeRules.of(services.spec, services.settings.limits)
+    return with_foreign_names(
+        schema,
+        side={
+            "minimum": rules.min_side,
+            "maximum": rules.max_side,
+            "multipleOf": rules.multiple,
+        },
+        image_sizes=[name for name, size in IMAGE_SIZES.items() if rules.allows(size)],
+    )
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _ranges(services: Services) -> Mapping[str, Schema]:
+    """What of each field its type does not say."""
+    settings = services.settings
+    limits, deadlines = settings.limits, settings.deadlines
+    steps: Schema = {"minimum": 1, "maximum": limits.max_steps}
+    guidance: Schema = {"minimum": 0, "maximum": MAX_GUIDANCE}
+    identifier: Schema = {"maxLength": MAX_IDENTIFIER_CHARS, "pattern": _TEXT}
+    prompt_chars = limits.prompt_chars(services.spec)
+    return {
+        "prompt": {"minLength": 1, "maxLength": prompt_chars, "pattern": _PROMPT},
+        "negative_prompt": {"maxLength": prompt_chars, "pattern": _TEXT},
+        "model": {"enum": list(services.served_names)},
+        "n": {"minimum": 1, "maximum": limits.max_images},
+        "size": _size(SizeRules.of(services.spec, limits)),
+        "output_compression": {"minimum": 0, "maximum": 100},
+        # What is refused whatever else is said is not offered.
+        "background": {"enum": ["auto", "opaque"]},
+        "moderation": {"enum": ["auto"]},
+        "stream": {"enum": [False]},
+        "partial_images": {"enum": [0]},
+        "user": identifier,
+        "safety_identifier": identifier,
+        "true_cfg_scale": guidance,
+        "guidance_scale": guidance,
+        "num_inference_steps": steps,
+        "min_steps": steps,
+        "seed": {"minimum": RANDOM_SEED, "maximum": MAX_SEED},
+        "deadline_ms": {"minimum": 1, "maximum": deadlines.max_ms},
+        "priority": {"minimum": MIN_PRIORITY, "maximum": MAX_PRIORITY},
+    }
+
+
+def _size(rules: SizeRules) -> Schema:
+    first = -(-rules.min_side // rules.multiple) * rules.multiple
+    sides = "|".join(map(str, range(first, rules.max_side + 1, rules.multiple)))
+    return {
+        "pattern": f"^(auto|({sides})[xX×]({sides}))$",
+        "description": "`auto` (the model's own) or `WIDTHxHEIGHT`: multiples of"
+        f" {rules.multiple} from {rules.min_side} to {rules.max_side}, and at most"
+        f" {rules.max_pixels} pixels in all.",
+        "examples": [str(rules.default)],
+    }
+
+
+def _narrowed(schema: Mapping[str, Any], ranges: Schema) -> Schema:
+    """`schema` with `ranges` where its type is, which may be beside null."""
+    narrow: Schema = deepcopy(dict(schema))
+    about = {name: ranges[name] for name in ("description", "examples") if name in ranges}
+    rest = {name: part for name, part in ranges.items() if name not in about}
+    if "anyOf" in narrow:
+        narrow["anyOf"] = [
+            each if each == {"type": "null"} else {**each, **rest} for each in narrow["anyOf"]
+        ]
+    else:
+        narrow |= rest
+    return narrow | about

@@ -1,0 +1,106 @@
+"""schemathesis: requests that the document allows, and such that it does not, with all its checks.
+
+Deterministic: the same requests for everybody. Two documents are tried. The product's own, on all
+routes; and one that says the same without other tools' names for fields, because requests that have
+every field at once, as schemathesis likes them, contradict themselves where each has ten names.
+"""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from typing import Any
+
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.core.failures import Failure
+from schemathesis.core.transport import Response
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
+from serve.http import create_app
+from tests.serve.fakes import PIXELS, FakeGraph, services
+
+_CHECKS: dict[str, Any] = {
+    # A schema cannot say which ids there are, how large the file of an id is, and which fields
+    # contradict each other; `only_contradictions_are_refused` looks at the last.
+    "positive_data_acceptance": {"expected-statuses": ["2XX", "304", "400", "404", "416"]},
+}
+_CONTRADICTION = re.compile(
+    r"contradicts|needs (?:width|height) beside it|cannot stand beside|has no size with sides"
+    r"|must be 1:3 to 3:1"
+    r"|pixels in all, got|'custom' needs width and height|must be one integer, as image i"
+    r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, got"
+    r"|prompt: (?:--|unknown|describe|\[)|required, and it is missing|is nested too deeply"
+)
+"""What a schema of single fields cannot say; all else that a document allows must be taken."""
+
+
+def config(*, coverage: bool) -> SchemathesisConfig:
+    return SchemathesisConfig.from_dict(
+        {
+            "seed": 1,
+            "generation": {"max-examples": 20, "deterministic": True, "database": "none"},
+            # Each value of each of a hundred names, in objects in objects, takes minutes.
+            "phases": {"coverage": {"enabled": coverage}, "examples": {"enabled": coverage}},
+            "checks": _CHECKS,
+        }
+    )
+
+
+GRAPH = FakeGraph()
+GRAPH.store.put(PIXELS, "image/png")
+APP = create_app(services(GRAPH, tracing={"max_spans": 20}))
+
+
+def without_foreign_names(document: dict[str, Any]) -> dict[str, Any]:
+    """The routes of generations alone, with our own names for fields."""
+    plain = deepcopy(document)
+    body = plain["components"]["schemas"][GENERATION_SCHEMA]
+    body["properties"] = {
+        name: body["properties"][name] for name in ImageGenerationRequest.model_fields
+    }
+    del body["dependentRequired"]
+    plain["paths"] = {
+        path: item for path, item in plain["paths"].items() if path.startswith("/v1/images")
+    }
+    return plain
+
+
+def only_contradictions_are_refused(
+    ctx: schemathesis.CheckContext, response: Response, case: schemathesis.Case
+) -> None:
+    """Fails for a 400 to what the document allows, if a schema could have said why."""
+    meta = case.meta
+    if response.status_code != 400 or meta is None or not meta.generation.mode.is_positive:
+        return
+    message: str = response.json()["error"]["message"]
+    if _CONTRADICTION.search(message) is None:
+        raise Failure(operation=case.operation.label, title="Refused, but allowed", message=message)
+
+
+def schema_of(document: dict[str, Any], *, coverage: bool) -> OpenApiSchema:
+    schema = schemathesis.openapi.from_dict(document, config=config(coverage=coverage))
+    schema.app = APP
+    return schema
+
+
+DOCUMENT = APP.openapi()
+other_routes = schema_of(DOCUMENT, coverage=True).exclude(path_regex="^/v1/images/")
+own_words = schema_of(without_foreign_names(DOCUMENT), coverage=True)
+all_words = schema_of(DOCUMENT, coverage=False).include(path_regex="^/v1/images/")
+
+
+@other_routes.parametrize()
+def test_whatever_is_not_a_generation(case: schemathesis.Case):
+    case.call_and_validate()
+
+
+@own_words.parametrize()
+def test_generations_in_our_own_words(case: schemathesis.Case):
+    case.call_and_validate(additional_checks=[only_contradictions_are_refused])
+
+
+@all_words.parametrize()
+def test_generations_in_all_words(case: schemathesis.Case):
+    case.call_and_validate(additional_checks=[only_contradictions_are_refused])
