@@ -101,8 +101,9 @@ def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) ->
     result = _generate(driver, prompt="the red cat on the blue square " * 5, true_cfg_scale=2.0)
     assert result.usage.input_tokens == 16
     assert result.usage.output_tokens == 16
-    prompt_warning, cfg_warning = result.warnings
-    assert prompt_warning.startswith("prompt: longer than 16 tokens")
+    t5_warning, clip_warning, cfg_warning = result.warnings
+    assert t5_warning.startswith("prompt: longer than 16 tokens")
+    assert clip_warning.startswith("prompt: longer than the CLIP encoder reads")
     assert cfg_warning.startswith("true_cfg_scale:")
     phases = "encode_wait encode denoise_wait denoise decode_wait decode"
     phases += " safety_wait safety finish_wait finish store total"

@@ -276,7 +276,7 @@ async def a_prompt_that_cannot_be_checked(at: Situation) -> httpx.Response:
 
 async def _with_prompts(at: Situation, error: Exception) -> httpx.Response:
     given = services()
-    given.prompts = SimpleNamespace(check=raises(error))  # type: ignore[assignment]
+    given.generations.prompts = SimpleNamespace(check=raises(error))  # type: ignore[assignment]
     return await at.ask(given)
 
 
@@ -355,7 +355,7 @@ def behind(asked: Callable[..., Any], limits: dict[str, float] | None = None) ->
     graph.ready = asked  # type: ignore[method-assign]
     graph.store.get = _blocking(RuntimeError("bug"))  # type: ignore[method-assign]
     given = services(graph, metrics={"route": True}, limits=limits or {})
-    given.prompts = SimpleNamespace(check=asked)  # type: ignore[assignment]
+    given.generations.prompts = SimpleNamespace(check=asked)  # type: ignore[assignment]
     given.archive = SimpleNamespace(get=asked, latest=asked)  # type: ignore[assignment]
     given.node_metrics = asked
     return given
