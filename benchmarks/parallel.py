@@ -35,12 +35,12 @@ from benchmarks.random_flux import step_flops
 from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines.catalog import find
 from pipelines.contracts import LatentJob
+from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.rank import run_rank
 from pipelines.parallel.stage import ParallelStage
 from pipelines.parallel.team import RankSettings, free_port
 from pipelines.parallel.traffic import tick_traffic
-from pipelines.ragged import SegmentShape
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 

@@ -18,8 +18,9 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from benchmarks.alternation import Step
-from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable, SegmentShape
-from pipelines.sampling import position_ids
+from pipelines.flux1.latents import position_ids
+from pipelines.flux1.transformer import PackedFlux
+from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
 
 _GUIDANCE_SCALE = 3.5
 

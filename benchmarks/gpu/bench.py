@@ -22,7 +22,7 @@ from benchmarks.random_flux import (
     step_flops,
     twin_of,
 )
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,

@@ -15,13 +15,13 @@ import torch
 
 from pipelines.flux1.checkpoint import open_transformer
 from pipelines.flux1.memory import modulation_width
+from pipelines.flux1.schedule import cut_schedule
+from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.line import READY, Line
 from pipelines.parallel.team import RankSettings, Team, connect
 from pipelines.parallel.weights import load_transformer
-from pipelines.ragged import SegmentShape
-from pipelines.sampling import cut_schedule
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Segment, Trajectory
 

@@ -12,7 +12,7 @@ import torch
 from pipelines.catalog import image_tokens
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
 from pipelines.errors import DegenerateImage, InvalidRequest
-from pipelines.ragged import SegmentShape
+from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.trajectory import first_modulated
 

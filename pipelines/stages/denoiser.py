@@ -18,9 +18,12 @@ from pipelines.cuts import Cut
 from pipelines.errors import StageFailed
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.flux1.latents import draw_noise
+from pipelines.flux1.schedule import check_can_cut, cut_schedule
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.job_shape import shape_of
-from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
-from pipelines.sampling import Schedule, check_can_cut, cut_schedule, draw_noise, guide
+from pipelines.packing.layout import PackedBatch, RotaryTable
+from pipelines.sampling import Schedule, guide
 from pipelines.stages.admission import (
     check_conditioning,
     check_start,

@@ -9,8 +9,11 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from pipelines.ragged import PackedFlux, RotaryTable
-from pipelines.sampling import Schedule, make_schedule, position_ids
+from pipelines.flux1.latents import position_ids
+from pipelines.flux1.schedule import make_schedule
+from pipelines.flux1.transformer import PackedFlux
+from pipelines.packing.layout import RotaryTable
+from pipelines.sampling import Schedule
 
 _ROTARY_TABLES_KEPT = 16
 _SCHEDULES_KEPT = 64

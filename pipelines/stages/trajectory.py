@@ -10,7 +10,7 @@ import torch
 from pipelines.contracts import LatentJob
 from pipelines.cuts import Cut
 from pipelines.errors import DegenerateImage
-from pipelines.ragged import RotaryTable, SegmentShape
+from pipelines.packing.layout import RotaryTable, SegmentShape
 from pipelines.sampling import Schedule, euler_step, extrapolate
 
 

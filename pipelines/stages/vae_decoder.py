@@ -12,7 +12,7 @@ from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.flux1.autoencoder import FluxVae, VaeAttention
 from pipelines.flux1.checkpoint import load_vae
-from pipelines.sampling import unpack
+from pipelines.flux1.latents import unpack
 
 
 class VaeDecoderStage:

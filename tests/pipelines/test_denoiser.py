@@ -22,7 +22,7 @@ from pipelines.contracts import (
 )
 from pipelines.cuts import redrawn_by
 from pipelines.errors import DegenerateImage, InvalidRequest, UnsupportedFeature
-from pipelines.sampling import make_schedule
+from pipelines.flux1.schedule import make_schedule
 from pipelines.skipping import evaluated_steps
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage

@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipelines import ragged
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     Checkpoint,
@@ -32,9 +31,10 @@ from pipelines.contracts import (
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage, StageFailed
+from pipelines.flux1 import transformer
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.local import LocalChain
-from pipelines.ragged import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory
@@ -218,11 +218,13 @@ def test_an_index_left_on_the_cpu_is_found(
 ) -> None:
     """Guards all of the above: they would pass on a device that takes anything."""
     works = [stage.admit(replace(JOB, width=width), TEXT, None) for width in (48, 96)]
-    make = ragged.make_places
-    monkeypatch.setattr(ragged, "make_places", lambda shapes, _: make(shapes, torch.device("cpu")))
+    make = transformer.make_places
+    monkeypatch.setattr(
+        transformer, "make_places", lambda shapes, _: make(shapes, torch.device("cpu"))
+    )
     with pytest.raises(RuntimeError, match=r"same device.*index_select"):
         stage.tick(works)
-    monkeypatch.setattr(ragged, "make_places", make)
+    monkeypatch.setattr(transformer, "make_places", make)
     stage._layout.cache_clear()
     stage.tick(works)
     assert [work.step for work in works] == [1, 1]

@@ -15,7 +15,7 @@ from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine, HandedOver
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 

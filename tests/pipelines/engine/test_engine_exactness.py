@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipelines.contracts import LatentJob, ServiceTerms
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.flux1.checkpoint import load_denoiser_components
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.oracle import load_oracle
 from tests.pipelines.engine.play import NEVER, Play, Request, ScriptedStage

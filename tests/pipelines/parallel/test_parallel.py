@@ -30,7 +30,7 @@ from pipelines.stages.vae_decoder import VaeDecoderStage
 from tests.pipelines.parallel.ranks import GUARD_S, Workers, begin, replica, settings_for
 
 BOUND = 1e-5
-"""Of the largest value, as for one request in a packed batch (`test_ragged.py`)."""
+"""Of the largest value, as for one request in a packed batch (`test_transformer.py`)."""
 
 DEGREES = [
     Degrees(tensor=tensor, ulysses=ulysses)

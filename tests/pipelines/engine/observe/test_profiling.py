@@ -25,7 +25,7 @@ from pipelines.engine.observe.profiling import MAX_TICKS, MAX_TIMEOUT_S, Profile
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import InvalidRequest, Overloaded, RequestTimeout, StageFailed
 from pipelines.flux1.checkpoint import load_denoiser_components
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.chrome_trace import PHASES, events_of, marks_of, ticks_of
 from tests.pipelines.engine.fakes import PACKED, TEXT, FakeStage, hold, job, make_engine
