@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
 def blocks_of(trajectory: Trajectory) -> list[Block]:
     """The segments with which a trajectory takes its next step."""
-    name, (text, image) = trajectory.job.work_id, trajectory.shape
+    name, (text, image) = trajectory.job.work_id, trajectory.segments[0].shape
     return [Block(name, trajectory.step + 1, text, image) for _ in trajectory.segments]
 
 

@@ -2,9 +2,9 @@
 
 Tensors are named as in the FLUX code:
 
-    L  text tokens after padding        C  text width (4096 for FLUX.1)
-    P  pooled text width (768)          S  image tokens, (height / 16) * (width / 16)
-    D  packed latent channels (64)
+    L  text tokens                      C  text width
+    P  pooled text width                S  image tokens
+    D  channels of an image token
 
 The module imports neither torch nor numpy when it runs, so the ingress can use it.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
@@ -28,13 +29,15 @@ class GenerationParams:
     """One text-to-image request, normalised: every field has its final value.
 
     Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
-    `height` and `width` are pixels, multiples of 16. `max_sequence_length` is the padded length of
-    the T5 prompt; the padding takes part in the result.
+    `height` and `width` are pixels, multiples of what the family asks for. `max_sequence_length` is
+    the padded length of the prompt; the padding takes part in the result.
 
     Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
     `planned_cuts` shorten the schedule as such a scheduler did (`pipelines.cuts`);
     `skips_steps` takes some steps without a forward (`pipelines.skipping`).
+
+    `family` is the model's (`pipelines.families`), which says how its images become tokens.
     """
 
     prompt: str
@@ -50,6 +53,7 @@ class GenerationParams:
     min_inference_steps: int | None = None
     planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
+    family: str = DEFAULT_FAMILY
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -90,14 +94,20 @@ class TextPrompt:
 class TextConditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
-    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
-    `num_tokens` counts the T5 tokens of the prompt that were used, end mark included, padding not.
+    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype; where the
+    family pools nothing, P is 0.
+    `num_tokens` counts the tokens of the prompt that were used, end mark included, padding not.
     """
 
     prompt_embeds: torch.Tensor
     pooled_prompt_embeds: torch.Tensor
     num_tokens: int
     unread: UnreadText = field(default_factory=UnreadText)
+
+    @property
+    def text_tokens(self) -> int:
+        """L, as the denoiser takes it: with padding, where the family pads."""
+        return len(self.prompt_embeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +135,7 @@ class LatentJob:
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
     trace: str = ""
+    family: str = DEFAULT_FAMILY
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -158,6 +169,7 @@ class LatentJob:
             terms=terms,
             num_images=params.num_images,
             trace=trace,
+            family=params.family,
         )
 
 

@@ -34,11 +34,6 @@ _DTYPES = {
 }
 
 _INDEX = "model_index.json"
-
-TEXT_PARTS = (_INDEX, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-DENOISER_PARTS = (_INDEX, "scheduler", "transformer")
-VAE_PARTS = (_INDEX, "vae")
-"""Files and subfolders that each stage reads, and all that must be in its folder."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _INDEX_OF_WEIGHTS = f"{_WEIGHTS}.index.json"

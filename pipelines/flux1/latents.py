@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.catalog import SIZE_MULTIPLE
+from pipelines.flux1.family import SIZE_MULTIPLE
 
 
 def draw_noise(

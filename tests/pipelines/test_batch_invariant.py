@@ -37,7 +37,8 @@ def stage(request: pytest.FixtureRequest, dev_like: Path) -> VaeDecoderStage:
 
 def latents_of(stage: VaeDecoderStage, height: int, width: int, seed: int) -> Latents:
     generator = torch.Generator().manual_seed(seed)
-    config: Any = stage._vae.config
+    decoder: Any = stage._decoder
+    config = decoder.vae.config
     packed = torch.randn(height * width // 256, 4 * config.latent_channels, generator=generator)
     return Latents(packed=packed, height=height, width=width, steps_run=1)
 

@@ -33,6 +33,7 @@ from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage, StageFailed
 from pipelines.flux1 import transformer
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.flux1.model import FluxModel
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.local import LocalChain
 from pipelines.stages.denoiser import DenoiserStage
@@ -131,7 +132,8 @@ def finished(stage: DenoiserStage, *works: Trajectory) -> list[torch.Tensor]:
 
 
 def test_all_of_the_model_is_on_the_device(stage: DenoiserStage) -> None:
-    flux = stage._flux
+    model: Any = stage._model
+    flux = model.flux
     weights = [*flux.transformer.parameters(), *flux.transformer.buffers()]
     weights += [x for part in (*flux._double, *flux._single) for x in _tensors(part)]
     assert len(weights) > 100
@@ -402,7 +404,7 @@ def played(dev_like: Path, waits: HostWaits) -> dict[str, list[ScriptedStage]]:
 
     def replica(device: str) -> ScriptedStage:
         parts = load_denoiser_components(str(dev_like), device=device, dtype="float32")
-        return ScriptedStage(PackedFlux(parts.transformer), parts.scheduler_config)
+        return ScriptedStage(FluxModel(PackedFlux(parts.transformer), parts.scheduler_config))
 
     return {device: [replica(device), replica(device)] for device in ("cpu", "cuda")}
 

@@ -141,7 +141,7 @@ def test_what_is_received_is_what_the_formula_says(
         ]
         for _ in range(3):
             stage.tick(both)
-    shapes = [item.shape for item in both]
+    shapes = [item.segments[0].shape for item in both]
     expected = tick_traffic(one._flux.config, shapes, degrees, itemsize=4)
     received = stage.team.mesh.received
     assert {kind: 3 * count for kind, count in expected.items()} == {
