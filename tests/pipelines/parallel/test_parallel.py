@@ -142,7 +142,8 @@ def test_what_is_received_is_what_the_formula_says(
         for _ in range(3):
             stage.tick(both)
     shapes = [item.segments[0].shape for item in both]
-    expected = tick_traffic(one._flux.config, shapes, degrees, itemsize=4)
+    model: Any = one._model
+    expected = tick_traffic(model.flux.config, shapes, degrees, itemsize=4)
     received = stage.team.mesh.received
     assert {kind: 3 * count for kind, count in expected.items()} == {
         kind: received[kind] for kind in expected
