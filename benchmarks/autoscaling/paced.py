@@ -56,8 +56,8 @@ class PacedStage:
 class PacedDenoiser(Denoiser):
     """Ray Serve deployment: the product's, over a paced stage."""
 
-    def _load(self, source: str, options: DenoiserOptions) -> Any:
-        return PacedStage(super()._load(source, options))
+    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
+        return PacedStage(super()._load(source, family, options))
 
 
 class PacedOptions(DenoiserOptions):

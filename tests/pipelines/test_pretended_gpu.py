@@ -227,7 +227,7 @@ def test_an_index_left_on_the_cpu_is_found(
     with pytest.raises(RuntimeError, match=r"same device.*index_select"):
         stage.tick(works)
     monkeypatch.setattr(transformer, "make_places", make)
-    stage._layout.cache_clear()
+    stage._tables.layout.cache_clear()
     stage.tick(works)
     assert [work.step for work in works] == [1, 1]
 

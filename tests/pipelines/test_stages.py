@@ -195,7 +195,7 @@ def test_a_tick_that_raises_has_moved_nobody(
     def out_of_memory(*_: object) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("pipelines.stages.denoiser.guide", out_of_memory)
+    monkeypatch.setattr("pipelines.sampling.guide", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         denoiser.tick(works)
     assert [work.step for work in works] == [0, 0]
