@@ -13,18 +13,29 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from pipelines import families
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import LatentJob, TextConditioning
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
-from pipelines.families import EmbeddedText, Family, FlowModel, LatentDecoder, PromptEncoder
+from pipelines.families import (
+    EmbeddedText,
+    Family,
+    FlowModel,
+    LatentDecoder,
+    PromptEncoder,
+    family_named,
+    register,
+)
 from pipelines.packing.attention import backend
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape, make_places
 from pipelines.sampling import Schedule
@@ -285,10 +296,20 @@ FAMILY = Family(
 )
 
 
-def made_up_spec() -> ModelSpec:
+@contextmanager
+def registered() -> Iterator[None]:
+    """The family is known within, and no longer."""
+    with mock.patch.dict(families._IMPORT_PATHS):
+        family_named.cache_clear()
+        register(NAME, f"{__name__}:FAMILY")
+        yield
+    family_named.cache_clear()
+
+
+def made_up_spec(source: str = "nowhere") -> ModelSpec:
     return ModelSpec(
         name="made-up-1",
-        source="nowhere",
+        source=source,
         description="A model of the tests.",
         license="apache-2.0",
         created=0,

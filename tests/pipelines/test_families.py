@@ -16,7 +16,7 @@ from pipelines.catalog import find, models
 from pipelines.contracts import GenerationParams, LatentJob, ServiceTerms, TextConditioning
 from pipelines.engine.costs.calibrate import choose_shapes, measure
 from pipelines.errors import ConfigurationError, InvalidRequest
-from pipelines.families import family_named, family_of
+from pipelines.families import family_of
 from pipelines.job_shape import shape_of
 from pipelines.local import LocalChain
 from pipelines.stages.denoiser import DenoiserStage
@@ -32,6 +32,7 @@ from tests.pipelines.second_family import (
     made_up_spec,
     naive_latents,
     random_weights,
+    registered,
 )
 
 WEIGHTS = random_weights()
@@ -41,13 +42,9 @@ TOLERANCE = 2e-5
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The family is known in this test, and no longer."""
-    monkeypatch.setattr(families, "_IMPORT_PATHS", dict(families._IMPORT_PATHS))
-    family_named.cache_clear()
-    families.register(NAME, "tests.pipelines.second_family:FAMILY")
-    yield
-    family_named.cache_clear()
+def known() -> Iterator[None]:
+    with registered():
+        yield
 
 
 class RaggedRequest(Request):
