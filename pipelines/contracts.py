@@ -11,7 +11,7 @@ The module imports neither torch nor numpy when it runs, so the ingress can use 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from pipelines.catalog import DEFAULT_FAMILY
@@ -25,35 +25,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationParams:
-    """One text-to-image request, normalised: every field has its final value.
+class SamplingParams:
+    """What is drawn, but for the words: the same for a request and for each of its images.
 
-    Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
-    `height` and `width` are pixels, multiples of what the family asks for. `max_sequence_length` is
-    the padded length of the prompt; the padding takes part in the result.
+    `height` and `width` are pixels, multiples of what the `family` (`pipelines.families`) asks for.
 
     Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
     `planned_cuts` shorten the schedule as such a scheduler did (`pipelines.cuts`);
     `skips_steps` takes some steps without a forward (`pipelines.skipping`).
-
-    `family` is the model's (`pipelines.families`), which says how its images become tokens.
     """
 
-    prompt: str
-    negative_prompt: str | None = None
     height: int
     width: int
     num_inference_steps: int
     guidance_scale: float
     true_cfg_scale: float = 1.0
     seed: int
-    num_images: int = 1
-    max_sequence_length: int
     min_inference_steps: int | None = None
     planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
     family: str = DEFAULT_FAMILY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams(SamplingParams):
+    """One text-to-image request, normalised: every field has its final value.
+
+    Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
+    `max_sequence_length` bounds the prompt's tokens; where a family pads, it is the padded length,
+    and the padding takes part in the result.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    num_images: int = 1
+    max_sequence_length: int
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -111,7 +118,7 @@ class TextConditioning(Timed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentJob:
+class LatentJob(SamplingParams):
     """One image for the denoiser: everything but the conditionings.
 
     `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
@@ -123,19 +130,9 @@ class LatentJob:
 
     work_id: str
     group: str
-    height: int
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
-    true_cfg_scale: float = 1.0
-    seed: int
-    min_inference_steps: int | None = None
-    planned_cuts: tuple[Cut, ...] = ()
-    skips_steps: bool = False
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
     trace: str = ""
-    family: str = DEFAULT_FAMILY
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -154,22 +151,17 @@ class LatentJob:
         trace: str = "",
     ) -> LatentJob:
         """Image `index` of a request, with its own seed."""
+        sampling = {each.name: getattr(params, each.name) for each in fields(SamplingParams)}
+        sampling["seed"] += index
+        if not params.uses_true_cfg:
+            sampling["true_cfg_scale"] = 1.0
         return cls(
+            **sampling,
             work_id=work_id,
             group=group,
-            height=params.height,
-            width=params.width,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            true_cfg_scale=params.true_cfg_scale if params.uses_true_cfg else 1.0,
-            seed=params.seed + index,
-            min_inference_steps=params.min_inference_steps,
-            planned_cuts=params.planned_cuts,
-            skips_steps=params.skips_steps,
             terms=terms,
             num_images=params.num_images,
             trace=trace,
-            family=params.family,
         )
 
 

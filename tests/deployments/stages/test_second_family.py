@@ -50,11 +50,11 @@ async def test_an_image_of_another_family_through_all_shims(tmp_path: Path) -> N
         seed=4,
         family=NAME,
     )
-    texts = [
+    positive, negative = [
         await encoder.encode(TextPrompt(prompt=prompt, max_sequence_length=16))
         for prompt in PROMPTS
     ]
-    *_, latents = [item async for item in denoiser.denoise(job, *texts)]
+    *_, latents = [item async for item in denoiser.denoise(job, positive, negative)]
     assert isinstance(latents, PackedLatents)
     image = await decoder.decode(latents)
     expected = naive_latents(random_weights(), job, *Words().encode(PROMPTS, 16))
