@@ -1,6 +1,6 @@
 """What crosses from one stage to the next, and nothing else.
 
-Tensors are named as in the FLUX code:
+Tensors are named as in the papers:
 
     L  text tokens                      C  text width
     P  pooled text width                S  image tokens
@@ -64,7 +64,7 @@ class GenerationParams(SamplingParams):
 
     @property
     def uses_true_cfg(self) -> bool:
-        """Whether a second, negative, forward is run: the condition of `FluxPipeline`."""
+        """Whether a second, negative, forward is run."""
         return self.true_cfg_scale > 1.0 and self.negative_prompt is not None
 
 
