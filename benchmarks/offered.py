@@ -28,7 +28,7 @@ from benchmarks.trace import (
     arrivals,
 )
 from pipelines.catalog import ModelSpec
-from pipelines.engine.costs.calibrate import Shape
+from pipelines.families import family_of
 
 _MOST_STREAMS = 1000
 
@@ -109,13 +109,14 @@ class OfferedLoad:
         return replace(arrival, solo_s=solo_s, deadline_s=factor * solo_s + DEADLINE_SLACK_S)
 
     def _request(self, kind: Kind) -> Request:
-        image_tokens = Shape(kind.size.height, kind.size.width, kind.n).image_tokens
+        family = family_of(self._spec)
+        image_tokens = family.image_tokens(kind.size.height, kind.size.width)
         return Request(
             at_s=0.0,
             deadline_s=float("inf"),
             tenant="",
             num_images=kind.n,
-            segments=(image_tokens + self._spec.max_sequence_length,),
+            segments=(image_tokens + family.text_tokens(self._spec),),
             num_steps=kind.steps,
         )
 

@@ -35,12 +35,13 @@ from benchmarks.random_flux import step_flops
 from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines.catalog import find
 from pipelines.contracts import LatentJob
+from pipelines.flux1.family import FAMILY as FLUX1
+from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.rank import run_rank
 from pipelines.parallel.stage import ParallelStage
 from pipelines.parallel.team import RankSettings, free_port
 from pipelines.parallel.traffic import tick_traffic
-from pipelines.ragged import SegmentShape
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 
@@ -193,7 +194,7 @@ def time_steps(source: str, degrees: Degrees, *, ticks: int) -> float:
 
 def estimate(degrees: Degrees, side: int, *, tflops: float, gbytes: float) -> Estimate:
     """One FLUX.1-dev step for one image, on paper."""
-    shape = SegmentShape(TEXT_TOKENS, (side // 16) ** 2)
+    shape = SegmentShape(TEXT_TOKENS, FLUX1.image_tokens(side, side))
     flops = step_flops(DEV, [sum(shape)]) / degrees.ranks
     moved = sum(tick_traffic(DEV, [shape], degrees, itemsize=2).values()) // degrees.ranks
     sums = 4 * DEV.num_layers + DEV.num_single_layers if degrees.tensor > 1 else 0

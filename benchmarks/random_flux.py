@@ -18,8 +18,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from benchmarks.alternation import Step
-from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable, SegmentShape
-from pipelines.sampling import position_ids
+from pipelines.flux1.family import FAMILY as FLUX1
+from pipelines.flux1.latents import position_ids
+from pipelines.flux1.transformer import PackedFlux
+from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
 
 _GUIDANCE_SCALE = 3.5
 
@@ -131,7 +133,7 @@ def _draw_request(
     ids = position_ids(shape.text_tokens, height=side, width=side, device=device, dtype=dtype)
     timesteps = torch.linspace(1000, 1000 / steps, steps, device=device)
     return Request(
-        latents=normal((side // 16) ** 2, config.in_channels),
+        latents=normal(FLUX1.image_tokens(side, side), config.in_channels),
         prompt_embeds=prompt_embeds,
         pooled=pooled,
         ids=ids,

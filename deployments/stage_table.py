@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from deployments.names import StageName
 
-Argument = Literal["spec", "source", "options", "weights", "storage", "config"]
-"""What a shim's constructor may take, by these names: the model, its source of weights, the stage's
-own options, two sections that stages share, or the whole `StagesConfig`. No more than it needs: a
-change of an argument replaces the replicas."""
+Argument = Literal["spec", "options", "weights", "storage", "config"]
+"""What a shim's constructor may take, by these names: the model, the stage's own options, two
+sections that stages share, or the whole `StagesConfig`. No more than it needs: a change of an
+argument replaces the replicas."""
 
 Place = Literal["before_latents", "denoiser", "after_latents"]
 """Where in the graph a stage stands. Those before and the denoiser must be up before an image has
@@ -61,7 +61,7 @@ STAGES = (
         name=str(StageName.TEXT_ENCODER),
         key="text_encoder",
         shim="deployments.stages.text_encoder:TextEncoder",
-        takes=("source", "options", "weights"),
+        takes=("spec", "options", "weights"),
         place="before_latents",
     ),
     StageRow(
@@ -76,7 +76,7 @@ STAGES = (
         name=str(StageName.VAE_DECODER),
         key="vae_decoder",
         shim="deployments.stages.vae_decoder:VaeDecoder",
-        takes=("source", "options", "weights"),
+        takes=("spec", "options", "weights"),
         place="after_latents",
     ),
     StageRow(

@@ -45,8 +45,8 @@ class Block(NamedTuple):
 
 def blocks_of(trajectory: Trajectory) -> list[Block]:
     """The segments with which a trajectory takes its next step."""
-    name, (text, image) = trajectory.job.work_id, trajectory.shape
-    return [Block(name, trajectory.step + 1, text, image) for _ in trajectory.segments]
+    name, step = trajectory.job.work_id, trajectory.step + 1
+    return [Block(name, step, *segment.shape) for segment in trajectory.segments]
 
 
 def packed_blocks(

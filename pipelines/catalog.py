@@ -14,18 +14,13 @@ from types import MappingProxyType
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.errors import ConfigurationError
 
-SIZE_MULTIPLE = 16
-"""Pixels per packed latent: 8x from the VAE, 2x from packing."""
-
-
-def image_tokens(height: int, width: int) -> int:
-    """Tokens of one image of `height` x `width` pixels, multiples of 16."""
-    return (height // SIZE_MULTIPLE) * (width // SIZE_MULTIPLE)
+DEFAULT_FAMILY = "flux1"
+"""The family of a model that names none (`pipelines.families`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One model of the FLUX.1 family.
+    """One model, of a family in `pipelines.families`.
 
     `source` is a local folder in the diffusers format, or where `deployments.weights` fetches one
     from; those of the hub that are known here are pinned to a commit. `guidance_embeds` tells
@@ -52,6 +47,7 @@ class ModelSpec:
     trained_sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of the pictures it was trained on, where only those draw well."""
     tasks: tuple[str, ...] = ("text-to-image",)
+    family: str = DEFAULT_FAMILY
 
 
 def _embedded() -> ModelSpec:

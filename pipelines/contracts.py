@@ -1,19 +1,20 @@
 """What crosses from one stage to the next, and nothing else.
 
-Tensors are named as in the FLUX code:
+Tensors are named as in the papers:
 
-    L  text tokens after padding        C  text width (4096 for FLUX.1)
-    P  pooled text width (768)          S  image tokens, (height / 16) * (width / 16)
-    D  packed latent channels (64)
+    L  text tokens                      C  text width
+    P  pooled text width                S  image tokens
+    D  channels of an image token
 
 The module imports neither torch nor numpy when it runs, so the ingress can use it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationParams:
-    """One text-to-image request, normalised: every field has its final value.
+class SamplingParams:
+    """What is drawn, but for the words: the same for a request and for each of its images.
 
-    Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
-    `height` and `width` are pixels, multiples of 16. `max_sequence_length` is the padded length of
-    the T5 prompt; the padding takes part in the result.
+    `height` and `width` are pixels, multiples of what the `family` (`pipelines.families`) asks for.
 
     Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
@@ -37,23 +36,35 @@ class GenerationParams:
     `skips_steps` takes some steps without a forward (`pipelines.skipping`).
     """
 
-    prompt: str
-    negative_prompt: str | None = None
     height: int
     width: int
     num_inference_steps: int
     guidance_scale: float
     true_cfg_scale: float = 1.0
     seed: int
-    num_images: int = 1
-    max_sequence_length: int
     min_inference_steps: int | None = None
     planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
+    family: str = DEFAULT_FAMILY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams(SamplingParams):
+    """One text-to-image request, normalised: every field has its final value.
+
+    Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
+    `max_sequence_length` bounds the prompt's tokens; where a family pads, it is the padded length,
+    and the padding takes part in the result.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    num_images: int = 1
+    max_sequence_length: int
 
     @property
     def uses_true_cfg(self) -> bool:
-        """Whether a second, negative, forward is run: the condition of `FluxPipeline`."""
+        """Whether a second, negative, forward is run."""
         return self.true_cfg_scale > 1.0 and self.negative_prompt is not None
 
 
@@ -90,8 +101,9 @@ class TextPrompt:
 class TextConditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
-    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype.
-    `num_tokens` counts the T5 tokens of the prompt that were used, end mark included, padding not.
+    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype; where the
+    family pools nothing, P is 0.
+    `num_tokens` counts the tokens of the prompt that were used, end mark included, padding not.
     """
 
     prompt_embeds: torch.Tensor
@@ -99,9 +111,14 @@ class TextConditioning(Timed):
     num_tokens: int
     unread: UnreadText = field(default_factory=UnreadText)
 
+    @property
+    def text_tokens(self) -> int:
+        """L, as the denoiser takes it: with padding, where the family pads."""
+        return len(self.prompt_embeds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentJob:
+class LatentJob(SamplingParams):
     """One image for the denoiser: everything but the conditionings.
 
     `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
@@ -113,15 +130,6 @@ class LatentJob:
 
     work_id: str
     group: str
-    height: int
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
-    true_cfg_scale: float = 1.0
-    seed: int
-    min_inference_steps: int | None = None
-    planned_cuts: tuple[Cut, ...] = ()
-    skips_steps: bool = False
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
     trace: str = ""
@@ -143,18 +151,14 @@ class LatentJob:
         trace: str = "",
     ) -> LatentJob:
         """Image `index` of a request, with its own seed."""
+        sampling = {each.name: getattr(params, each.name) for each in fields(SamplingParams)}
+        sampling["seed"] += index
+        if not params.uses_true_cfg:
+            sampling["true_cfg_scale"] = 1.0
         return cls(
+            **sampling,
             work_id=work_id,
             group=group,
-            height=params.height,
-            width=params.width,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            true_cfg_scale=params.true_cfg_scale if params.uses_true_cfg else 1.0,
-            seed=params.seed + index,
-            min_inference_steps=params.min_inference_steps,
-            planned_cuts=params.planned_cuts,
-            skips_steps=params.skips_steps,
             terms=terms,
             num_images=params.num_images,
             trace=trace,

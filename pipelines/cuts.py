@@ -1,7 +1,7 @@
 """Cuts of a schedule: those made on the way to keep a deadline, and those asked for beforehand.
 
 A cut made on the way can be asked for beforehand, and then the same image is drawn again. Pure: how
-the noise levels are laid out anew is `pipelines.sampling.cut_schedule`.
+the noise levels are laid out anew is the family's affair (`FlowModel.cut_schedule`).
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from pipelines.catalog import image_tokens
 from pipelines.contracts import GenerationParams, LatentJob
 from pipelines.cuts import Cut
+from pipelines.families import family_named
 from pipelines.skipping import forwards_of
 
 
@@ -47,19 +47,13 @@ def shape_of(
     job: LatentJob | GenerationParams,
     *,
     images: int = 1,
-    uses_true_cfg: bool | None = None,
     start: Progress | None = None,
 ) -> JobShape:
-    """The shape of `images` of a job, from noise or from where `start` left them.
-
-    `uses_true_cfg` is said where it is known better than by the job (None), which has no
-    conditionings.
-    """
-    is_guided = job.uses_true_cfg if uses_true_cfg is None else uses_true_cfg
+    """The shape of `images` of a job, from noise or from where `start` left them."""
     forwards = forwards_of(job)
     return JobShape(
-        image_tokens=image_tokens(job.height, job.width),
-        segments=images * (2 if is_guided else 1),
+        image_tokens=family_named(job.family).image_tokens(job.height, job.width),
+        segments=images * (2 if job.uses_true_cfg else 1),
         forwards=start.cuts[-1].num_steps if start is not None and start.cuts else forwards,
         done=0 if start is None else start.step,
     )

@@ -57,9 +57,9 @@ class LocalChain:
     ) -> LocalChain:
         """The chain with the weights of `spec`. Raises CheckpointError, ConfigurationError."""
         return cls(
-            TextEncoderStage.load(spec.source, device=device, dtype=dtype),
-            DenoiserStage.load(spec.source, device=device, dtype=dtype),
-            VaeDecoderStage.load(spec.source, device=device, dtype=dtype),
+            TextEncoderStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
+            DenoiserStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
+            VaeDecoderStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
             classifier,
         )
 

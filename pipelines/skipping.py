@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.contracts import GenerationParams, LatentJob
+    from pipelines.contracts import SamplingParams
 
 FORECAST_SHARE = 0.5
 """How much of the slope between the last two velocities a forecast trusts."""
@@ -38,7 +38,7 @@ def num_forwards(num_steps: int, *, skips_steps: bool) -> int:
     return len(evaluated_steps(num_steps)) if skips_steps else num_steps
 
 
-def forwards_of(asked: GenerationParams | LatentJob) -> int:
+def forwards_of(asked: SamplingParams) -> int:
     """The forwards of one image, unless its schedule is cut on the way."""
     if asked.planned_cuts:
         return asked.planned_cuts[-1].num_steps

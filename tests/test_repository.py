@@ -189,3 +189,26 @@ def test_properties_are_the_same_for_everybody_and_searched_at_random_on_request
     own = [path for path in (ROOT / "tests").rglob("test_*.py") if seeded.search(path.read_text())]
     assert own == []
     assert "-m hypothesis --hypothesis-profile=random" in (ROOT / "Makefile").read_text("utf-8")
+
+
+OF_FLUX1 = ("pipelines/flux1", "pipelines/parallel", "pipelines/embedded/training")
+"""Where FLUX.1's modules may be named."""
+
+
+def test_no_other_code_names_the_modules_of_flux1() -> None:
+    """Its classes, and its modules by their import paths; `pipelines.families` finds it by name."""
+    classes = re.compile(r"^class (\w+)", re.MULTILINE)
+    named = {
+        name
+        for path in (ROOT / "pipelines/flux1").glob("*.py")
+        for name in classes.findall(path.read_text("utf-8"))
+    }
+    assert {"PackedFlux", "FluxModel", "FluxTransformer", "FluxVae", "FluxText"} <= named
+    forbidden = re.compile(rf"\b({'|'.join(sorted(named))}|pipelines[./]flux1)\b")
+    found = {
+        f"{path}: {match[0]}"
+        for path in (file.relative_to(ROOT) for file in product_files())
+        if not str(path).startswith(OF_FLUX1)
+        for match in forbidden.finditer((ROOT / path).read_text("utf-8"))
+    }
+    assert found == {"pipelines/families.py: pipelines.flux1"}

@@ -23,8 +23,9 @@ from deployments.application import bind_stages
 from deployments.options.autoscaling import AutoscalingOptions
 from deployments.options.stages import DenoiserOptions
 from deployments.stages.denoiser import Denoiser
-from pipelines.catalog import SIZE_MULTIPLE, models
+from pipelines.catalog import models
 from pipelines.engine.costs.surface import CostSurface, Load
+from pipelines.families import family_of
 from serve.app import ingress_deployment
 from serve.settings.settings import Settings
 
@@ -46,7 +47,7 @@ class PacedStage:
     def tick(self, trajectories: Sequence[Any]) -> None:
         """As the stage's own."""
         began = time.perf_counter()
-        lengths = [sum(item.shape) for item in trajectories for _ in item.segments]
+        lengths = [sum(segment.shape) for item in trajectories for segment in item.segments]
         self._stage.tick(trajectories)
         rest = SURFACE.seconds(Load.of(lengths)) - (time.perf_counter() - began)
         time.sleep(max(0.0, rest))
@@ -55,8 +56,8 @@ class PacedStage:
 class PacedDenoiser(Denoiser):
     """Ray Serve deployment: the product's, over a paced stage."""
 
-    def _load(self, source: str, options: DenoiserOptions) -> Any:
-        return PacedStage(super()._load(source, options))
+    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
+        return PacedStage(super()._load(source, family, options))
 
 
 class PacedOptions(DenoiserOptions):
@@ -127,5 +128,6 @@ def solo_s(kind: Kind) -> float:
 
 
 def _load(kind: Kind) -> Load:
-    tokens = kind.size.width * kind.size.height // SIZE_MULTIPLE**2 + MODEL.max_sequence_length
+    family = family_of(MODEL)
+    tokens = family.image_tokens(kind.size.height, kind.size.width) + family.text_tokens(MODEL)
     return Load.of([tokens] * kind.n)

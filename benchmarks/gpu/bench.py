@@ -22,7 +22,8 @@ from benchmarks.random_flux import (
     step_flops,
     twin_of,
 )
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.family import FAMILY as FLUX1
+from pipelines.flux1.transformer import PackedFlux
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
@@ -164,7 +165,7 @@ class Bench:
     def flops(self, sides: Sequence[int]) -> float:
         """Operations of one step of requests of these sides."""
         shape = self.plan.shape
-        lengths = [shape.text_tokens + (side // 16) ** 2 for side in sides]
+        lengths = [shape.text_tokens + FLUX1.image_tokens(side, side) for side in sides]
         return step_flops(self.config, lengths)
 
     def flops_of(self, sides: Sequence[int]) -> Callable[[], float]:

@@ -24,7 +24,7 @@ from benchmarks.gpu.bench import BY_OFFSETS, Bench, Case, Figures, Probe
 from benchmarks.gpu.ceilings import pinned
 from benchmarks.gpu.rows import Row
 from benchmarks.random_flux import Request, draw_requests, packed_step, random_transformer
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 
 FIXED_WORKSPACES = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}
 """So small that no product is split along its inner dimension."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from benchmarks.alternation import Step, Way
 from benchmarks.gpu.bench import Bench, Case, Figures, Probe
+from pipelines.flux1.family import FAMILY as FLUX1
 
 _LAUNCHES = 1000
 _COPIES = 5
@@ -63,7 +64,7 @@ def products(bench: Bench) -> list[tuple[str, int, int, int]]:
 def attention_shape(bench: Bench) -> tuple[int, int, int]:
     """Tokens of one image with its text, heads, head width."""
     config, plan = bench.config, bench.plan
-    tokens = plan.shape.text_tokens + (plan.side // 16) ** 2
+    tokens = plan.shape.text_tokens + FLUX1.image_tokens(plan.side, plan.side)
     return tokens, config.num_attention_heads, config.attention_head_dim
 
 

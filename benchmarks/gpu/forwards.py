@@ -11,7 +11,7 @@ from benchmarks.alternation import Step, Way
 from benchmarks.gpu.bench import BY_OFFSETS, Bench, Case
 from benchmarks.gpu.ceilings import pinned
 from benchmarks.random_flux import diffusers_step, one_by_one, packed_step
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 
 Sides = tuple[int, ...]
 

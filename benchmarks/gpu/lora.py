@@ -15,6 +15,7 @@ from torch.nn import functional
 from benchmarks.alternation import Step, Way
 from benchmarks.gpu.bench import Bench, Case
 from benchmarks.gpu.ceilings import products
+from pipelines.flux1.family import FAMILY as FLUX1
 
 
 class Operands(NamedTuple):
@@ -47,7 +48,7 @@ def cases(bench: Bench) -> Iterator[Case]:
 def _operands(bench: Bench, sides: tuple[int, ...], inner: int, columns: int) -> Operands:
     torch.manual_seed(0)
     plan = bench.plan
-    lengths = tuple(plan.shape.text_tokens + (side // 16) ** 2 for side in sides)
+    lengths = tuple(plan.shape.text_tokens + FLUX1.image_tokens(side, side) for side in sides)
     rank, count = plan.lora_rank, len(sides)
     return Operands(
         x=bench.normal(sum(lengths), inner),

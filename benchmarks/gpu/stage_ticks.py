@@ -16,6 +16,8 @@ from pipelines.catalog import find
 from pipelines.contracts import LatentJob
 from pipelines.engine.costs.calibrate import choose_shapes, measure
 from pipelines.engine.costs.surface import CostModel, Load, Observation, relative_errors
+from pipelines.flux1.family import FAMILY as FLUX1
+from pipelines.flux1.model import FluxModel
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 
@@ -26,7 +28,7 @@ SCHEDULER = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15,
 
 def cases(bench: Bench) -> Iterator[Case]:
     """The cost surface, ticks by size, and what is done between them."""
-    stage = cache(lambda: DenoiserStage(bench.packed(), SCHEDULER))
+    stage = cache(lambda: DenoiserStage(FluxModel(bench.packed(), SCHEDULER)))
     plan = bench.plan
     yield Case(name="cost surface", probes=[Probe("fit", lambda: _surface(bench, stage()))])
     batches = [(plan.small,), (plan.side,), plan.mixed]
@@ -58,7 +60,7 @@ def _surface(bench: Bench, stage: DenoiserStage) -> Figures:
     points = measure(stage, choose_shapes(spec), text_tokens=text, budget_s=budget)
     ticks = [Observation(Load.of(lengths), seconds) for lengths, seconds in points]
     surface = CostModel(ticks).surface
-    own = (plan.side // 16) ** 2 + text
+    own = FLUX1.image_tokens(plan.side, plan.side) + text
     return {
         "ticks": float(len(ticks)),
         "base ms": 1e3 * surface.base,
@@ -122,7 +124,7 @@ def _admission(bench: Bench, stage: Callable[[], DenoiserStage]) -> Step:
 
 def _layout(bench: Bench, stage: Callable[[], DenoiserStage]) -> Step:
     works = _admitted(bench, stage(), bench.plan.mixed)
-    shapes = [work.shape for work in works]
+    shapes = [segment.shape for work in works for segment in work.segments]
 
     def step() -> torch.Tensor:
         owner = bench.packed().layout(shapes).places.owner

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from deployments.graph.progress import ImageProgress
 from deployments.storage.parameters import parameters_text
 from deployments.wire.packed import PackedLatents, PromptFacts
-from pipelines.catalog import image_tokens
 from pipelines.contracts import (
     FinishedImage,
     FinishSpec,
@@ -19,6 +18,7 @@ from pipelines.contracts import (
     Usage,
 )
 from pipelines.errors import ContentPolicyViolation
+from pipelines.job_shape import shape_of
 
 
 class Image(NamedTuple):
@@ -70,5 +70,5 @@ def usage_of(params: GenerationParams, facts: Sequence[PromptFacts]) -> Usage:
     """Text tokens in, latent tokens out."""
     return Usage(
         input_tokens=sum(item.num_tokens for item in facts),
-        output_tokens=params.num_images * image_tokens(params.height, params.width),
+        output_tokens=params.num_images * shape_of(params).image_tokens,
     )

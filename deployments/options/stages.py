@@ -221,7 +221,6 @@ class StagesConfig(Options):
         """What a stage's constructor gets, by name."""
         given = {
             "spec": spec,
-            "source": spec.source,
             "options": getattr(self, row.key, None),
             "weights": self.weights,
             "storage": self.storage,

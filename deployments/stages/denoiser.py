@@ -43,12 +43,13 @@ from deployments.wire.tensors import (
     unpack_conditioning,
 )
 from pipelines.batching.demand import Demand
-from pipelines.catalog import ModelSpec
+from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
 from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
-from pipelines.errors import StageFailed
+from pipelines.errors import ConfigurationError, StageFailed
+from pipelines.families import family_of
 from pipelines.tracing.spans import tagged
 
 logger = logging.getLogger("ray.serve")
@@ -75,10 +76,9 @@ class Denoiser(Shim[DenoiserOptions]):
         with self._starting():
             import torch
 
-            from pipelines.flux1.checkpoint import DENOISER_PARTS
-
             torch.set_num_threads(options.resolved_threads)
-            self._stage = self._load(str(fetch(spec.source, DENOISER_PARTS, weights)), options)
+            folder = str(fetch(spec.source, family_of(spec).transformer_files, weights))
+            self._stage = self._load(folder, spec.family, options)
             if options.ranks > 1:
                 self._opened.callback(self._stage.close)
             self._metrics = EngineMetrics(options, tokens_of(spec))
@@ -88,7 +88,7 @@ class Denoiser(Shim[DenoiserOptions]):
                 from deployments.stages.ranks import end_when_lost
 
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
-            self._text_tokens = spec.max_sequence_length
+            self._text_tokens = family_of(spec).text_tokens(spec)
             self._engine.start()
         self._callers = CallerWatch()
         self._hands_over = hands_over
@@ -216,16 +216,22 @@ class Denoiser(Shim[DenoiserOptions]):
         self._policy = options.policy
         self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
-    def _load(self, source: str, options: DenoiserOptions) -> Any:
+    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
         """The stage, with its further ranks if it has any."""
         if options.ranks > 1:
             from deployments.stages.ranks import start_ranks
 
+            if family != DEFAULT_FAMILY:
+                raise ConfigurationError(
+                    f"denoiser.parallel: is for models of {DEFAULT_FAMILY}, not of {family};"
+                    " leave it out"
+                )
             return start_ranks(source, options)
         from pipelines.stages.denoiser import DenoiserStage
 
         return DenoiserStage.load(
             source,
+            family=family,
             device=options.resolved_device,
             dtype=options.dtype,
             attention=options.attention,

@@ -18,6 +18,7 @@ from pipelines.engine.costs.surface import CostModel, Load, Observation, relativ
 from pipelines.engine.engine import Engine
 from pipelines.engine.observe.stats import OnTick
 from pipelines.engine.scheduling.scheduler import Scheduler
+from pipelines.families import family_of
 
 if TYPE_CHECKING:
     from pipelines.stages.denoiser import DenoiserStage
@@ -102,7 +103,8 @@ def _calibration(
     points = measure(
         stage,
         choose_shapes(spec),
-        text_tokens=spec.max_sequence_length,
+        text_tokens=family_of(spec).text_tokens(spec),
+        family=spec.family,
         budget_s=options.calibration_s,
     )
     ticks = tuple(Observation(Load.of(lengths), seconds) for lengths, seconds in points)
@@ -154,4 +156,5 @@ def _most_tokens(stage: DenoiserStage, num_bytes: int) -> int:
 
 def tokens_of(spec: ModelSpec) -> int:
     """Tokens of one image of the model's own size."""
-    return (spec.height // 16) * (spec.width // 16) + spec.max_sequence_length
+    family = family_of(spec)
+    return family.image_tokens(spec.height, spec.width) + family.text_tokens(spec)

@@ -18,7 +18,9 @@ from deployments.stages.shim import BatchingShim
 from deployments.weights.fetch import fetch
 from deployments.wire.packed import PackedConditioning
 from deployments.wire.tensors import pack_conditioning
+from pipelines.catalog import ModelSpec
 from pipelines.contracts import ServiceTerms, TextPrompt
+from pipelines.families import family_of
 from pipelines.tracing.open_spans import waited_and_ran
 
 
@@ -27,7 +29,7 @@ class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditionin
 
     def __init__(
         self,
-        source: str,
+        spec: ModelSpec,
         options: TextEncoderOptions,
         weights: WeightsOptions = WeightsOptions(),
     ) -> None:
@@ -35,12 +37,12 @@ class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditionin
         with self._starting():
             import torch
 
-            from pipelines.flux1.checkpoint import TEXT_PARTS
             from pipelines.stages.text_encoder import TextEncoderStage
 
             torch.set_num_threads(options.resolved_threads)
             self._stage = TextEncoderStage.load(
-                str(fetch(source, TEXT_PARTS, weights)),
+                str(fetch(spec.source, family_of(spec).text_files, weights)),
+                family=spec.family,
                 device=options.resolved_device,
                 dtype=options.dtype,
             )

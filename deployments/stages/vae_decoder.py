@@ -11,7 +11,9 @@ from deployments.stages.shim import BatchingShim
 from deployments.weights.fetch import fetch
 from deployments.wire.packed import PackedLatents
 from deployments.wire.tensors import unpack_latents
+from pipelines.catalog import ModelSpec
 from pipelines.contracts import DecodedImage, ServiceTerms
+from pipelines.families import family_of
 
 
 class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
@@ -19,7 +21,7 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
 
     def __init__(
         self,
-        source: str,
+        spec: ModelSpec,
         options: VaeDecoderOptions,
         weights: WeightsOptions = WeightsOptions(),
     ) -> None:
@@ -27,13 +29,14 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
         with self._starting():
             import torch
 
-            from pipelines.flux1.checkpoint import VAE_PARTS
             from pipelines.stages.vae_decoder import VaeDecoderStage
 
             torch.set_num_threads(options.resolved_threads)
             self._device = options.resolved_device
-            folder = str(fetch(source, VAE_PARTS, weights))
-            self._stage = VaeDecoderStage.load(folder, device=self._device, dtype=options.dtype)
+            folder = str(fetch(spec.source, family_of(spec).decoder_files, weights))
+            self._stage = VaeDecoderStage.load(
+                folder, family=spec.family, device=self._device, dtype=options.dtype
+            )
         self._start_batching(self._run, key=lambda latents: (latents.height, latents.width))
 
     async def decode(

@@ -5,7 +5,7 @@ functions can be compiled once for every block and every batch. They are pure: w
 in, tensors out. The arithmetic is that of diffusers' blocks to the bit: nothing is fused that would
 round otherwise (a product and a sum in one operation do).
 
-Shapes (`pipelines.ragged` says what groups are):
+Shapes (`pipelines.packing.layout` says what groups are):
     G groups    N tokens in each (n in one stream)    d width    H heads    E head width
     B segments                                        T = G * N tokens
     image, text, joint (G, n, d)      modulation (B, k, d), k vectors for each segment
@@ -14,42 +14,16 @@ Shapes (`pipelines.ragged` says what groups are):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 from pipelines.flux1.block_weights import DoubleWeights, SingleWeights, StreamWeights
+from pipelines.packing.layout import Places
 from pipelines.packing.linear import linear
 
 _EPSILON = 1e-6
 _FLOAT16_MAX = 65504
-
-
-class RowCounts(NamedTuple):
-    """The tokens of each segment, in the order of the segments."""
-
-    text: tuple[int, ...]
-    image: tuple[int, ...]
-    joint: tuple[int, ...]
-
-
-class Places(NamedTuple):
-    """Where tokens stand when segments differ; all None when they are alike.
-
-    `to_segments` (T,) reorders stream order into segment order; `text_rows` and `image_rows` pick
-    the streams out of segment order again; the owners name each token's segment. `row_counts` are
-    there only where activations and rotations must be computed segment by segment, alike or not
-    (`batch_invariant.rounds_by_position`).
-    """
-
-    to_segments: torch.Tensor | None = None
-    text_rows: torch.Tensor | None = None
-    image_rows: torch.Tensor | None = None
-    owner: torch.Tensor | None = None
-    text_owner: torch.Tensor | None = None
-    image_owner: torch.Tensor | None = None
-    row_counts: RowCounts | None = None
 
 
 Rotation = torch.Tensor | tuple[torch.Tensor, torch.Tensor]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.devices import resolve_device, resolve_dtype
+from pipelines.errors import CheckpointError
 from pipelines.flux1.autoencoder import FluxVae, VaeConfig
 from pipelines.flux1.modules import FluxTransformer, TransformerConfig
 from pipelines.flux1.noise_levels import check_scheduler
@@ -27,18 +28,7 @@ from pipelines.self_contained import check_self_contained, offline
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 _INDEX = "model_index.json"
-
-TEXT_PARTS = (_INDEX, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-DENOISER_PARTS = (_INDEX, "scheduler", "transformer")
-VAE_PARTS = (_INDEX, "vae")
-"""Files and subfolders that each stage reads, and all that must be in its folder."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _INDEX_OF_WEIGHTS = f"{_WEIGHTS}.index.json"
@@ -68,21 +58,6 @@ class TransformerFiles(NamedTuple):
     config: dict[str, Any]
     scheduler_config: dict[str, Any]
     weights: dict[str, Path]
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype called `name`. Raises ConfigurationError."""
-    if name not in _DTYPES:
-        raise ConfigurationError(f"dtype: {name!r} is not one of {', '.join(_DTYPES)}")
-    return _DTYPES[name]
-
-
-def resolve_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `cuda:i`; raises ConfigurationError where CUDA is asked for but missing."""
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"device: {name!r} needs a CUDA device, and none is visible here")
-    return device
 
 
 def load_text_components(source: str, *, device: str, dtype: str) -> TextComponents:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from pipelines import catalog
 from pipelines.catalog import ModelSpec
 from pipelines.errors import CheckpointError, ConfigurationError
+from pipelines.flux1 import memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class TransformerShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """The parts of one model.
+    """The parts of one model, a `pipelines.families.ModelParts`.
 
     `text_weights` counts both encoders, `decoder_weights` the VAE without its encoder, which is not
     kept. `t5_width` and `t5_heads` are those of the larger encoder, `decoder_channels` the channels
@@ -50,6 +51,55 @@ class Components:
     t5_width: int
     t5_heads: int
     decoder_channels: int
+
+    @property
+    def heads(self) -> int:
+        return self.transformer.num_attention_heads
+
+    def encode_bytes(self, *, batch: int, tokens: int) -> int:
+        return memory.encode_bytes(
+            width=self.t5_width, heads=self.t5_heads, batch=batch, tokens=tokens
+        )
+
+    def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
+        return memory.decode_bytes(
+            channels=self.decoder_channels, batch=batch, pixels=pixels, itemsize=itemsize
+        )
+
+    def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
+        return memory.tick_bytes(
+            self.transformer, tokens=tokens, itemsize=itemsize, tensor=tensor, ulysses=ulysses
+        )
+
+    def trajectory_bytes(
+        self,
+        *,
+        text: int,
+        image: int,
+        segments: int,
+        num_steps: int,
+        itemsize: int,
+        skips_steps: bool,
+    ) -> int:
+        return memory.trajectory_bytes(
+            self.transformer,
+            text=text,
+            image=image,
+            segments=segments,
+            num_steps=num_steps,
+            itemsize=itemsize,
+            skips_steps=skips_steps,
+        )
+
+    def first_rank_weights(self, tensor: int) -> int:
+        """Weights of the rank that has the modulation: all but what it shares of the blocks.
+
+        A double block has 24 d^2 in two streams, a single one 12 d^2; biases and norms are little.
+        """
+        shape = self.transformer
+        width = shape.num_attention_heads * shape.attention_head_dim
+        blocks = (24 * shape.num_layers + 12 * shape.num_single_layers) * width**2
+        return self.transformer_weights - blocks + blocks // tensor
 
 
 def _flux(*, weights: int, guidance_embeds: bool) -> Components:

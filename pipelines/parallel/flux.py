@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.attention import AttentionBackend
+from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
 from pipelines.parallel.mesh import RankMesh
 from pipelines.parallel.ulysses import ShardedLayout, UlyssesAttention, shard_layout
-from pipelines.ragged import Layout, PackedBatch, PackedFlux, RotaryTable, SegmentShape
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

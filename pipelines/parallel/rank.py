@@ -15,21 +15,18 @@ import torch
 
 from pipelines.flux1.checkpoint import open_transformer
 from pipelines.flux1.memory import modulation_width
+from pipelines.flux1.model import FluxModel
+from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.line import READY, Line
 from pipelines.parallel.team import RankSettings, Team, connect
 from pipelines.parallel.weights import load_transformer
-from pipelines.ragged import SegmentShape
-from pipelines.sampling import cut_schedule
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Segment, Trajectory
 
 _GRACE_S = 0.3
 """Once the team is lost, for last words; then the process ends itself."""
-
-_NO_POOLED = torch.empty(0)
-"""Only rank 0 makes modulation, from the pooled text."""
 
 
 def run_rank(settings: RankSettings, rank: int) -> Counter[str]:
@@ -70,7 +67,8 @@ class RankStage(DenoiserStage):
     """The trajectories of rank 0, on another rank."""
 
     def __init__(self, flux: ParallelFlux, scheduler_config: dict[str, Any], team: Team) -> None:
-        super().__init__(flux, scheduler_config)
+        super().__init__(FluxModel(flux, scheduler_config))
+        self._flux = flux
         self._team = team
         self._trajectories: dict[int, Trajectory] = {}
         # A table lives as long as a trajectory that has it, as it does on rank 0.
@@ -104,16 +102,16 @@ class RankStage(DenoiserStage):
         latents = self._receive(shape.image, config.in_channels)
         velocity = self._receive(shape.image, config.in_channels) if admit.has_velocity else None
         width = self._flux.transformer.inner_dim
+        rope = self._tables.rotary(shape.text, job.height, job.width)
         segments = [
-            Segment(self._receive(shape.text, width), _NO_POOLED, self._table(table))
+            # Only rank 0 makes modulation, from the pooled text.
+            Segment(self._receive(shape.text, width), None, self._table(table), shape, rope)
             for table in admit.tables
         ]
         return Trajectory(
             job=job,
             schedule=self._schedule_after(job, (*job.planned_cuts, *admit.cuts), shape.image),
             segments=tuple(segments),
-            shape=shape,
-            rope=self._tables.rotary(shape.text, job.height, job.width),
             latents=latents,
             step=admit.step,
             cuts=admit.cuts,
@@ -121,11 +119,8 @@ class RankStage(DenoiserStage):
         )
 
     def _recut(self, trajectory: Trajectory, recut: Recut) -> None:
-        trajectory.schedule = cut_schedule(
-            trajectory.schedule,
-            recut.cut,
-            self._scheduler_config,
-            image_tokens=trajectory.shape.image,
+        trajectory.schedule = self._model.cut_schedule(
+            trajectory.schedule, recut.cut, trajectory.image_tokens
         )
         trajectory.cuts = (*trajectory.cuts, recut.cut)
         trajectory.segments = tuple(

@@ -21,6 +21,7 @@ from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
 from pipelines.errors import StageLost
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import open_transformer
+from pipelines.flux1.model import FluxModel
 from pipelines.parallel.commands import Admit, Command, Order, Recut, Stop, Table, Tick, encode
 from pipelines.parallel.flux import ParallelFlux
 from pipelines.parallel.team import RankSettings, Team, connect
@@ -44,7 +45,8 @@ class ParallelStage(DenoiserStage):
         *,
         timeout_s: float = 60.0,
     ) -> None:
-        super().__init__(flux, scheduler_config)
+        super().__init__(FluxModel(flux, scheduler_config))
+        self._flux = flux
         self.team = team
         self._timeout_s = timeout_s
         # What rank 0's memory has let go of, the others let go of at the next command.
@@ -125,8 +127,8 @@ class ParallelStage(DenoiserStage):
                 job=job,
                 step=trajectory.step,
                 cuts=trajectory.cuts,
-                text_tokens=trajectory.shape.text,
-                image_tokens=trajectory.shape.image,
+                text_tokens=trajectory.segments[0].shape.text,
+                image_tokens=trajectory.image_tokens,
                 has_velocity=trajectory.velocity is not None,
                 tables=tables,
             )

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
+from pipelines.devices import resolve_device
 from pipelines.errors import ConfigurationError, StageLost
-from pipelines.flux1.checkpoint import resolve_device
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.line import INVITATION_BYTES, Line, Switchboard, call
 from pipelines.parallel.mesh import RankMesh

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.degrees import Degrees, shares
-from pipelines.ragged import SegmentShape
 
 
 def tick_traffic(

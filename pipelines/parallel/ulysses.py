@@ -6,7 +6,7 @@ needs whole segments, so an all-to-all turns "some tokens, all heads" into "all 
 any back end attends inside the segments, and a second one turns back.
 
 *Rank order* is the share of the first rank (its text, then its image tokens), of the second, and so
-on; stream and segment order are those of `pipelines.ragged`.
+on; stream and segment order are those of `pipelines.packing.layout`.
 
 Shapes:  T tokens of the batch    t of this rank    h heads before the exchange    u ranks
 """
@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipelines.flux1.blocks import Places
 from pipelines.packing.attention import AttentionBackend
+from pipelines.packing.layout import Layout, Places, SegmentShape, make_places
 from pipelines.parallel.degrees import shares, spans
 from pipelines.parallel.mesh import RankMesh
-from pipelines.ragged import Layout, SegmentShape, make_places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

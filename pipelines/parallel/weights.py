@@ -19,8 +19,9 @@ from diffusers.hooks.tensor_parallel import TPShardSpec, resolve_tp_shard_specs
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from pipelines.devices import resolve_dtype
 from pipelines.errors import CheckpointError
-from pipelines.flux1.checkpoint import TransformerFiles, resolve_dtype
+from pipelines.flux1.checkpoint import TransformerFiles
 from pipelines.parallel.degrees import spans
 from pipelines.parallel.mesh import RankMesh
 

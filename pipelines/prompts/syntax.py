@@ -14,7 +14,6 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.catalog import SIZE_MULTIPLE
 from pipelines.errors import InvalidRequest, UnsupportedFeature
 
 MAX_RATIO = 3
@@ -130,19 +129,21 @@ def size_for_ratio(
     ratio: tuple[int, int],
     *,
     area: int,
-    multiple: int = SIZE_MULTIPLE,
+    multiple: int,
     max_side: int,
-    min_side: int = SIZE_MULTIPLE,
+    min_side: int | None = None,
     max_area: int | None = None,
 ) -> tuple[int, int]:
     """(height, width) in pixels, multiples of `multiple`, for `ratio` given as (width, height).
 
-    Of the sizes whose long side is within a grid step of the ratio, with sides from `min_side` to
+    Of the sizes whose long side is within a grid step of the ratio, with sides from `min_side`
+    (None: `multiple`) to
     `max_side` and no more than `max_area` pixels (None: no bound), the one nearest to `area` pixels
     and to the ratio, a wrong ratio counting twice as much. The turned ratio has the turned size.
     Raises ValueError when no such size is within the limits.
     """
     wanted = max(ratio) / min(ratio)
+    min_side = multiple if min_side is None else min_side
     # Aim at what the limits let the ratio reach, so that no area is won by giving up the ratio.
     area = max(area, int(min_side * min_side * wanted))
     area = min(area, max_area or area, int(max_side * max_side / wanted))

@@ -5,21 +5,23 @@ There, a tensor of the wrong shape would fail everybody's step.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from pipelines.catalog import image_tokens
 from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
-from pipelines.errors import DegenerateImage, InvalidRequest
-from pipelines.ragged import SegmentShape
+from pipelines.errors import InvalidRequest
+from pipelines.families import Family
+from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.trajectory import first_modulated
 
 
-def segment_shape_of(job: LatentJob, positive: TextConditioning) -> SegmentShape:
+def segment_shapes(
+    conditionings: Sequence[TextConditioning], image_tokens: int
+) -> tuple[SegmentShape, ...]:
     """Tokens of each segment of a job."""
-    return SegmentShape(text=len(positive.prompt_embeds), image=image_tokens(job.height, job.width))
+    return tuple(SegmentShape(text=each.text_tokens, image=image_tokens) for each in conditionings)
 
 
 def conditionings_of(
@@ -31,24 +33,13 @@ def conditionings_of(
     return [positive]
 
 
-def check_conditioning(conditioning: TextConditioning, text_tokens: int, config: Any) -> None:
-    """Raises InvalidRequest for the text encoder of another model, or another length than the
-    prompt's `text_tokens`; DegenerateImage for values that are not finite."""
-    tensors = (conditioning.prompt_embeds, conditioning.pooled_prompt_embeds)
-    widths = tuple(tensor.shape[-1] for tensor in tensors)
-    expected = (config.joint_attention_dim, config.pooled_projection_dim)
-    if widths != expected:
+def check_family(job: LatentJob, family: Family) -> None:
+    """Raises InvalidRequest for a job of a model of another family."""
+    if job.family != family.name:
         raise InvalidRequest(
-            f"conditioning is {widths[0]} and {widths[1]} wide, but the denoiser takes"
-            f" {expected[0]} and {expected[1]}: both stages must load the same model"
+            f"{job.work_id}: is for a model of the family {job.family}, but the denoiser has one of"
+            f" {family.name}"
         )
-    if len(conditioning.prompt_embeds) != text_tokens:
-        raise InvalidRequest(
-            f"the negative prompt has {len(conditioning.prompt_embeds)} tokens, the prompt"
-            f" {text_tokens}: encode both with one max_sequence_length"
-        )
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise DegenerateImage("the text encoder's values are not finite")
 
 
 def check_start(

@@ -8,65 +8,58 @@ job. So a `Checkpoint` of the three goes on anywhere, to the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 import torch
 
+from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
 from pipelines.cuts import Cut
 from pipelines.errors import StageFailed
-from pipelines.flux1 import memory as footprint
-from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.families import FlowModel, family_named
 from pipelines.job_shape import shape_of
-from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable
-from pipelines.sampling import Schedule, check_can_cut, cut_schedule, draw_noise, guide
+from pipelines.packing.layout import PackedBatch, RotaryTable
+from pipelines.sampling import Schedule
 from pipelines.stages.admission import (
-    check_conditioning,
+    check_family,
     check_start,
     conditionings_of,
-    segment_shape_of,
+    segment_shapes,
 )
 from pipelines.stages.tables import Tables
 from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
 
-_LAYOUTS_KEPT = 32
-
 
 class DenoiserStage:
-    """Steps any mix of trajectories together, each exactly as `FluxPipeline` would alone."""
+    """Steps any mix of trajectories together, each exactly as it would be stepped alone."""
 
-    def __init__(self, flux: PackedFlux, scheduler_config: dict[str, Any]) -> None:
-        self._flux = flux
-        self._scheduler_config = scheduler_config
-        # Few distinct ones recur, and a set of trajectories stays together for many ticks.
-        self._layout = lru_cache(_LAYOUTS_KEPT)(flux.layout)
-        self._tables = Tables(flux, scheduler_config)
+    def __init__(self, model: FlowModel) -> None:
+        self._model = model
+        self._tables = Tables(model)
 
     @classmethod
     def load(
         cls,
         source: str,
         *,
+        family: str = DEFAULT_FAMILY,
         device: str = "cpu",
         dtype: str = "float32",
         attention: str = "sdpa",
         compile: bool = False,
     ) -> DenoiserStage:
-        """The stage with the weights of `source`; see `PackedFlux` for `attention` and `compile`.
+        """The stage with the weights of `source`; see `Family` for `attention` and `compile`.
 
         Raises CheckpointError, ConfigurationError.
         """
-        transformer, scheduler_config = load_denoiser_components(source, device=device, dtype=dtype)
-        return cls(PackedFlux(transformer, attention=attention, compile=compile), scheduler_config)
+        load = family_named(family).load_flow_model
+        return cls(load(source, device=device, dtype=dtype, attention=attention, compile=compile))
 
     def segments(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> tuple[int, ...]:
         """Tokens of each segment of one step: text and image, twice with true guidance."""
-        uses_true_cfg = len(conditionings_of(job, positive, negative)) > 1
-        shape = shape_of(job, uses_true_cfg=uses_true_cfg)
-        return shape.tokens(len(positive.prompt_embeds))
+        conditionings = conditionings_of(job, positive, negative)
+        return tuple(map(sum, segment_shapes(conditionings, self._image_tokens(job))))
 
     def forwards(self, job: LatentJob) -> int:
         """How many steps, of one forward each, a job takes unless it is cut."""
@@ -75,31 +68,21 @@ class DenoiserStage:
     def trajectory_bytes(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> int:
-        """Device memory of an admitted trajectory, see `footprint.trajectory_bytes`."""
-        text, image = segment_shape_of(job, positive)
-        return footprint.trajectory_bytes(
-            self._flux.config,
-            text=text,
-            image=image,
-            segments=len(conditionings_of(job, positive, negative)),
+        """Device memory of an admitted trajectory, in bytes."""
+        conditionings = conditionings_of(job, positive, negative)
+        return self._model.trajectory_bytes(
+            segment_shapes(conditionings, self._image_tokens(job)),
             num_steps=self.forwards(job),
-            itemsize=self._flux.dtype.itemsize,
             skips_steps=job.skips_steps,
         )
 
     def tick_bytes(self, tokens: int) -> int:
-        """Device memory of a tick over `tokens` at its peak, see `footprint.tick_bytes`."""
-        itemsize = self._flux.dtype.itemsize
-        return footprint.tick_bytes(self._flux.config, tokens=tokens, itemsize=itemsize)
+        """Device memory of a tick over `tokens` at its peak, in bytes."""
+        return self._model.tick_bytes(tokens)
 
     def random_conditioning(self, text_tokens: int) -> TextConditioning:
         """Text that means nothing, of the right widths: for measuring how long ticks take."""
-        config = self._flux.config
-        return TextConditioning(
-            prompt_embeds=torch.randn(text_tokens, config.joint_attention_dim),
-            pooled_prompt_embeds=torch.randn(config.pooled_projection_dim),
-            num_tokens=text_tokens,
-        )
+        return self._model.random_conditioning(text_tokens)
 
     @torch.inference_mode()
     def admit(
@@ -116,41 +99,40 @@ class DenoiserStage:
         DegenerateImage when a conditioning is not finite, UnsupportedFeature for
         `min_inference_steps` and `planned_cuts` where schedules cannot be cut.
         """
-        conditionings = conditionings_of(job, positive, negative)
-        for conditioning in conditionings:
-            check_conditioning(conditioning, len(positive.prompt_embeds), self._flux.config)
+        model, conditionings = self._model, conditionings_of(job, positive, negative)
+        check_family(job, model.family)
+        model.check_conditionings(conditionings)
         if job.min_inference_steps is not None or job.planned_cuts:
-            field = "step_cuts" if job.planned_cuts else "min_steps"
-            check_can_cut(self._scheduler_config, field)
-        shape, cuts = segment_shape_of(job, positive), start.cuts if start else ()
-        schedule = self._schedule_after(job, (*job.planned_cuts, *cuts), shape.image)
+            model.check_can_cut("step_cuts" if job.planned_cuts else "min_steps")
+        image, cuts = self._image_tokens(job), start.cuts if start else ()
+        schedule = self._schedule_after(job, (*job.planned_cuts, *cuts), image)
         if start is not None:
-            check_start(
-                start,
-                schedule,
-                shape=(shape.image, self._flux.config.in_channels),
-                dtype=self._flux.dtype,
-            )
-        device, dtype = self._flux.device, self._flux.dtype
+            check_start(start, schedule, shape=(image, model.latent_width), dtype=model.dtype)
         segments: list[Segment] = []
-        for conditioning in conditionings:
-            pooled = conditioning.pooled_prompt_embeds.to(device, dtype)
-            txt = self._flux.embed_text(conditioning.prompt_embeds.to(device, dtype))
+        for conditioning, shape in zip(
+            conditionings, segment_shapes(conditionings, image), strict=True
+        ):
+            txt, pooled = model.embed(conditioning)
             if job.planned_cuts:
-                vec = self._planned_modulation(job, pooled, shape.image)
+                vec = self._planned_modulation(job, pooled, image)
             else:
                 vec = self._modulation(job, pooled, schedule, cuts)
-            segments.append(Segment(txt, pooled, vec))
+            rope = self._tables.rotary(shape.text, job.height, job.width)
+            segments.append(Segment(txt, pooled, vec, shape, rope))
         return Trajectory(
             job=job,
             schedule=schedule,
             segments=tuple(segments),
-            shape=shape,
-            rope=self._tables.rotary(shape.text, job.height, job.width),
-            latents=start.latents.to(device) if start else self._noise(job),
+            latents=(
+                start.latents.to(model.device)
+                if start
+                else model.noise(job.seed, job.height, job.width)
+            ),
             step=start.step if start else 0,
             cuts=cuts,
-            velocity=start.velocity.to(device) if start and start.velocity is not None else None,
+            velocity=(
+                start.velocity.to(model.device) if start and start.velocity is not None else None
+            ),
         )
 
     @torch.inference_mode()
@@ -163,8 +145,8 @@ class DenoiserStage:
         try:
             velocities = self._velocities(trajectories)
             moved = [item.moved(v) for item, v in zip(trajectories, velocities, strict=True)]
-            if self._flux.device.type == "cuda":
-                torch.cuda.synchronize(self._flux.device)
+            if self._model.device.type == "cuda":
+                torch.cuda.synchronize(self._model.device)
         except torch.OutOfMemoryError as error:  # of these works, and no sign of a broken device
             raise StageFailed("too little memory for this step", stage="Denoiser") from error
         for item, velocity, latents in zip(trajectories, velocities, moved, strict=True):
@@ -186,9 +168,7 @@ class DenoiserStage:
             raise ValueError(f"{job.work_id}: a schedule that is planned to be short is not cut")
         cut = Cut(trajectory.step, num_steps)
         cuts = (*trajectory.cuts, cut)
-        schedule = cut_schedule(
-            trajectory.schedule, cut, self._scheduler_config, image_tokens=trajectory.shape.image
-        )
+        schedule = self._model.cut_schedule(trajectory.schedule, cut, trajectory.image_tokens)
         trajectory.segments = tuple(
             segment._replace(vec=self._modulation(job, segment.pooled, schedule, cuts))
             for segment in trajectory.segments
@@ -225,23 +205,24 @@ class DenoiserStage:
         """The schedule of a job's steps as it is after these cuts."""
         schedule = self._tables.schedule(job.num_inference_steps, image_tokens, job.skips_steps)
         for cut in cuts:
-            schedule = cut_schedule(
-                schedule, cut, self._scheduler_config, image_tokens=image_tokens
-            )
+            schedule = self._model.cut_schedule(schedule, cut, image_tokens)
         return schedule
 
     def _modulation(
-        self, job: LatentJob, pooled: torch.Tensor, schedule: Schedule, cuts: tuple[Cut, ...]
+        self,
+        job: LatentJob,
+        pooled: torch.Tensor | None,
+        schedule: Schedule,
+        cuts: tuple[Cut, ...],
     ) -> torch.Tensor:
         """Modulation of the forwards since the last cut, in one product.
 
         No more and no less even where some of them are done: the same product has the same bits.
         """
-        timesteps = schedule.timesteps[first_modulated(cuts) :]
-        return self._tables.modulation(timesteps, job.guidance_scale, pooled)
+        return self._model.modulation(schedule, first_modulated(cuts), job.guidance_scale, pooled)
 
     def _planned_modulation(
-        self, job: LatentJob, pooled: torch.Tensor, image_tokens: int
+        self, job: LatentJob, pooled: torch.Tensor | None, image_tokens: int
     ) -> torch.Tensor:
         """Modulation of all forwards, out of the products that a job takes which is cut so on its
         way: other products might have other bits."""
@@ -254,28 +235,21 @@ class DenoiserStage:
             parts.append(vec[: until - first_modulated(made)])
         return torch.cat(parts)
 
-    def _noise(self, job: LatentJob) -> torch.Tensor:
-        return draw_noise(
-            job.seed,
-            height=job.height,
-            width=job.width,
-            latent_channels=self._flux.config.in_channels // 4,
-            device=self._flux.device,
-            dtype=self._flux.dtype,
-        )
+    def _image_tokens(self, job: LatentJob) -> int:
+        return self._model.family.image_tokens(job.height, job.width)
 
     def _velocities(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """The velocity (S, D) of each trajectory, guided where it has two segments."""
         parts = iter(
-            self._flux.velocity(self._pack(trajectories)).split(
-                [item.shape.image for item in trajectories for _ in item.segments]
+            self._model.velocity(self._pack(trajectories)).split(
+                [item.image_tokens for item in trajectories for _ in item.segments]
             )
         )
         velocities: list[torch.Tensor] = []
         for item in trajectories:
             velocity = next(parts)
             if len(item.segments) == 2:
-                velocity = guide(velocity, next(parts), item.job.true_cfg_scale)
+                velocity = self._model.guide(velocity, next(parts), item.job.true_cfg_scale)
             velocities.append(velocity)
         return velocities
 
@@ -283,14 +257,14 @@ class DenoiserStage:
         """Lay the segments of all trajectories one after the other."""
         pairs = [(item, segment) for item in trajectories for segment in item.segments]
         return PackedBatch(
-            layout=self._layout(tuple(item.shape for item, _ in pairs)),
+            layout=self._tables.layout(tuple(segment.shape for _, segment in pairs)),
             img=torch.cat([item.latents for item, _ in pairs]),
             txt=torch.cat([segment.txt for _, segment in pairs]),
             vec=torch.stack(
                 [segment.vec[item.step - first_modulated(item.cuts)] for item, segment in pairs]
             ),
             rope=RotaryTable(
-                torch.cat([item.rope.cos for item, _ in pairs]),
-                torch.cat([item.rope.sin for item, _ in pairs]),
+                torch.cat([segment.rope.cos for _, segment in pairs]),
+                torch.cat([segment.rope.sin for _, segment in pairs]),
             ),
         )

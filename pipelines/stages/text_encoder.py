@@ -1,33 +1,34 @@
-"""The text encoder stage: prompts to conditionings, CLIP for the pooled vector, T5 for tokens."""
+"""The text encoder stage: prompts to conditionings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from pipelines.batch_invariant import rounds_by_position
+from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import TextConditioning, TextPrompt
-from pipelines.flux1.checkpoint import TextComponents, load_text_components
-from pipelines.prompts.unread_text import UnreadText
-from pipelines.stages.prompt_reading import read_texts
+from pipelines.families import PromptEncoder, family_named
 
 
 class TextEncoderStage:
-    """Encodes prompts as `FluxPipeline.encode_prompt` does.
+    """Encodes prompts of one length together."""
 
-    No attention mask is used anywhere: the padding takes part, so the padded length
-    (`max_sequence_length`) is part of the result and is never trimmed.
-    """
-
-    def __init__(self, components: TextComponents) -> None:
-        self._clip_tokenizer, self._clip, self._t5_tokenizer, self._t5 = components
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
 
     @classmethod
-    def load(cls, source: str, *, device: str = "cpu", dtype: str = "float32") -> TextEncoderStage:
+    def load(
+        cls,
+        source: str,
+        *,
+        family: str = DEFAULT_FAMILY,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> TextEncoderStage:
         """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
-        return cls(load_text_components(source, device=device, dtype=dtype))
+        load = family_named(family).load_prompt_encoder
+        return cls(load(source, device=device, dtype=dtype))
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
@@ -38,61 +39,4 @@ class TextEncoderStage:
         if not prompts:
             return []
         (length,) = {prompt.max_sequence_length for prompt in prompts}
-        texts = [prompt.prompt for prompt in prompts]
-        pooled = self._pooled(texts)
-        ids = self._t5_tokens(texts, length)
-        unread = self._unread(texts, length)
-        embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
-        used = (ids != torch.tensor(self._t5_tokenizer.pad_token_id)).sum(dim=1).tolist()
-        return [
-            TextConditioning(
-                # Cloned: a view would keep, and send, the whole batch.
-                prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
-                pooled_prompt_embeds=pooled[i].clone(),
-                num_tokens=used[i],
-                unread=unread[i],
-            )
-            for i in range(len(prompts))
-        ]
-
-    def _pooled(self, texts: list[str]) -> torch.Tensor:
-        """CLIP's pooled output (B, P), from its own tokenizer's full length."""
-        tokenizer: Any = self._clip_tokenizer
-        tokens = tokenizer(
-            texts,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        ids: torch.Tensor = tokens.input_ids.to(self._clip.device)
-        # T5's activation is made of others, that round alike everywhere; CLIP's is not.
-        parts = ids.split(1) if rounds_by_position(ids.device) else [ids]
-        pooled = [self._clip(part, output_hidden_states=False).pooler_output for part in parts]
-        return torch.cat(pooled).to(self._clip.dtype)
-
-    def _t5_tokens(self, texts: list[str], length: int) -> torch.Tensor:
-        """Padded ids (B, length)."""
-        tokenizer: Any = self._t5_tokenizer
-        tokens = tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return tokens.input_ids
-
-    def _unread(self, texts: list[str], length: int) -> list[UnreadText]:
-        """What each text said in vain."""
-        clip: Any = self._clip_tokenizer
-        pairs = zip(
-            read_texts(self._t5_tokenizer, texts, length),
-            read_texts(clip, texts, clip.model_max_length),
-            strict=True,
-        )
-        return [
-            UnreadText(
-                dropped_text=t5.dropped_text,
-                pooled_dropped_text=pooled.dropped_text,
-                unknown_words=tuple(dict.fromkeys((*t5.unknown_words, *pooled.unknown_words))),
-                marks=tuple(dict.fromkeys((*t5.marks, *pooled.marks))),
-            )
-            for t5, pooled in pairs
-        ]
+        return self._encoder.encode([prompt.prompt for prompt in prompts], length)

@@ -10,20 +10,23 @@ import torch
 from pipelines.contracts import LatentJob
 from pipelines.cuts import Cut
 from pipelines.errors import DegenerateImage
-from pipelines.ragged import RotaryTable, SegmentShape
+from pipelines.packing.layout import RotaryTable, SegmentShape
 from pipelines.sampling import Schedule, euler_step, extrapolate
 
 
 class Segment(NamedTuple):
     """One conditioning of one trajectory.
 
-    `txt` (L, d) embedded text, `pooled` (P,), and `vec` (n, M) the modulation of the last n
-    forwards of the schedule: of all, or of those after the last cut.
+    `txt` (L, d) embedded text, `pooled` (P,) what modulation sees of it, if anything, and `vec`
+    (n, M) the modulation of the last n forwards of the schedule: of all, or of those after the last
+    cut. `rope` are the rotary factors of its tokens, as many as `shape` says.
     """
 
     txt: torch.Tensor
-    pooled: torch.Tensor
+    pooled: torch.Tensor | None
     vec: torch.Tensor
+    shape: SegmentShape
+    rope: RotaryTable
 
 
 @dataclass(slots=True, kw_only=True, weakref_slot=True)
@@ -38,8 +41,6 @@ class Trajectory:
     job: LatentJob
     schedule: Schedule
     segments: tuple[Segment, ...]
-    shape: SegmentShape
-    rope: RotaryTable
     latents: torch.Tensor
     step: int = 0
     cuts: tuple[Cut, ...] = ()
@@ -49,6 +50,11 @@ class Trajectory:
     def num_steps(self) -> int:
         """Forwards in all, as the schedule is now."""
         return self.schedule.num_steps
+
+    @property
+    def image_tokens(self) -> int:
+        """S, in each segment."""
+        return self.segments[0].shape.image
 
     @property
     def is_done(self) -> bool:

@@ -7,26 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.batch_invariant import make_batch_invariant
+from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
-from pipelines.flux1.autoencoder import FluxVae, VaeAttention
-from pipelines.flux1.checkpoint import load_vae
-from pipelines.sampling import unpack
+from pipelines.families import LatentDecoder, family_named
 
 
 class VaeDecoderStage:
-    """Decodes latents as `FluxPipeline` does, to the same bytes; on a CPU whatever the batch."""
+    """Decodes latents, images of one size together, and checks what comes out."""
 
-    def __init__(self, vae: FluxVae) -> None:
-        # Convolutions ran 1.1 to 1.4 times faster on a CPU with channels innermost.
-        self._vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        make_batch_invariant(self._vae.decoder, by_image=VaeAttention)
+    def __init__(self, decoder: LatentDecoder) -> None:
+        self._decoder = decoder
 
     @classmethod
-    def load(cls, source: str, *, device: str = "cpu", dtype: str = "float32") -> VaeDecoderStage:
+    def load(
+        cls,
+        source: str,
+        *,
+        family: str = DEFAULT_FAMILY,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> VaeDecoderStage:
         """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
-        return cls(load_vae(source, device=device, dtype=dtype))
+        load = family_named(family).load_latent_decoder
+        return cls(load(source, device=device, dtype=dtype))
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[Latents]) -> list[DecodedImage | DegenerateImage]:
@@ -44,16 +48,9 @@ class VaeDecoderStage:
 
     @torch.inference_mode()
     def values(self, latents: Sequence[Latents]) -> torch.Tensor:
-        """(B, 3, height, width) around -1..1, in the VAE's dtype, of latents of one size."""
+        """(B, 3, height, width) around -1..1, in the decoder's dtype, of latents of one size."""
         ((height, width),) = {(item.height, item.width) for item in latents}
-        config = self._vae.config
-        packed = torch.stack([item.packed for item in latents]).to(
-            self._vae.device, self._vae.dtype
-        )
-        unpacked = unpack(packed, height=height, width=width)
-        scaled = (unpacked / config.scaling_factor) + config.shift_factor
-        scaled = scaled.contiguous(memory_format=torch.channels_last)
-        return self._vae.decode(scaled)
+        return self._decoder.decode([item.packed for item in latents], height, width)
 
 
 def _checked(pixels: np.ndarray, is_finite: bool) -> DecodedImage | DegenerateImage:

@@ -79,6 +79,7 @@ def normalise(
         min_inference_steps=_min_steps(request, steps, requested, warnings),
         planned_cuts=_checked_cuts(cuts, steps),
         skips_steps=skips_steps,
+        family=spec.family,
     )
     return Plan(
         params=params,

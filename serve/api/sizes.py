@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.catalog import ModelSpec
 from pipelines.errors import InvalidRequest
+from pipelines.families import family_of
 from pipelines.prompts.syntax import MAX_RATIO, size_for_ratio
 from serve.settings.settings import Limits
 
@@ -59,13 +60,13 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRules:
-    """Which sizes a model and a server allow together: on the grid of 16, and within bounds."""
+    """Which sizes a model and a server allow together: on its family's grid, and within bounds."""
 
     default: Size
     min_side: int
     max_side: int
     max_pixels: int
-    multiple: int = SIZE_MULTIPLE
+    multiple: int
 
     @classmethod
     def of(cls, spec: ModelSpec, limits: Limits) -> SizeRules:
@@ -74,6 +75,7 @@ class SizeRules:
             min_side=limits.min_side,
             max_side=min(spec.max_side, limits.max_side),
             max_pixels=limits.max_pixels,
+            multiple=family_of(spec).size_multiple,
         )
 
     def parse(self, text: str) -> Size:

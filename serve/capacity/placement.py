@@ -17,8 +17,7 @@ from deployments.options.stages import (
 from deployments.stage_table import FUSED, StageRow
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
-from pipelines.flux1 import memory as footprint
-from pipelines.flux1.components import Components, components_of
+from pipelines.families import ModelParts, family_of
 from serve.settings.sections import Limits
 from serve.settings.settings import Settings
 
@@ -110,7 +109,7 @@ class Placement:
 def placements(settings: Settings) -> list[Placement]:
     """Every deployment of the application, the ingress first.
 
-    Raises what `components_of` raises, and ConfigurationError for too little memory.
+    Raises what the family's `parts_of` raises, and ConfigurationError for too little memory.
     """
     ingress, spec = settings.ingress, settings.model_spec()
     low, high = _bounds(ingress.num_replicas, ingress.autoscaling)
@@ -122,7 +121,7 @@ def placements(settings: Settings) -> list[Placement]:
         bundles=(Bundle(num_cpus=ingress.num_cpus),),
         selector=ingress.label_selector,
     )
-    needs = _Needs(components_of(spec), spec, settings.limits)
+    needs = _Needs(family_of(spec).parts_of(spec), spec, settings.limits)
     deployed = settings.stages.deployed().items()
     return [first, *(_stage(row, each, settings.stages, needs) for row, each in deployed)]
 
@@ -156,7 +155,7 @@ def _bounds(replicas: int | None, autoscaling: ReplicaBounds | None) -> tuple[in
 class _Needs:
     """The memory of each stage for one model and what its requests may ask for."""
 
-    components: Components
+    parts: ModelParts
     spec: ModelSpec
     limits: Limits
 
@@ -173,23 +172,18 @@ class _Needs:
         return sum(there[1:], there[0])
 
     def _encoder(self, options: BatchingStageOptions) -> Memory:
-        parts = self.components
         return Memory(
-            weights=parts.text_weights * _BYTES[options.dtype],
-            activations=footprint.encode_bytes(
-                width=parts.t5_width,
-                heads=parts.t5_heads,
-                batch=options.max_batch_size,
-                tokens=self.spec.max_sequence_length,
+            weights=self.parts.text_weights * _BYTES[options.dtype],
+            activations=self.parts.encode_bytes(
+                batch=options.max_batch_size, tokens=family_of(self.spec).text_tokens(self.spec)
             ),
         )
 
     def _decoder(self, options: BatchingStageOptions) -> Memory:
         itemsize = _BYTES[options.dtype]
         return Memory(
-            weights=self.components.decoder_weights * itemsize,
-            activations=footprint.decode_bytes(
-                channels=self.components.decoder_channels,
+            weights=self.parts.decoder_weights * itemsize,
+            activations=self.parts.decode_bytes(
                 batch=options.max_batch_size,
                 pixels=self.limits.largest_pixels(self.spec),
                 itemsize=itemsize,
@@ -199,23 +193,22 @@ class _Needs:
     def _denoiser(self, options: DenoiserOptions) -> Memory:
         """The largest image alone: the engine gives half of what is free to the activations of a
         step, and half to images under way. Of several ranks it is the first, which needs most."""
-        itemsize, shape = _BYTES[options.dtype], self.components.transformer
-        tokens, degrees = self.limits.largest_tokens(self.spec), options.parallel.degrees
+        itemsize, degrees = _BYTES[options.dtype], options.parallel.degrees
+        tokens = self.limits.largest_tokens(self.spec)
+        text = family_of(self.spec).text_tokens(self.spec)
         try:
-            degrees.check(shape.num_attention_heads)
+            degrees.check(self.parts.heads)
         except ConfigurationError as error:
             raise ConfigurationError(f"stages.denoiser.{error.message}") from error
-        activations = footprint.tick_bytes(
-            shape,
+        activations = self.parts.tick_bytes(
             tokens=tokens,
             itemsize=itemsize,
             tensor=degrees.tensor,
             ulysses=degrees.ulysses,
         )
-        trajectory = footprint.trajectory_bytes(
-            shape,
-            text=self.spec.max_sequence_length,
-            image=tokens - self.spec.max_sequence_length,
+        trajectory = self.parts.trajectory_bytes(
+            text=text,
+            image=tokens - text,
             segments=1,
             num_steps=self.limits.max_steps,
             itemsize=itemsize,
@@ -233,18 +226,8 @@ class _Needs:
         elif options.resolved_device == "cuda":
             shared = int(shared / GPU_MEMORY_SHARE)
         return Memory(
-            weights=self._first_rank_weights(degrees.tensor) * itemsize,
+            weights=self.parts.first_rank_weights(degrees.tensor) * itemsize,
             activations=activations,
             trajectories=trajectory,
             free=shared - activations - trajectory,
         )
-
-    def _first_rank_weights(self, tensor: int) -> int:
-        """Weights of the rank that has the modulation: all but what it shares of the blocks.
-
-        A double block has 24 d^2 in two streams, a single one 12 d^2; biases and norms are little.
-        """
-        shape = self.components.transformer
-        width = shape.num_attention_heads * shape.attention_head_dim
-        blocks = (24 * shape.num_layers + 12 * shape.num_single_layers) * width**2
-        return self.components.transformer_weights - blocks + blocks // tensor

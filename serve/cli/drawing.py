@@ -88,8 +88,9 @@ class LocalDrawing:
     def _load(self) -> LocalChain:
         import torch
 
+        from pipelines.families import family_of
+
         _silence_transformers()
-        from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
         from pipelines.local import LocalChain
         from pipelines.stages.safety.safety import CLASSIFIER_PARTS, load_image_classifier
 
@@ -112,7 +113,9 @@ class LocalDrawing:
             dtype=safety.dtype,
             threads=safety.resolved_threads,
         )
-        folder = fetch(self._spec.source, (*TEXT_PARTS, *DENOISER_PARTS, *VAE_PARTS), weights)
+        family = family_of(self._spec)
+        files = (*family.text_files, *family.transformer_files, *family.decoder_files)
+        folder = fetch(self._spec.source, files, weights)
         spec = replace(self._spec, source=str(folder))
         return LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
 

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from deployments.options.stages import Options, RequestAutoscalingOptions
-from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
+from pipelines.families import family_named, family_of
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 """Bounds of a request's `priority`."""
@@ -51,6 +52,9 @@ _AS_LIST = BeforeValidator(_nothing_in_words)
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], _AS_LIST]
 """Addresses and networks; from text, separated by commas, or `none`."""
 
+_MULTIPLE = family_named(DEFAULT_FAMILY).size_multiple
+"""Of the sides of images, in pixels; a model of another family may ask for more."""
+
 
 class Limits(Options):
     """What one request, and all of them together, may ask for."""
@@ -72,13 +76,13 @@ class Limits(Options):
         "max_queued_images_per_tenant",
     )
 
-    max_pixels: int = Field(default=2048 * 2048, ge=SIZE_MULTIPLE**2)
+    max_pixels: int = Field(default=2048 * 2048, ge=_MULTIPLE**2)
     """Width times height of one image."""
 
-    min_side: int = Field(default=64, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    min_side: int = Field(default=64, ge=_MULTIPLE, multiple_of=_MULTIPLE)
     """Shortest side of an image, pixels; a multiple of 16."""
 
-    max_side: int = Field(default=2048, ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)
+    max_side: int = Field(default=2048, ge=_MULTIPLE, multiple_of=_MULTIPLE)
     """Longest side of an image, pixels; a multiple of 16. The model's own bound applies as well."""
 
     max_steps: int = Field(default=100, ge=1)
@@ -123,7 +127,8 @@ class Limits(Options):
 
     def largest_tokens(self, spec: ModelSpec) -> int:
         """Tokens of one step of that image, with its prompt."""
-        return self.largest_pixels(spec) // SIZE_MULTIPLE**2 + spec.max_sequence_length
+        family = family_of(spec)
+        return self.largest_pixels(spec) // family.size_multiple**2 + family.text_tokens(spec)
 
 
 class Deadlines(Options):

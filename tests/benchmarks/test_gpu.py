@@ -26,7 +26,7 @@ from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.groups import GROUPS, Group, run
 from benchmarks.gpu.rows import Report, Row, row_of
 from benchmarks.random_flux import DEV, TINY, random_transformer, step_flops, twin_of
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.transformer import PackedFlux
 from tests.pretend_cuda import pretend_cuda
 
 ALL = re.compile("")

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.application import bind_stages
 from deployments.graph.progress import Phase, Progress
 from deployments.options.stages import StagesConfig
+from deployments.storage.parameters import read_record
 from pipelines import catalog
 from pipelines.contracts import GenerationResult
 from pipelines.embedded import EMBEDDED_MODEL_NAME
@@ -114,7 +115,9 @@ def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) ->
 def test_each_file_says_its_own_seed(driver: DeploymentHandle[Any]) -> None:
     result = _generate(driver, num_images=2, seed=40)
     settings = [parameters_of(image).splitlines()[-1] for image in result.images]
-    assert settings == ["Steps: 2, Seed: 40", "Steps: 2, Seed: 41"]
+    assert [read_record(parameters_of(image))["seed"] for image in result.images] == [40, 41]
+    for line, seed in zip(settings, (40, 41), strict=True):
+        assert f", Seed: {seed}, Size: 64x64, " in line
 
 
 def test_a_flagged_image_is_refused(

@@ -32,7 +32,7 @@ _OPTIONS = "from deployments.options.stages import *"
 STAGES: dict[str, tuple[str, set[str]]] = {
     "TextEncoder": (
         f"{_CARRIED}; {_OPTIONS}; from deployments.stages.text_encoder import TextEncoder;"
-        "stage = TextEncoder(spec.source, TextEncoderOptions())",
+        "stage = TextEncoder(spec, TextEncoderOptions())",
         # transformers loads the rest with any of its models.
         {
             "accelerate",
@@ -55,7 +55,7 @@ STAGES: dict[str, tuple[str, set[str]]] = {
     ),
     "VaeDecoder": (
         f"{_CARRIED}; {_OPTIONS}; from deployments.stages.vae_decoder import VaeDecoder;"
-        "stage = VaeDecoder(spec.source, VaeDecoderOptions())",
+        "stage = VaeDecoder(spec, VaeDecoderOptions())",
         {"torch"},
     ),
     "SafetyClassifier": (

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipelines.ragged import PackedBatch, PackedFlux, RotaryTable, SegmentShape
-from pipelines.sampling import position_ids
+from pipelines.flux1.latents import position_ids
+from pipelines.flux1.transformer import PackedFlux
+from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
 
 
 class SegmentSpec(NamedTuple):

@@ -40,7 +40,8 @@ def stage(request: pytest.FixtureRequest, dev_like: Path) -> VaeDecoderStage:
 
 def latents_of(stage: VaeDecoderStage, height: int, width: int, seed: int) -> Latents:
     generator = torch.Generator().manual_seed(seed)
-    config: Any = stage._vae.config
+    decoder: Any = stage._decoder
+    config = decoder.vae.config
     packed = torch.randn(height * width // 256, 4 * config.latent_channels, generator=generator)
     return Latents(packed=packed, height=height, width=width, steps_run=1)
 
@@ -83,9 +84,10 @@ def test_steps_of_mixed_and_of_equal_sizes(threads: int) -> None:
 def test_prompts_of_a_wide_clip(dev_like: Path, threads: int) -> None:
     """So wide that a batch's activations are shared out to all threads."""
     stage = TextEncoderStage.load(str(dev_like))
-    config = CLIPTextConfig(**{**stage._clip.config.to_dict(), "intermediate_size": 1024})
+    encoder: Any = stage._encoder
+    config = CLIPTextConfig(**{**encoder._clip.config.to_dict(), "intermediate_size": 1024})
     torch.manual_seed(0)
-    stage._clip = CLIPTextModel(config).eval()
+    encoder._clip = CLIPTextModel(config).eval()
     # CLIP sees what stands before the end mark: texts that are as long as its window.
     texts = [f"{colour} square on the left of a dog " * 3 for colour in ("red", "green", "blue")]
     prompts = [TextPrompt(prompt=text, max_sequence_length=48) for text in texts]

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.catalog import SIZE_MULTIPLE, find, models
+from pipelines.catalog import find, models
 from pipelines.errors import ConfigurationError
+from pipelines.families import family_of
 
 
 def test_defaults_are_on_the_grid_and_within_the_models_bounds() -> None:
     assert set(models()) == {"sluice-shapes", "flux.1-dev", "flux.1-schnell"}
     for spec in models().values():
         for height, width in [(spec.height, spec.width), *spec.trained_sizes]:
-            assert height % SIZE_MULTIPLE == width % SIZE_MULTIPLE == 0
+            multiple = family_of(spec).size_multiple
+            assert height % multiple == width % multiple == 0
             assert max(height, width) <= spec.max_side
         assert spec.num_inference_steps > 0
         assert spec.max_sequence_length <= 512

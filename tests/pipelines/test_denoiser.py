@@ -22,7 +22,7 @@ from pipelines.contracts import (
 )
 from pipelines.cuts import redrawn_by
 from pipelines.errors import DegenerateImage, InvalidRequest, UnsupportedFeature
-from pipelines.sampling import make_schedule
+from pipelines.flux1.schedule import make_schedule
 from pipelines.skipping import evaluated_steps
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
@@ -172,7 +172,8 @@ def test_skipping_walks_the_full_schedule_and_forecasts(stage: DenoiserStage) ->
     conditionings = texts(stage)
     ours = stage.admit(job, *conditionings)
     full = stage.admit(replace(job, skips_steps=False), *conditionings)
-    config = stage._scheduler_config
+    model: Any = stage._model
+    config = model.scheduler_config
     schedule = make_schedule(config, num_steps=12, image_tokens=12, device=torch.device("cpu"))
     sigmas, forwards = schedule.sigmas, 0
     history: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -237,7 +238,8 @@ def test_a_cut_must_shorten_what_is_left(stage: DenoiserStage, num_steps: int) -
 
 def test_what_cannot_be_cut_is_refused_when_it_comes_in(dev_like: Path) -> None:
     stage = DenoiserStage.load(str(dev_like))
-    stage._scheduler_config = {**stage._scheduler_config, "use_karras_sigmas": True}
+    model: Any = stage._model
+    model.scheduler_config = {**model.scheduler_config, "use_karras_sigmas": True}
     with pytest.raises(UnsupportedFeature, match=r"min_steps.*use_karras_sigmas"):
         stage.admit(replace(JOB, min_inference_steps=3), *texts(stage))
     trajectory = stage.admit(JOB, *texts(stage))
@@ -351,8 +353,8 @@ def test_a_trajectory_weighs_what_it_was_said_to(
     trajectory = stage.admit(job, *conditionings)
     for _ in range(4):
         stage.tick([trajectory])
-    held = [trajectory.latents, *trajectory.rope]
-    held += [tensor for segment in trajectory.segments for tensor in segment]
+    held = [trajectory.latents, *trajectory.segments[0].rope]
+    held += [each for part in trajectory.segments for each in part if torch.is_tensor(each)]
     if trajectory.velocity is not None:
         held.append(trajectory.velocity)
     assert (trajectory.velocity is not None) == skips_steps

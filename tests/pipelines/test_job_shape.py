@@ -55,7 +55,7 @@ def test_what_a_checkpoint_has_done_is_not_left() -> None:
 def test_segments_are_an_image_and_its_text() -> None:
     assert JobShape(32, 2, 10).tokens(36) == (68, 68)
     job = LatentJob.of(PARAMS, 0, group="g", work_id="w")
-    assert shape_of(job, uses_true_cfg=True).tokens(0) == (32, 32)
+    assert shape_of(replace(job, true_cfg_scale=2.0)).tokens(0) == (32, 32)
 
 
 def test_the_module_needs_no_torch() -> None:

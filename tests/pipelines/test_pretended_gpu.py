@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipelines import ragged
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     Checkpoint,
@@ -32,9 +31,11 @@ from pipelines.contracts import (
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage, StageFailed
+from pipelines.flux1 import transformer
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.flux1.model import FluxModel
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.local import LocalChain
-from pipelines.ragged import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory
@@ -131,7 +132,8 @@ def finished(stage: DenoiserStage, *works: Trajectory) -> list[torch.Tensor]:
 
 
 def test_all_of_the_model_is_on_the_device(stage: DenoiserStage) -> None:
-    flux = stage._flux
+    model: Any = stage._model
+    flux = model.flux
     weights = [*flux.transformer.parameters(), *flux.transformer.buffers()]
     weights += [x for part in (*flux._double, *flux._single) for x in _tensors(part)]
     assert len(weights) > 100
@@ -218,12 +220,14 @@ def test_an_index_left_on_the_cpu_is_found(
 ) -> None:
     """Guards all of the above: they would pass on a device that takes anything."""
     works = [stage.admit(replace(JOB, width=width), TEXT, None) for width in (48, 96)]
-    make = ragged.make_places
-    monkeypatch.setattr(ragged, "make_places", lambda shapes, _: make(shapes, torch.device("cpu")))
+    make = transformer.make_places
+    monkeypatch.setattr(
+        transformer, "make_places", lambda shapes, _: make(shapes, torch.device("cpu"))
+    )
     with pytest.raises(RuntimeError, match=r"same device.*index_select"):
         stage.tick(works)
-    monkeypatch.setattr(ragged, "make_places", make)
-    stage._layout.cache_clear()
+    monkeypatch.setattr(transformer, "make_places", make)
+    stage._tables.layout.cache_clear()
     stage.tick(works)
     assert [work.step for work in works] == [1, 1]
 
@@ -400,7 +404,7 @@ def played(dev_like: Path, waits: HostWaits) -> dict[str, list[ScriptedStage]]:
 
     def replica(device: str) -> ScriptedStage:
         parts = load_denoiser_components(str(dev_like), device=device, dtype="float32")
-        return ScriptedStage(PackedFlux(parts.transformer), parts.scheduler_config)
+        return ScriptedStage(FluxModel(PackedFlux(parts.transformer), parts.scheduler_config))
 
     return {device: [replica(device), replica(device)] for device in ("cpu", "cuda")}
 

@@ -22,6 +22,7 @@ from pipelines.contracts import (
 )
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
 from pipelines.flux1.checkpoint import load_vae
+from pipelines.flux1.decoder import FluxDecoder
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
@@ -120,7 +121,7 @@ def test_a_flat_image_is_an_error_not_a_result(dev_like: Path) -> None:
     with torch.no_grad():
         vae.decoder.conv_out.weight.zero_()
         vae.decoder.conv_out.bias.fill_(-1.0)
-    stage = VaeDecoderStage(vae)
+    stage = VaeDecoderStage(FluxDecoder(vae))
     flat = Latents(packed=torch.randn(16, 64), height=64, width=64, steps_run=1)
     (image,) = stage.decode([flat])
     assert isinstance(image, DegenerateImage)
@@ -194,7 +195,7 @@ def test_a_tick_that_raises_has_moved_nobody(
     def out_of_memory(*_: object) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("pipelines.stages.denoiser.guide", out_of_memory)
+    monkeypatch.setattr("pipelines.sampling.guide", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         denoiser.tick(works)
     assert [work.step for work in works] == [0, 0]

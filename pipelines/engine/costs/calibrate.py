@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pipelines.catalog import SIZE_MULTIPLE, ModelSpec
+from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
 from pipelines.contracts import LatentJob, TextConditioning
 from pipelines.engine.costs.points import Point
+from pipelines.families import family_of
 
 REPEATS = 3
 """Timed ticks of each mix, after one that is not: it allocates, and may compile."""
@@ -36,9 +37,9 @@ class Shape(NamedTuple):
     images: int
 
     @property
-    def image_tokens(self) -> int:
-        """Image tokens of one of the images."""
-        return (self.height // SIZE_MULTIPLE) * (self.width // SIZE_MULTIPLE)
+    def pixels(self) -> int:
+        """Of all the images."""
+        return self.images * self.height * self.width
 
 
 class Measurable(Protocol[Trajectory]):
@@ -72,11 +73,13 @@ def choose_shapes(spec: ModelSpec) -> list[Mix]:
     own = max(spec.height, spec.width)
     largest = min(spec.max_side, max(own * 5 // 4, _LARGEST_AT_LEAST))
     wanted = {_SMALLEST, own // 4, own // 2, own, largest // 2, largest}
-    sides = sorted({side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in wanted if side >= _SMALLEST})
+    multiple = family_of(spec).size_multiple
+    sides = sorted({side // multiple * multiple for side in wanted if side >= _SMALLEST})
     mixes: list[Mix] = [(Shape(side, side, count),) for side in sides for count in _COUNTS]
     mixes += [(Shape(low, low, 2), Shape(high, high, 1)) for low, high in pairwise(sides)]
     mixes.append(tuple(Shape(side, side, 1) for side in sides))
-    return [mix for mix in mixes if _images(mix) == 1 or _image_tokens(mix) <= _MAX_IMAGE_TOKENS]
+    most = _MAX_IMAGE_TOKENS * multiple**2
+    return [mix for mix in mixes if _images(mix) == 1 or _pixels(mix) <= most]
 
 
 def measure(
@@ -84,6 +87,7 @@ def measure(
     mixes: Sequence[Sequence[tuple[int, int, int]]],
     *,
     text_tokens: int,
+    family: str = DEFAULT_FAMILY,
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Point]:
@@ -98,10 +102,10 @@ def measure(
     deadline = clock() + budget_s
     text = stage.random_conditioning(text_tokens)
     points: list[Point] = []
-    for mix in sorted((tuple(Shape(*shape) for shape in mix) for mix in mixes), key=_image_tokens):
+    for mix in sorted((tuple(Shape(*shape) for shape in mix) for mix in mixes), key=_pixels):
         if points and clock() >= deadline:
             break
-        jobs = _jobs(mix)
+        jobs = _jobs(mix, family)
         works = [stage.admit(job, text, None) for job in jobs]
         times = _times(stage, works, deadline, clock, needs_one=not points)
         if len(times) == REPEATS or not points:
@@ -134,11 +138,11 @@ def _images(mix: Mix) -> int:
     return sum(shape.images for shape in mix)
 
 
-def _image_tokens(mix: Mix) -> int:
-    return sum(shape.images * shape.image_tokens for shape in mix)
+def _pixels(mix: Mix) -> int:
+    return sum(shape.pixels for shape in mix)
 
 
-def _jobs(mix: Mix) -> list[LatentJob]:
+def _jobs(mix: Mix, family: str) -> list[LatentJob]:
     shapes = [shape for shape in mix for _ in range(shape.images)]
     return [
         LatentJob(
@@ -149,6 +153,7 @@ def _jobs(mix: Mix) -> list[LatentJob]:
             num_inference_steps=1 + REPEATS,
             guidance_scale=1.0,
             seed=index,
+            family=family,
         )
         for index, shape in enumerate(shapes)
     ]

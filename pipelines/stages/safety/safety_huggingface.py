@@ -37,7 +37,7 @@ class HuggingFaceClassifier:
         Only safetensors are read and no code of the checkpoint is run. Raises ConfigurationError
         for labels that the model does not have, CheckpointError for weights that cannot be used.
         """
-        from pipelines.flux1.checkpoint import resolve_device, resolve_dtype
+        from pipelines.devices import resolve_device, resolve_dtype
 
         self.threshold = check_threshold(threshold)
         self._device = resolve_device(device)

@@ -13,6 +13,7 @@ from deployments.wire.tensors import unpack_conditioning
 from pipelines.contracts import TextConditioning, TextPrompt
 from pipelines.errors import CheckpointError, StageFailed
 from pipelines.stages.text_encoder import TextEncoderStage
+from tests.specs import tiny_spec
 
 
 def _prompt(text: str, length: int = 16) -> TextPrompt:
@@ -34,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 async def test_it_encodes_as_the_stage(dev_like: Path) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions())
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
     packed = await encoder.encode(_prompt("a red circle"))
     (expected,) = TextEncoderStage.load(str(dev_like)).encode([_prompt("a red circle")])
     arrived = unpack_conditioning(packed)
@@ -48,7 +49,7 @@ async def test_it_encodes_as_the_stage(dev_like: Path) -> None:
 
 
 async def test_equal_prompts_are_encoded_once(dev_like: Path, calls: list[list[str]]) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions())
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
     first, second = await asyncio.gather(*(encoder.encode(_prompt("a cat")) for _ in range(2)))
     third = await encoder.encode(_prompt("a cat"))
     assert calls == [["a cat"]]
@@ -57,7 +58,7 @@ async def test_equal_prompts_are_encoded_once(dev_like: Path, calls: list[list[s
 
 
 async def test_the_length_is_part_of_the_prompt(dev_like: Path, calls: list[list[str]]) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions())
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
     short, long = await asyncio.gather(
         encoder.encode(_prompt("a cat", 8)), encoder.encode(_prompt("a cat", 16))
     )
@@ -67,7 +68,7 @@ async def test_the_length_is_part_of_the_prompt(dev_like: Path, calls: list[list
 
 
 async def test_what_waits_is_encoded_together(dev_like: Path, calls: list[list[str]]) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions(max_batch_size=3))
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions(max_batch_size=3))
     await asyncio.gather(*(encoder.encode(_prompt(text)) for text in ("a", "b", "c", "d", "e")))
     assert [len(batch) for batch in calls] == [3, 2]
 
@@ -75,7 +76,7 @@ async def test_what_waits_is_encoded_together(dev_like: Path, calls: list[list[s
 async def test_the_oldest_conditioning_leaves_the_cache(
     dev_like: Path, calls: list[list[str]]
 ) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions(cache_entries=2))
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions(cache_entries=2))
     for text in ("a", "b", "a", "c", "a", "b"):
         await encoder.encode(_prompt(text))
     assert calls == [["a"], ["b"], ["c"], ["b"]]
@@ -84,7 +85,7 @@ async def test_the_oldest_conditioning_leaves_the_cache(
 async def test_one_caller_leaving_does_not_disturb_the_other(
     dev_like: Path, calls: list[list[str]]
 ) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions(max_batch_size=1))
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions(max_batch_size=1))
     busy = asyncio.create_task(encoder.encode(_prompt("first")))
     leaving = asyncio.create_task(encoder.encode(_prompt("shared")))
     staying = asyncio.create_task(encoder.encode(_prompt("shared")))
@@ -103,7 +104,7 @@ async def test_one_caller_leaving_does_not_disturb_the_other(
 async def test_a_failure_reaches_all_who_wait_and_is_not_kept(
     dev_like: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = TextEncoder(str(dev_like), TextEncoderOptions())
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
 
     def fail(self: TextEncoderStage, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
         raise RuntimeError("out of memory")
@@ -119,4 +120,4 @@ async def test_a_failure_reaches_all_who_wait_and_is_not_kept(
 
 def test_missing_weights_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        TextEncoder(str(tmp_path / "nothing"), TextEncoderOptions())
+        TextEncoder(tiny_spec(tmp_path / "nothing"), TextEncoderOptions())

@@ -15,6 +15,7 @@ from deployments.wire.tensors import pack_latents
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from tests.specs import tiny_spec
 
 
 def _latents(seed: int, height: int = 32, width: int = 32, scale: float = 1.0) -> Latents:
@@ -28,7 +29,7 @@ def _packed(seed: int, height: int = 32, width: int = 32, scale: float = 1.0) ->
 
 
 async def test_it_decodes_as_the_stage_with_the_timings_of_all_before(dev_like: Path) -> None:
-    decoder = VaeDecoder(str(dev_like), VaeDecoderOptions())
+    decoder = VaeDecoder(tiny_spec(dev_like), VaeDecoderOptions())
     image = await decoder.decode(_packed(0, 48, 32))
     (expected,) = VaeDecoderStage.load(str(dev_like)).decode([_latents(0, 48, 32)])
     assert isinstance(expected, DecodedImage)
@@ -53,7 +54,7 @@ async def test_only_images_of_one_size_are_decoded_together(
         return decode(self, latents)
 
     monkeypatch.setattr(VaeDecoderStage, "decode", counting)
-    decoder = VaeDecoder(str(dev_like), VaeDecoderOptions(max_batch_size=4))
+    decoder = VaeDecoder(tiny_spec(dev_like), VaeDecoderOptions(max_batch_size=4))
     sizes = [(32, 32), (48, 32), (32, 32), (48, 32), (32, 32)]
     images = await asyncio.gather(
         *(decoder.decode(_packed(i, *size)) for i, size in enumerate(sizes))
@@ -63,7 +64,7 @@ async def test_only_images_of_one_size_are_decoded_together(
 
 
 async def test_a_degenerate_image_fails_alone(dev_like: Path) -> None:
-    decoder = VaeDecoder(str(dev_like), VaeDecoderOptions())
+    decoder = VaeDecoder(tiny_spec(dev_like), VaeDecoderOptions())
     answers = await asyncio.gather(
         decoder.decode(_packed(0)),
         decoder.decode(_packed(1, scale=float("nan"))),

@@ -16,7 +16,8 @@ from deployments.weights.layout import MANIFEST
 from deployments.weights.manifest import write_manifest
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.errors import CheckpointError
-from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS, load_vae
+from pipelines.flux1.checkpoint import load_vae
+from pipelines.flux1.family import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TRANSFORMER = "transformer/diffusion_pytorch_model"

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from deployments.options.stages import WeightsOptions
 from deployments.weights.fetch import fetch
 from pipelines.errors import CheckpointError
-from pipelines.flux1.checkpoint import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
+from pipelines.flux1.family import DENOISER_PARTS, TEXT_PARTS, VAE_PARTS
 from tests.deployments.weights.fake_hub import COMMIT, REPOSITORY, FakeHub
 
 PINNED = f"hf://{REPOSITORY}@{COMMIT}"

@@ -17,7 +17,7 @@ from deployments.weights.fetch import fetch
 from deployments.weights.layout import MANIFEST
 from deployments.weights.manifest import write_manifest
 from pipelines.errors import CheckpointError
-from pipelines.flux1.checkpoint import TEXT_PARTS, VAE_PARTS
+from pipelines.flux1.family import TEXT_PARTS, VAE_PARTS
 
 SOURCE = "s3://weights/models/tiny/"
 PREFIX = "models/tiny/"

@@ -44,7 +44,7 @@ S3 = "s3://weights/models/tiny"
 
 
 async def test_an_encoder_of_the_hub(hub: FakeHub, model: Path, options: WeightsOptions) -> None:
-    encoder = TextEncoder(HUB, TextEncoderOptions(), options)
+    encoder = TextEncoder(tiny_spec(HUB), TextEncoderOptions(), options)
     prompt = TextPrompt(prompt="a red circle", max_sequence_length=16)
     arrived = unpack_conditioning(await encoder.encode(prompt))
     (expected,) = TextEncoderStage.load(str(model)).encode([prompt])
@@ -99,7 +99,7 @@ def test_a_damaged_file_fails_the_deployment_with_its_name(
 ) -> None:
     hub.damaged = {"vae/config.json"}
     with pytest.raises(CheckpointError, match=r"vae/config\.json arrived damaged"):
-        VaeDecoder(HUB, VaeDecoderOptions(), options)
+        VaeDecoder(tiny_spec(HUB), VaeDecoderOptions(), options)
     assert "VaeDecoder could not start" in caplog.text
     assert "vae/config.json arrived damaged" in caplog.text
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine, HandedOver
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
-from pipelines.ragged import PackedFlux
+from pipelines.families import FlowModel
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 
@@ -56,8 +55,8 @@ def conditioning(seed: int, tokens: int) -> TextConditioning:
 class ScriptedStage(DenoiserStage):
     """The real stage; what `before_tick` does happens at a known tick, in the engine's thread."""
 
-    def __init__(self, flux: PackedFlux, scheduler_config: dict[str, Any]) -> None:
-        super().__init__(flux, scheduler_config)
+    def __init__(self, model: FlowModel) -> None:
+        super().__init__(model)
         self.listen(None)
 
     def listen(self, before_tick: Callable[[int], None] | None) -> None:

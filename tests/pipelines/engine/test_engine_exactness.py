@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pipelines.contracts import LatentJob, ServiceTerms
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.flux1.checkpoint import load_denoiser_components
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.model import FluxModel
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.oracle import load_oracle
 from tests.pipelines.engine.play import NEVER, Play, Request, ScriptedStage
@@ -77,7 +78,9 @@ def stages(dev_like: Path) -> list[ScriptedStage]:
     loaded = [
         load_denoiser_components(str(dev_like), device="cpu", dtype="float32") for _ in range(2)
     ]
-    return [ScriptedStage(PackedFlux(transformer), config) for transformer, config in loaded]
+    return [
+        ScriptedStage(FluxModel(PackedFlux(transformer), config)) for transformer, config in loaded
+    ]
 
 
 @settings(

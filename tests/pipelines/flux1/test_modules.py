@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.errors import CheckpointError
 from pipelines.flux1.checkpoint import load_denoiser_components
+from pipelines.flux1.latents import position_ids
 from pipelines.flux1.modules import FluxTransformer, TransformerConfig
-from pipelines.ragged import PackedFlux
-from pipelines.sampling import position_ids
+from pipelines.flux1.transformer import PackedFlux
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import CheckpointError
 from pipelines.flux1.noise_levels import check_scheduler, sigma_range
-from pipelines.sampling import make_schedule
+from pipelines.flux1.schedule import make_schedule
 
 CPU = torch.device("cpu")
 

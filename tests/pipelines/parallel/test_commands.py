@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,16 +55,7 @@ def test_an_order_arrives_as_it_was_given(command: Admit | Recut | Tick | Stop) 
         assert b"secret" not in frame
         assert isinstance(arrived, Admit)
         assert arrived.job.terms == ServiceTerms()
-        command = Admit(
-            **{name: getattr(command, name) for name in Admit.__slots__ if name != "job"},
-            job=LatentJob(
-                **{
-                    name: getattr(JOB, name)
-                    for name in LatentJob.__slots__
-                    if name not in ("terms", "num_images")
-                }
-            ),
-        )
+        command = replace(command, job=replace(JOB, terms=ServiceTerms(), num_images=1))
     assert arrived == command
 
 

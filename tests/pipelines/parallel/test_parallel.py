@@ -30,7 +30,7 @@ from pipelines.stages.vae_decoder import VaeDecoderStage
 from tests.pipelines.parallel.ranks import GUARD_S, Workers, begin, replica, settings_for
 
 BOUND = 1e-5
-"""Of the largest value, as for one request in a packed batch (`test_ragged.py`)."""
+"""Of the largest value, as for one request in a packed batch (`test_transformer.py`)."""
 
 DEGREES = [
     Degrees(tensor=tensor, ulysses=ulysses)
@@ -141,8 +141,9 @@ def test_what_is_received_is_what_the_formula_says(
         ]
         for _ in range(3):
             stage.tick(both)
-    shapes = [item.shape for item in both]
-    expected = tick_traffic(one._flux.config, shapes, degrees, itemsize=4)
+    shapes = [item.segments[0].shape for item in both]
+    model: Any = one._model
+    expected = tick_traffic(model.flux.config, shapes, degrees, itemsize=4)
     received = stage.team.mesh.received
     assert {kind: 3 * count for kind, count in expected.items()} == {
         kind: received[kind] for kind in expected

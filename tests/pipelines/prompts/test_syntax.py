@@ -212,7 +212,7 @@ def test_long_prompts_are_read_to_their_end(filler: str, kept: int) -> None:
     ],
 )
 def test_known_sizes(ratio: tuple[int, int], area: int, size: tuple[int, int]) -> None:
-    assert size_for_ratio(ratio, area=area, max_side=2048) == size
+    assert size_for_ratio(ratio, multiple=16, area=area, max_side=2048) == size
 
 
 ratios = st.tuples(st.integers(1, 100), st.integers(1, 100)).filter(
@@ -222,7 +222,7 @@ ratios = st.tuples(st.integers(1, 100), st.integers(1, 100)).filter(
 
 @given(ratio=ratios, side=st.integers(128, 2048), max_side=st.sampled_from([512, 1024, 2048]))
 def test_sizes_are_on_the_grid_and_close(ratio: tuple[int, int], side: int, max_side: int) -> None:
-    height, width = size_for_ratio(ratio, area=side * side, max_side=max_side)
+    height, width = size_for_ratio(ratio, multiple=16, area=side * side, max_side=max_side)
     assert height % 16 == 0
     assert width % 16 == 0
     assert max(height, width) <= max_side
@@ -256,20 +256,22 @@ def test_a_turned_ratio_has_the_turned_size(ratio: tuple[int, int], **limits: An
 
 @given(ratio=ratios, side=st.integers(64, 1024))
 def test_the_area_limit_holds(ratio: tuple[int, int], side: int) -> None:
-    height, width = size_for_ratio(ratio, area=side * side, max_side=2048, max_area=side * side)
+    height, width = size_for_ratio(
+        ratio, multiple=16, area=side * side, max_side=2048, max_area=side * side
+    )
     assert height * width <= side * side
 
 
 @given(ratio=ratios)
 def test_the_smallest_side_holds_and_the_area_grows_to_it(ratio: tuple[int, int]) -> None:
-    height, width = size_for_ratio(ratio, area=64 * 64, min_side=64, max_side=512)
+    height, width = size_for_ratio(ratio, multiple=16, area=64 * 64, min_side=64, max_side=512)
     assert min(height, width) >= 64
     assert abs(width / height / (ratio[0] / ratio[1]) - 1) <= 0.25
 
 
 def test_impossible_limits_are_an_error() -> None:
     with pytest.raises(ValueError, match="no size has sides from 16 to 8, multiples of 16"):
-        size_for_ratio((1, 1), area=4096, max_side=8)
+        size_for_ratio((1, 1), multiple=16, area=4096, max_side=8)
 
 
 def test_the_module_needs_no_torch() -> None:

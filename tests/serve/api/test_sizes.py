@@ -11,7 +11,9 @@ from pipelines.errors import InvalidRequest
 from serve.api.sizes import Ratio, Size, SizeRules
 from serve.settings.settings import Limits
 
-RULES = SizeRules(default=Size(64, 64), min_side=64, max_side=512, max_pixels=512 * 256)
+RULES = SizeRules(
+    multiple=16, default=Size(64, 64), min_side=64, max_side=512, max_pixels=512 * 256
+)
 
 
 def test_width_comes_first():
@@ -67,7 +69,9 @@ def test_sizes_of_screens_and_other_services_keep_their_ratio(model: str, text: 
 
 
 def test_a_ratio_without_any_size():
-    rules = SizeRules(default=Size(64, 64), min_side=64, max_side=128, max_pixels=64 * 80)
+    rules = SizeRules(
+        multiple=16, default=Size(64, 64), min_side=64, max_side=128, max_pixels=64 * 80
+    )
     assert rules.for_ratio(Ratio.in_prompt((1, 1)), Size(64, 64)) == Size(64, 64)
     with pytest.raises(InvalidRequest, match="prompt: --ar 3:1 has no size") as caught:
         rules.for_ratio(Ratio.in_prompt((3, 1)), Size(64, 64))
@@ -82,6 +86,7 @@ def test_a_ratio_without_any_size():
 )
 def test_the_nearest_size_is_always_allowed(size: tuple[int, int], low: int, high: int, spare: int):
     rules = SizeRules(
+        multiple=16,
         default=Size(16, 16),
         min_side=16 * low,
         max_side=16 * high,
@@ -103,6 +108,7 @@ def test_the_nearest_size_keeps_the_ratio_and_turns_with_it(
     sides: tuple[int, int], low: int, high: int, spare: int
 ):
     rules = SizeRules(
+        multiple=16,
         default=Size(16, 16),
         min_side=16 * low,
         max_side=16 * high,

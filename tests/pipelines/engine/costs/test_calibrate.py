@@ -14,6 +14,7 @@ from pipelines.catalog import models
 from pipelines.contracts import LatentJob, TextConditioning
 from pipelines.engine.costs.calibrate import REPEATS, Shape, choose_shapes, measure
 from pipelines.engine.costs.points import Point
+from pipelines.families import family_of
 from pipelines.stages.denoiser import DenoiserStage
 
 SMALL, LARGE = (Shape(64, 64, 1),), (Shape(64, 64, 1), Shape(128, 64, 2))
@@ -91,8 +92,13 @@ def test_nothing_to_measure_is_an_error() -> None:
 def test_the_chosen_shapes_tell_the_terms_apart(name: str) -> None:
     spec = models()[name]
     mixes = choose_shapes(spec)
+    family = family_of(spec)
     lengths = [
-        [s.image_tokens + spec.max_sequence_length for s in mix for _ in range(s.images)]
+        [
+            family.image_tokens(s.height, s.width) + family.text_tokens(spec)
+            for s in mix
+            for _ in range(s.images)
+        ]
         for mix in mixes
     ]
     rows = np.array([[1.0, sum(ls), sum(x * x for x in ls), len(ls)] for ls in lengths])

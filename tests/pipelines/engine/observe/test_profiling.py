@@ -25,7 +25,8 @@ from pipelines.engine.observe.profiling import MAX_TICKS, MAX_TIMEOUT_S, Profile
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import InvalidRequest, Overloaded, RequestTimeout, StageFailed
 from pipelines.flux1.checkpoint import load_denoiser_components
-from pipelines.ragged import PackedFlux
+from pipelines.flux1.model import FluxModel
+from pipelines.flux1.transformer import PackedFlux
 from pipelines.stages.denoiser import DenoiserStage
 from tests.chrome_trace import PHASES, events_of, marks_of, ticks_of
 from tests.pipelines.engine.fakes import PACKED, TEXT, FakeStage, hold, job, make_engine
@@ -241,7 +242,7 @@ def real(dev_like: Path) -> Iterator[tuple[Engine, DenoiserStage]]:
     """An engine over a tiny random model."""
     loaded = load_denoiser_components(str(dev_like), device="cpu", dtype="float32")
     transformer, config = loaded
-    stage = DenoiserStage(PackedFlux(transformer), config)
+    stage = DenoiserStage(FluxModel(PackedFlux(transformer), config))
     scheduler = Scheduler(cost=PACKED, policy="edf", max_tokens=500, max_works=4)
     engine = Engine(stage, scheduler)
     engine.start()

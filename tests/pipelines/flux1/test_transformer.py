@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel
 from torch._dynamo.testing import CompileCounter
 
 from pipelines.flux1.checkpoint import load_denoiser_components
-from pipelines.ragged import PackedFlux, SegmentShape, make_places
+from pipelines.flux1.transformer import PackedFlux
 from tests.pipelines.packed import SegmentSpec, draw, random_specs, references, velocities
 
 CPU = torch.device("cpu")
@@ -96,25 +96,6 @@ def test_fused_weights_are_held_once_and_the_transformer_still_works(dev_like: P
         assert torch.equal(
             flux._single[0].qkv_mlp.weight[: len(attn.to_q.weight)], attn.to_q.weight
         )
-
-
-def test_places_reorder_streams_into_segments() -> None:
-    places = make_places([SegmentShape(2, 1), SegmentShape(1, 3)], CPU)
-    assert places.to_segments is not None
-    assert places.text_rows is not None
-    assert places.image_rows is not None
-    #                 stream order: text a a b, image a b b b
-    stream = torch.tensor([10, 11, 20, 12, 21, 22, 23])
-    segments = stream[places.to_segments]
-    assert segments.tolist() == [10, 11, 12, 20, 21, 22, 23]
-    assert segments[places.text_rows].tolist() == [10, 11, 20]
-    assert segments[places.image_rows].tolist() == [12, 21, 22, 23]
-    owners = (places.owner, places.text_owner, places.image_owner)
-    assert [x.tolist() for x in owners if x is not None] == [
-        [0, 0, 0, 1, 1, 1, 1],
-        [0, 0, 1],
-        [0, 1, 1, 1],
-    ]
 
 
 @torch.inference_mode()

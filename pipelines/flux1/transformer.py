@@ -10,16 +10,12 @@ Shapes (the paper's names):
     I  image tokens in all       X  text tokens in all        T = I + X
     img (I, D) latents in, (I, d) inside        txt (X, d)        vec (steps, K * d)
 
-*Stream order* is all text, then all image tokens. *Segment order* is text and image of the first
-segment, text and image of the second, and so on, which is what attention needs. Inside, tokens are
-in G *groups*: segments of one shape are a group each (G = B), and modulation broadcasts over it;
-where shapes differ, all tokens are one group (G = 1), and indices say where each belongs.
+Stream order, segment order and groups are those of `pipelines.packing.layout`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -27,73 +23,23 @@ import torch
 from pipelines.batch_invariant import rounds_by_position
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
-from pipelines.flux1.blocks import Places, Rotation, RowCounts
+from pipelines.flux1.blocks import Rotation
 from pipelines.packing.attention import AttentionBackend, backend
+from pipelines.packing.layout import (
+    Layout,
+    PackedBatch,
+    Places,
+    RotaryTable,
+    RowCounts,
+    SegmentShape,
+    make_places,
+)
 from pipelines.packing.linear import Total
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
     from pipelines.flux1.modules import FluxTransformer
-
-
-class SegmentShape(NamedTuple):
-    """Tokens of one segment."""
-
-    text: int
-    image: int
-
-
-class RotaryTable(NamedTuple):
-    """Rotary factors in segment order, both (T, E) float32, each pair of columns alike."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where each token of a packed batch stands. Depends on shapes only, so it can be reused.
-
-    `attention_plan` is what the attention back end prepared for these segments.
-    """
-
-    shapes: tuple[SegmentShape, ...]
-    groups: int
-    places: Places
-    attention_plan: Any
-
-
-def make_places(shapes: Sequence[SegmentShape], device: torch.device) -> Places:
-    """Where the tokens of segments with these shapes stand, as indices on `device`."""
-    is_text = torch.cat([torch.arange(text + image) < text for text, image in shapes])
-    owner = torch.repeat_interleave(
-        torch.arange(len(shapes)), torch.tensor([sum(shape) for shape in shapes])
-    )
-    text_rows, image_rows = is_text.nonzero().flatten(), (~is_text).nonzero().flatten()
-    return Places(
-        to_segments=torch.cat([text_rows, image_rows]).argsort().to(device),
-        text_rows=text_rows.to(device),
-        image_rows=image_rows.to(device),
-        owner=owner.to(device),
-        text_owner=owner[text_rows].to(device),
-        image_owner=owner[image_rows].to(device),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedBatch:
-    """The input of one packed forward.
-
-    `img` (I, D) latents and `txt` (X, d) embedded text, each in segment order of its stream;
-    `vec` (B, K * d) one row of modulation per segment; `rope` in segment order.
-    """
-
-    layout: Layout
-    img: torch.Tensor
-    txt: torch.Tensor
-    vec: torch.Tensor
-    rope: RotaryTable
 
 
 _SHAPES_TO_COMPILE = (

@@ -1,0 +1,144 @@
+"""FLUX.1 as the denoiser stage sees it: the packed transformer with its scheduler's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from pipelines import sampling
+from pipelines.contracts import TextConditioning
+from pipelines.cuts import Cut
+from pipelines.errors import DegenerateImage, InvalidRequest
+from pipelines.families import EmbeddedText, Family
+from pipelines.flux1 import memory, schedule
+from pipelines.flux1.family import FAMILY
+from pipelines.flux1.latents import draw_noise, position_ids
+from pipelines.flux1.transformer import PackedFlux
+from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
+from pipelines.sampling import Schedule
+
+
+class FluxModel:
+    """A `pipelines.families.FlowModel`. For one thread, and nobody writes into what it gives."""
+
+    def __init__(self, flux: PackedFlux, scheduler_config: dict[str, Any]) -> None:
+        self.flux = flux
+        self.scheduler_config = scheduler_config
+        self.family: Family = FAMILY
+        self.device = flux.device
+        self.dtype = flux.dtype
+        self.latent_width: int = flux.config.in_channels
+        self._modulations: WeakValueDictionary[Hashable, torch.Tensor] = WeakValueDictionary()
+
+    def check_conditionings(self, conditionings: Sequence[TextConditioning]) -> None:
+        """Raises InvalidRequest for the text encoder of another model, or for a negative prompt of
+        another padded length than the prompt's; DegenerateImage for values that are not finite."""
+        config, length = self.flux.config, len(conditionings[0].prompt_embeds)
+        expected = (config.joint_attention_dim, config.pooled_projection_dim)
+        for conditioning in conditionings:
+            tensors = (conditioning.prompt_embeds, conditioning.pooled_prompt_embeds)
+            widths = tuple(tensor.shape[-1] for tensor in tensors)
+            if widths != expected:
+                raise InvalidRequest(
+                    f"conditioning is {widths[0]} and {widths[1]} wide, but the denoiser takes"
+                    f" {expected[0]} and {expected[1]}: both stages must load the same model"
+                )
+            if len(conditioning.prompt_embeds) != length:
+                raise InvalidRequest(
+                    f"the negative prompt has {len(conditioning.prompt_embeds)} tokens, the prompt"
+                    f" {length}: encode both with one max_sequence_length"
+                )
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                raise DegenerateImage("the text encoder's values are not finite")
+
+    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+        config = self.flux.config
+        return TextConditioning(
+            prompt_embeds=torch.randn(text_tokens, config.joint_attention_dim),
+            pooled_prompt_embeds=torch.randn(config.pooled_projection_dim),
+            num_tokens=text_tokens,
+        )
+
+    def check_can_cut(self, param: str) -> None:
+        schedule.check_can_cut(self.scheduler_config, param)
+
+    def schedule(self, num_steps: int, image_tokens: int, skips_steps: bool) -> Schedule:
+        return schedule.make_schedule(
+            self.scheduler_config,
+            num_steps=num_steps,
+            image_tokens=image_tokens,
+            device=self.device,
+            skips_steps=skips_steps,
+        )
+
+    def cut_schedule(self, before: Schedule, cut: Cut, image_tokens: int) -> Schedule:
+        return schedule.cut_schedule(before, cut, self.scheduler_config, image_tokens=image_tokens)
+
+    def noise(self, seed: int, height: int, width: int) -> torch.Tensor:
+        return draw_noise(
+            seed,
+            height=height,
+            width=width,
+            latent_channels=self.latent_width // 4,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
+        ids = position_ids(
+            text_tokens, height=height, width=width, device=self.device, dtype=self.dtype
+        )
+        return self.flux.rotary(ids)
+
+    def embed(self, conditioning: TextConditioning) -> EmbeddedText:
+        pooled = conditioning.pooled_prompt_embeds.to(self.device, self.dtype)
+        embeds = conditioning.prompt_embeds.to(self.device, self.dtype)
+        return EmbeddedText(self.flux.embed_text(embeds), pooled)
+
+    def modulation(
+        self, schedule: Schedule, first: int, guidance_scale: float, pooled: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`PackedFlux.modulation`, the same tensor as long as anybody has it.
+
+        The images of a request differ in noise only, and modulation is large: 59 MB for 28 steps of
+        FLUX.1.
+        """
+        assert pooled is not None  # as `embed` gives it
+        timesteps = schedule.timesteps[first:]
+        bits = pooled.view(torch.uint8).cpu().numpy().tobytes()
+        key = (tuple(timesteps.tolist()), guidance_scale, bits)
+        vec = self._modulations.get(key)
+        if vec is None:
+            vec = self.flux.modulation(timesteps, guidance_scale, pooled)
+            self._modulations[key] = vec
+        return vec
+
+    def layout(self, shapes: Sequence[SegmentShape]) -> Layout:
+        return self.flux.layout(shapes)
+
+    def velocity(self, batch: PackedBatch) -> torch.Tensor:
+        return self.flux.velocity(batch)
+
+    def guide(self, positive: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
+        return sampling.guide(positive, negative, scale)
+
+    def trajectory_bytes(
+        self, shapes: Sequence[SegmentShape], *, num_steps: int, skips_steps: bool
+    ) -> int:
+        """See `pipelines.flux1.memory.trajectory_bytes`."""
+        return memory.trajectory_bytes(
+            self.flux.config,
+            text=shapes[0].text,
+            image=shapes[0].image,
+            segments=len(shapes),
+            num_steps=num_steps,
+            itemsize=self.dtype.itemsize,
+            skips_steps=skips_steps,
+        )
+
+    def tick_bytes(self, tokens: int) -> int:
+        """See `pipelines.flux1.memory.tick_bytes`."""
+        return memory.tick_bytes(self.flux.config, tokens=tokens, itemsize=self.dtype.itemsize)
