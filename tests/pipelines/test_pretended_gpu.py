@@ -272,7 +272,9 @@ def test_texts_and_images(dev_like: Path, waits: HostWaits) -> None:
             assert torch.equal(found.prompt_embeds.cpu(), expected.prompt_embeds)
             assert torch.equal(found.pooled_prompt_embeds.cpu(), expected.pooled_prompt_embeds)
             assert found.num_tokens == expected.num_tokens
-        for expected, found in zip(*(each.decode(latents) for each in decoders), strict=True):
+        # One by one: a batch has the bits of its images on a CPU only.
+        images = ([each.decode([item])[0] for item in latents] for each in decoders)
+        for expected, found in zip(*images, strict=True):
             assert isinstance(expected, DecodedImage)
             assert isinstance(found, DecodedImage)
             assert expected.pixels.tobytes() == found.pixels.tobytes()
