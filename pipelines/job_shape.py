@@ -14,7 +14,7 @@ from pipelines.families import family_named
 from pipelines.skipping import forwards_of
 
 
-class Progress(Protocol):
+class ResumePoint(Protocol):
     """A checkpoint, as far as it says how much is done: `step` forwards, after these cuts."""
 
     @property
@@ -47,7 +47,7 @@ def shape_of(
     job: LatentJob | GenerationParams,
     *,
     images: int = 1,
-    start: Progress | None = None,
+    start: ResumePoint | None = None,
 ) -> JobShape:
     """The shape of `images` of a job, from noise or from where `start` left them."""
     forwards = forwards_of(job)

@@ -5,6 +5,7 @@ Start, change in place, tell of readiness, health and demand, and end: once, how
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Shim(KeepAlive, Generic[AnyOptions]):
+class Shim(KeepAlive, ABC, Generic[AnyOptions]):
     """Base of the Serve deployments over stages.
 
     A subclass gives `demand`, and what else of its options changes in place; what it opens goes
@@ -41,9 +42,9 @@ class Shim(KeepAlive, Generic[AnyOptions]):
         self._boundary = Boundary(self._name)
 
     @property
+    @abstractmethod
     def demand(self) -> Demand:
         """What the replica has to do, and has done."""
-        raise NotImplementedError
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over what Serve's `user_config` says; see `deployments.options.reconfigure`."""
