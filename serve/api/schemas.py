@@ -32,6 +32,10 @@ Text = Annotated[str, AfterValidator(_printable)]
 """A string that can be tokenized, logged and written into a file's metadata."""
 
 
+StepCount = Annotated[int, Field(json_schema_extra={"minimum": 1})]
+"""Checked with the others around it, in `normalise.py`."""
+
+
 class ImageGenerationRequest(BaseModel):
     """`POST /v1/images/generations`: OpenAI's fields, then our extensions. null means absent."""
 
@@ -95,7 +99,7 @@ class ImageGenerationRequest(BaseModel):
         default=None,
         description="Allows fewer steps, but no fewer than this, where that keeps the deadline.",
     )
-    step_cuts: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+    step_cuts: list[Annotated[list[StepCount], Field(min_length=2, max_length=2)]] | None = Field(
         default=None,
         description="Cuts of the schedule, [steps done, steps in all] each, as `min_steps` makes"
         " them: to draw again what was cut. A file's metadata has its own.",

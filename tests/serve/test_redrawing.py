@@ -112,7 +112,8 @@ async def test_every_kind_in_every_format(client: httpx.AsyncClient):
             again, redrawn = await drawn(client, record)
             assert again == file, (kind, output_format)
             assert redrawn["data"][0]["steps"] == RUN[kind]
-            assert redrawn["warnings"] == []
+            # What the carried model does not read is said of any request.
+            assert [each for each in redrawn["warnings"] if "has no token for" not in each] == []
             seen.add(again)
         assert len(seen) == 3
 

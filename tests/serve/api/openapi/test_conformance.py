@@ -28,6 +28,7 @@ _CHECKS: dict[str, Any] = {
 }
 _CONTRADICTION = re.compile(
     r"contradicts|needs (?:width|height) beside it|cannot stand beside|has no size with sides"
+    r"|step_cuts: \[\d+, \d+\] does not follow"
     r"|must be 1:3 to 3:1"
     r"|pixels in all, got|'custom' needs width and height|must be one integer, as image i"
     r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, got"
