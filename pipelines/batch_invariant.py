@@ -64,7 +64,7 @@ class _ByImage(nn.Module):
         self._is_invariant = is_invariant
 
     def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the module within."""
+        """The result of the module within, on the batch or on each image."""
         if len(batch) == 1 or batch.device.type != "cpu" or self._is_invariant(batch):
             return self.inner(batch, *args, **kwargs)
         return torch.cat([self.inner(image, *args, **kwargs) for image in batch.split(1)])

@@ -66,7 +66,7 @@ class ModelParts(Protocol):
         itemsize: int,
         skips_steps: bool,
     ) -> int:
-        """Of one image under way."""
+        """Of one image under way, from its admission to its last step."""
         ...
 
     def first_rank_weights(self, tensor: int) -> int:
@@ -83,7 +83,7 @@ class EmbeddedText(NamedTuple):
 
 
 class PromptEncoder(Protocol):
-    """Text to conditionings."""
+    """Loaded text encoders with their tokenizers: what the text encoder stage asks of them."""
 
     def encode(self, texts: Sequence[str], length: int) -> list[TextConditioning]:
         """One for each text, in order; `length` is the most tokens that one may have."""
@@ -171,7 +171,7 @@ class FlowModel(Protocol):
 
 
 class LatentDecoder(Protocol):
-    """Latents to pixels."""
+    """A loaded decoder of latents: what the VAE decoder stage asks of it."""
 
     @property
     def device(self) -> torch.device: ...
@@ -211,7 +211,7 @@ class Family:
 
 
 def family_of(spec: ModelSpec) -> Family:
-    """The family of a model."""
+    """The family that `spec` names. Raises ConfigurationError if there is none."""
     return family_named(spec.family)
 
 

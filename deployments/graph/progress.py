@@ -63,7 +63,7 @@ class ImageProgress:
         self._told = (-1, 0)
 
     def enters(self, phase: Phase) -> None:
-        """`phase` begins."""
+        """Tell that the image is in `phase` from now on."""
         self._tell(phase)
 
     def stepped(self, step: int, num_steps: int) -> None:
@@ -78,7 +78,7 @@ class ImageProgress:
         self.stepped(checkpoint.step, cuts[-1].num_steps if cuts else self._num_forwards)
 
     def denoised(self, steps_run: int) -> None:
-        """All forwards are done."""
+        """Tell that all forwards of the image are done."""
         self.stepped(steps_run, steps_run)
         self._tell(Phase.DECODE)
 

@@ -87,7 +87,7 @@ class Balance:
             # Those of replicas that are lost meanwhile, which have nothing to give, among them.
             answers = await response.results_async(timeout_s=_TIMEOUT_S, return_exceptions=True)
         except (TimeoutError, ray.exceptions.RayError, RayServeException) as error:
-            logger.warning("works stay where they are, for now: %s", error)
+            logger.warning("works stay where they are until the next look: %s", error)
             return
         if given := sum(answer for answer in answers if isinstance(answer, int)):
             metrics.SHED_IMAGES.add(given)

@@ -61,7 +61,7 @@ class VaeConfig:
 
 
 class FluxVae(nn.Module):
-    """Latents to pixels."""
+    """The decoder half of the VAE, with the settings that scale its latents."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
