@@ -21,7 +21,7 @@ from deployments.graph.progress import Progress
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, StagesConfig
 from deployments.stages.denoiser import Denoiser
-from deployments.wire.packed import HandOver, PackedCheckpoint
+from deployments.wire.packed import HandOver, PackedCheckpoint, PackedLatents
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     FinishSpec,
@@ -42,6 +42,8 @@ class Attempt:
     start: int
     reached: int
     was_handed_over: bool = False
+    was_answered: bool = False
+    """All steps are done, and the latents are here."""
 
     @property
     def was_refused(self) -> bool:
@@ -81,6 +83,7 @@ class _WatchedStream:
         if isinstance(item, PackedCheckpoint):
             self._attempt.reached = item.step
         self._attempt.was_handed_over = isinstance(item, HandOver)
+        self._attempt.was_answered = isinstance(item, PackedLatents)
         return item
 
     def cancel(self) -> None:
