@@ -13,7 +13,8 @@ Requests are indices here, in the order of their deadlines.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappush, heappushpop
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,6 @@ _MAX_LENGTHENED = 16
 """Requests whose steps are counted out in one plan."""
 
 Indices = NDArray[np.intp]
-_Price = tuple[int, float, int]
 
 
 class Feasible(NamedTuple):
@@ -73,7 +73,7 @@ def feasible_set(
         cost = np.where(is_cut, columns.least_cost, columns.cost)
         over = np.cumsum(cost[taken]) > with_margin[taken]
     if over.any():
-        is_late[_give_up(columns, cost, taken, with_margin, room)] = True
+        is_late[_give_up(columns, cost, taken, with_margin, left)] = True
         taken = np.flatnonzero(~is_late)
     depth = np.where(is_cut, columns.least_depth, columns.depth)
     num_steps: dict[int, int] = {}
@@ -98,72 +98,60 @@ def feasible_set(
 
 def _give_up(
     columns: Columns, cost: Vector, taken: Indices, rooms: Vector, promised_rooms: Vector
-) -> list[int]:
+) -> Indices:
     """Who of `taken` is given up, so that all others are on time.
 
     Each is due in its `rooms` seconds; the promised are given up only where even `promised_rooms`,
     their margin used up, are too few.
 
-    Whoever is given up for one who is given up later was so in vain. What becomes of one depends on
-    those as high and higher alone, so the highest who are given up are so for good, and the others
-    are judged again without them.
+    A level is those of one priority, and the promised ones of it are a level above all others. The
+    highest is divided first, and each in the time that is left by those kept above it: so nobody is
+    given up for one who is given up too.
     """
-    # (level, -cost, -index): the least is given up first. Levels are of priority, and those of the
-    # promised above all others.
-    priorities, levels = np.unique(columns.priority, return_inverse=True)
-    levels = levels + len(priorities) * columns.is_promised
-    prices: list[_Price] = list(
-        zip(levels.tolist(), (-cost).tolist(), range(0, -len(cost), -1), strict=True)
-    )
-    for_good: list[int] = []
-    while True:
-        given_up = _moore(prices, cost, taken, rooms, promised_rooms, len(priorities))
-        highest = max((prices[index][0] for index in given_up), default=0)
-        top = [index for index in given_up if prices[index][0] == highest]
-        for_good += top
-        if len(top) == len(given_up):
-            return for_good
-        taken = taken[~np.isin(taken, top)]
-
-
-def _moore(
-    prices: Sequence[_Price],
-    cost: Vector,
-    taken: Indices,
-    rooms: Vector,
-    promised_rooms: Vector,
-    least_promised: int,
-) -> list[int]:
-    """Moore's algorithm: those of `taken` with the least prices go whenever one would be late.
-
-    A newcomer that goes itself takes nobody along: without it, all is as it was before.
-    """
-    over = np.cumsum(cost[taken]) > rooms[taken]
-    if not over.any():
-        return []
-    first = int(over.argmax())
-    head, rest = taken[:first], taken[first:]
-    heap = [prices[int(index)] for index in head]
-    heapify(heap)
+    cost, room, promised_room = cost[taken], rooms[taken], promised_rooms[taken]
+    priority, is_promised = columns.priority[taken], columns.is_promised[taken]
+    # Positions in `taken`: by level, the highest first, and each from who is given up first on.
+    order = np.lexsort((cost, priority, is_promised))[::-1]
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    costs: list[float] = cost[order].tolist()
+    begins = (np.diff(priority[order]) != 0) | np.diff(is_promised[order])
+    bounds = [0, *(np.flatnonzero(begins) + 1).tolist(), len(order)]
+    num_promised = int(is_promised.sum())
+    kept_cost = np.zeros_like(cost)
+    left = promised_room if num_promised else room
     given_up: list[int] = []
-    total = float(cost[head].sum())
-    due: Iterator[tuple[int, float, float]] = zip(
-        rest.tolist(), rooms[rest].tolist(), promised_rooms[rest].tolist(), strict=True
-    )
-    for newcomer, room, promised_room in due:
-        price, before = prices[newcomer], total
-        total -= price[1]
-        heappush(heap, price)
-        gone: list[_Price] = []
-        while heap and total > room and (heap[0][0] < least_promised or total > promised_room):
-            gone.append(heappop(heap))
-            total += gone[-1][1]
-            if gone[-1] is price:
-                for back in gone[:-1]:
-                    heappush(heap, back)
-                gone, total = [price], before
-                break
-        given_up += [-index for _, _, index in gone]
+    for begin, end in pairwise(bounds):
+        level = np.sort(order[begin:end])
+        gone = _moore(ranks[level].tolist(), costs, left[level].tolist())
+        given_up += gone
+        if len(gone) < len(level) or end == num_promised:
+            # Those kept stay on time, those of them that are due later too.
+            kept_cost[level] = cost[level]
+            kept_cost[order[gone]] = 0.0
+            left = (promised_room if end < num_promised else room) - kept_cost.cumsum()
+            left = np.minimum.accumulate(left[::-1])[::-1]
+    return taken[order[given_up]]
+
+
+def _moore(ranks: Sequence[int], costs: Sequence[float], rooms: Sequence[float]) -> list[int]:
+    """Moore's algorithm: those given up of some requests by deadline, by their ranks.
+
+    Whenever one would not be done in its `rooms` seconds, which never get fewer, the least rank so
+    far is given up: it is the costliest, so that the rest needs no more time than before. `costs`
+    are those of all ranks.
+    """
+    heap: list[int] = []
+    given_up: list[int] = []
+    total = 0.0
+    for rank, room in zip(ranks, rooms, strict=True):
+        if total + costs[rank] <= room:
+            heappush(heap, rank)
+            total += costs[rank]
+        else:
+            costliest = heappushpop(heap, rank)
+            total += costs[rank] - costs[costliest]
+            given_up.append(costliest)
     return given_up
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -97,6 +98,71 @@ def test_those_on_time_are_so_whatever_the_priorities_and_promises(
                     [drawn[int(groups[i].id)] for i in {*feasible.on_time, late} - {kept}]
                 )
                 assert not (is_replaceable and is_higher and on_time_in_its_place)
+
+
+def room(group: Group, deadline: float) -> float:
+    """The seconds until `deadline` that `group` may fill: a promise may use its margin up."""
+    return deadline if group.is_promised else deadline / MARGIN
+
+
+def late_by_the_rule(groups: Sequence[Group]) -> set[str]:
+    """Those late even alone, and those given up by Moore's algorithm over all levels at once; and
+    once more without the highest of these, as others were given up for them in vain."""
+    taken = [group for group in groups if group.cost <= room(group, group.deadline)]
+    for_good = {group.id for group in groups if group not in taken}
+    while given_up := given_up_at_once(taken):
+        highest = max(map(standing, given_up))
+        for_good |= {group.id for group in given_up if standing(group) == highest}
+        taken = [group for group in taken if group.id not in for_good]
+    return for_good
+
+
+def given_up_at_once(groups: Sequence[Group]) -> list[Group]:
+    """Whenever one would be late, the costliest of the lowest so far go, until it is not; if it
+    goes itself, it takes nobody along."""
+    kept: list[Group] = []
+    given_up: list[Group] = []
+    for newcomer in groups:
+        before, kept = kept, [*kept, newcomer]
+        gone: list[Group] = []
+        while kept:
+            # The latest of equals, as `min` returns the first.
+            least = min(reversed(kept), key=lambda group: (*standing(group), -group.cost))
+            if sum(group.cost for group in kept) <= room(least, newcomer.deadline):
+                break
+            if least is newcomer:
+                kept, gone = before, [newcomer]
+                break
+            kept.remove(least)
+            gone.append(least)
+        given_up += gone
+    return given_up
+
+
+@QUICK
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 60), st.booleans(), st.integers(0, 3)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_level_by_level_the_same_are_given_up(drawn: list[tuple[int, int, bool, int]]) -> None:
+    groups = groups_of(
+        [
+            # With its margin and without, a deadline is never just the sum of some costs.
+            work(
+                str(i),
+                tokens=cost,
+                steps=1,
+                deadline=MARGIN * (tenths + 0.45) / 10,
+                priority=priority,
+                is_promised=is_promised,
+            )
+            for i, (cost, tenths, is_promised, priority) in enumerate(drawn)
+        ]
+    )
+    assert set(named(groups, divide(groups).late)) == late_by_the_rule(groups)
 
 
 def test_the_costliest_is_given_up() -> None:
