@@ -10,6 +10,8 @@ machine do not count. The mixes of requests:
     on_time    deadlines that all can be kept
     late       many more requests than deadlines leave time for
     shortened  as late, and each may be cut to half of its steps
+    priorities as late, of all priorities that a request may have
+    promised   as priorities, and a third were promised their deadlines
     flooding   one tenant with nine tenths of the requests, twenty others with the rest
 """
 
@@ -29,8 +31,9 @@ from pipelines.engine.costs.surface import CostSurface, Load
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.engine.scheduling.work import Work
+from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 
-Mix = Literal["on_time", "late", "shortened", "flooding"]
+Mix = Literal["on_time", "late", "shortened", "priorities", "promised", "flooding"]
 
 COUNTS = (10, 100, 1000)
 SURFACE = CostSurface(base=0.004, per_token=1e-5, per_square=1e-10, per_segment=1e-4)
@@ -86,7 +89,8 @@ class Simulation:
         segments = (draw.choice(_SEGMENT_TOKENS),) * draw.choice((1, 1, 1, 2))
         alone_s = steps * SURFACE.seconds(Load.of(segments))
         # The mean work needs about half a second: what all of them need, or a fifth of it.
-        spread_s = self._count * (0.1 if mix in ("late", "shortened") else 2.0)
+        spread_s = self._count * (2.0 if mix in ("on_time", "flooding") else 0.1)
+        has_priority = mix in ("priorities", "promised")
         is_crowd = mix == "flooding" and draw.random() < 0.9
         self._num_made += 1
         return Work(
@@ -97,6 +101,8 @@ class Simulation:
             min_steps=steps // 2 if mix == "shortened" else None,
             arrival=self._now,
             deadline=self._now + 2 * alone_s + spread_s * draw.random(),
+            priority=draw.randint(MIN_PRIORITY, MAX_PRIORITY) if has_priority else 0,
+            is_promised=mix == "promised" and draw.random() < 1 / 3,
             tenant="crowd" if is_crowd else str(draw.randrange(20)) if mix == "flooding" else "",
         )
 
