@@ -46,6 +46,9 @@ ENVIRONMENT = {
 PATIENCE_S = 400.0
 """For what surely comes, on a machine that others keep busy too: a bound on hanging, no promise."""
 
+_TURN_S = 0.001
+"""Few steps are done, and few calls answered, while a process runs for so long."""
+
 _PROXY_PORTS = range(20_000, 30_000)
 """Below those that any socket gets unasked, and those that servers have by default."""
 
@@ -142,25 +145,22 @@ def paused(processes: Iterable[psutil.Process]) -> Iterator[None]:
 
 
 @contextmanager
-def paused_once(
-    is_true: Callable[[], bool],
-    processes: Callable[[], Iterable[psutil.Process]],
-    *,
-    turn_s: float = 0.02,
-) -> Iterator[None]:
+def paused_once(is_true: Callable[[], bool], processes: Iterable[psutil.Process]) -> Iterator[None]:
     """Processes stand still in a moment when something is true, which others can tell of them.
 
-    They take turns, to run for `turn_s` and to stand still while they are looked at. What is true
-    for longer than that is not missed.
+    They take turns, to run for about a millisecond and to stand still while they are looked at.
+    What is true for longer than that is not missed.
     """
+    turned = list(processes)
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        with paused(processes()):
+        with paused(turned):
             if is_true():
                 yield
                 return
         assert time.monotonic() < deadline, "it never became true"
-        time.sleep(turn_s)
+        # Nothing else is done here, or they would run for as long as that takes.
+        time.sleep(_TURN_S)
 
 
 def wait_until(is_true: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:

@@ -46,7 +46,7 @@ def test_it_may_be_killed_meanwhile(process: psutil.Process) -> None:
 
 def test_it_runs_until_something_is_true_and_stands_from_then_on(process: psutil.Process) -> None:
     looks = iter((False, False, True))
-    with paused_once(lambda: next(looks), lambda: [process]):
+    with paused_once(lambda: next(looks), [process]):
         assert next(looks, None) is None
         wait_until(lambda: stands(process))
     wait_until(lambda: not stands(process))

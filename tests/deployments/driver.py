@@ -41,6 +41,8 @@ class Attempt:
     request_id: str
     start: int
     reached: int
+    actor_id: str = ""
+    """Of the replica, in hexadecimal digits; "" until one has taken the call."""
     was_handed_over: bool = False
     was_answered: bool = False
     """All steps are done, and the latents are here."""
@@ -79,6 +81,9 @@ class _WatchedStream:
         self._attempt = attempt
 
     async def __anext__(self) -> Any:
+        if not self._attempt.actor_id:
+            call = await self._stream._to_object_ref_gen()
+            self._attempt.actor_id = call._generator_ref.task_id().actor_id().hex()
         item = await anext(self._stream)
         if isinstance(item, PackedCheckpoint):
             self._attempt.reached = item.step

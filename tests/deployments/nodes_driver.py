@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -32,17 +32,19 @@ from deployments.options.stages import (
     TextEncoderOptions,
     VaeDecoderOptions,
 )
+from pipelines.contracts import GenerationJob
 from tests.cluster import (
     ENVIRONMENT,
     PATIENCE_S,
     is_whole,
     paused,
+    paused_once,
     replicas_in,
     wait_until,
 )
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.fake_gpus import FakeGpuDenoiser, FakeGpuTextEncoder, FakeGpuVaeDecoder
-from tests.deployments.ray_state import Seat, queued_s, seats
+from tests.deployments.ray_state import Seat, seats
 from tests.serve.fake_metadata import GCP, FakeMetadata, serving
 from tests.specs import tiny_spec
 
@@ -182,40 +184,59 @@ def _start_watch(node_id: str, metadata_url: str) -> subprocess.Popen[str]:
     )
 
 
+class _EightJobs:
+    """Eight at once, handed to denoisers that stand still: so they begin together."""
+
+    def __init__(self, driver: Any, name: str, number: int = 1) -> None:
+        self.number = number
+        self._driver = driver
+        jobs = [
+            make_job(f"{name}-{number}-{seed}", prompt=f"{seed} circles", steps=STEPS, seed=seed)
+            for seed in range(JOBS)
+        ]
+        self.under_way = [(job, driver.generate.remote(job)) for job in jobs]
+        wait_until(lambda: all(self.attempts(job) for job in jobs))
+
+    def attempts(self, job: GenerationJob) -> list[Attempt]:
+        return self._driver.attempts.remote(job.request_id).result(timeout_s=PATIENCE_S)
+
+    def latest(self) -> list[Attempt]:
+        return [self.attempts(job)[-1] for job, _ in self.under_way]
+
+    def busiest(self, denoisers: Sequence[Seat]) -> tuple[Seat, list[Attempt]]:
+        """The denoiser with the most of them, and its attempts at them."""
+        latest = self.latest()
+        taken = [
+            (denoiser, [each for each in latest if each.actor_id == denoiser.actor_id])
+            for denoiser in denoisers
+        ]
+        return max(taken, key=lambda each: len(each[1]))
+
+
 @contextmanager
 def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
-    """Eight jobs; the denoiser with the most of them is given, which stands still meanwhile.
+    """Eight jobs; the denoiser with the most of them is given, in the middle of each. All denoisers
+    stand still meanwhile. Eight others follow where they went past it unseen.
 
     Then prints what came of the jobs.
     """
-    jobs = [
-        make_job(f"{name}-{seed}", prompt=f"{seed} circles", steps=STEPS, seed=seed)
-        for seed in range(JOBS)
-    ]
+    denoisers = _denoisers()
+    processes = [psutil.Process(denoiser.pid) for denoiser in denoisers]
+    with paused(processes):
+        jobs = _EightJobs(driver, name)
 
-    def attempts(job: Any) -> list[Attempt]:
-        return driver.attempts.remote(job.request_id).result(timeout_s=PATIENCE_S)
+    def is_in_the_middle() -> bool:
+        """With a checkpoint of each of its jobs, and far from done."""
+        nonlocal jobs
+        if all(each.was_answered for each in jobs.latest()):
+            jobs = _EightJobs(driver, name, jobs.number + 1)
+        _, its = jobs.busiest(denoisers)
+        return len(its) >= JOBS / 2 and all(0 < each.reached < EARLY for each in its)
 
-    def are_in_the_middle() -> bool:
-        """All have made a checkpoint, and so many are far from done that each denoiser has one."""
-        reached = [attempts(job)[-1].reached for job in jobs]
-        return all(reached) and sum(step < EARLY for step in reached) > JOBS / 2
-
-    denoisers = [psutil.Process(seat.pid) for seat in _denoisers()]
-    with paused(denoisers):  # so that all begin together
-        responses = [driver.generate.remote(job) for job in jobs]
-        wait_until(lambda: all(attempts(job) for job in jobs))
-    deadline = time.monotonic() + PATIENCE_S
-    while True:  # they take turns, to draw and to stand still
-        busiest = max(_denoisers(), key=queued_s)
-        with paused(denoisers):
-            if are_in_the_middle():
-                yield busiest
-                break
-        assert time.monotonic() < deadline, "they never were in the middle together"
-        time.sleep(0.02)
+    with paused_once(is_in_the_middle, processes):
+        yield jobs.busiest(denoisers)[0]
     began = time.monotonic()
-    for job, response in zip(jobs, responses, strict=True):
+    for job, response in jobs.under_way:
         result = response.result(timeout_s=PATIENCE_S)
         _print(
             why=name,
@@ -223,7 +244,7 @@ def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
             seed=job.params.seed,
             steps_run=result.images[0].steps_run,
             resumed_at=result.resumed_at,
-            attempts=[dataclasses.asdict(attempt) for attempt in attempts(job)],
+            attempts=[dataclasses.asdict(attempt) for attempt in jobs.attempts(job)],
             done_after_s=round(time.monotonic() - began, 1),
             image=result.images[0].b64,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, cast
 
-import ray
 from ray._private.state import state
 from ray.core.generated import gcs_pb2
 
@@ -19,6 +18,7 @@ class Seat(NamedTuple):
     gpus: dict[str, float]
     """The share that it has of each GPU, by the GPU's index."""
     actor_name: str
+    actor_id: str
     pid: int
 
 
@@ -27,13 +27,6 @@ def seats(app: str) -> list[Seat]:
     table = state._connect_and_get_accessor().get_actor_table(None, "ALIVE")
     found = [_seat(_pb2.ActorTableData.FromString(row), app) for row in table]
     return sorted(seat for seat in found if seat)
-
-
-def queued_s(seat: Seat) -> float:
-    """Seconds of work that a denoiser has, as it tells the router."""
-    replica = ray.get_actor(seat.actor_name, namespace="serve")
-    stats: Any = ray.get(replica.record_routing_stats.remote())
-    return stats["queued_s"]
 
 
 def _seat(row: Any, app: str) -> Seat | None:
@@ -51,4 +44,4 @@ def _seat(row: Any, app: str) -> Seat | None:
         if resource.name == "GPU" or resource.name.startswith("GPU_group_")
         for each in resource.resource_ids
     }
-    return Seat(name, row.address.node_id.hex(), gpus, row.name, row.pid)
+    return Seat(name, row.address.node_id.hex(), gpus, row.name, row.actor_id.hex(), row.pid)

@@ -38,8 +38,6 @@ pytestmark = pytest.mark.cluster
 STEPS = 40
 JOBS = 8
 STAGES = [name for name in StageName if name is not StageName.FUSED]
-TURN_S = 0.001
-"""Few calls are taken and answered while a process runs for so long, as threads hand them on."""
 
 Driver = DeploymentHandle[Any]
 
@@ -116,7 +114,7 @@ def caught(
             under_way = EightJobs(driver, name, under_way.number + 1)
         return is_true(under_way) and under_way.done == 0
 
-    with paused_once(is_the_moment, lambda: replica_processes(stage, app=APP), turn_s=TURN_S):
+    with paused_once(is_the_moment, replica_processes(stage, app=APP)):
         yield under_way
 
 

@@ -20,6 +20,7 @@ from tests.cluster import (
     LocalCluster,
     is_whole,
     kill,
+    paused,
     paused_once,
     replica_processes,
     replicas_in,
@@ -87,6 +88,14 @@ def _start(driver: Driver, name: str) -> Jobs:
     return {job.request_id: cast(Any, driver.generate.remote(job)) for job in jobs}
 
 
+def _start_together(driver: Driver, name: str) -> Jobs:
+    """The same, and no denoiser takes one before it has all of its own."""
+    with paused(_denoisers()):
+        jobs = _start(driver, name)
+        wait_until(lambda: all(_attempts(driver, request_id) for request_id in jobs))
+    return jobs
+
+
 def _results(jobs: Jobs) -> list[GenerationResult]:
     return [response.result(timeout_s=PATIENCE_S) for response in jobs.values()]
 
@@ -129,9 +138,10 @@ def test_jobs_move_when_their_denoisers_are_redeployed(
     driver: Driver, deploy_denoisers: Callable[[], object], twins: list[str | None]
 ) -> None:
     wait_until(lambda: is_whole(DENOISERS))
-    jobs = _start(driver, "redeployed")
+    denoisers = _denoisers()
+    jobs = _start_together(driver, "redeployed")
     with ThreadPoolExecutor(1) as pool:
-        with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), _denoisers):
+        with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), denoisers):
             deploying = pool.submit(deploy_denoisers)
             wait_until(lambda: replicas_in(STOPPING, "Denoiser", app=DENOISERS) > 0)
         deploying.result()
@@ -143,9 +153,10 @@ def test_jobs_move_when_their_denoisers_are_redeployed(
 
 def test_jobs_survive_the_kill_of_a_denoiser(driver: Driver, twins: list[str | None]) -> None:
     wait_until(lambda: is_whole(DENOISERS))
-    jobs = _start(driver, "killed")
-    with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), _denoisers):
-        kill(_denoisers()[0], "Denoiser", app=DENOISERS)
+    denoisers = _denoisers()
+    jobs = _start_together(driver, "killed")
+    with paused_once(lambda: _both_have_jobs_in_the_middle(driver, jobs), denoisers):
+        kill(denoisers[0], "Denoiser", app=DENOISERS)
     results = _results(jobs)
     assert _files(results) == twins
     cut_short = _assert_disturbed_jobs_lost_no_checkpoint(driver, jobs, results)

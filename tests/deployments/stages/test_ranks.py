@@ -83,10 +83,11 @@ def test_a_rank_that_dies_takes_its_replica_along_and_no_image_is_lost(
     driver: Driver, dev_like: Path
 ) -> None:
     jobs = [make_job(f"long-{seed}", steps=STEPS, seed=seed) for seed in range(4)]
-    with paused(first_ranks()):  # so that they begin together
+    ranks = first_ranks()
+    with paused(ranks):  # so that they begin together
         responses = [driver.generate.remote(job) for job in jobs]
         wait_until(lambda: all(attempts(driver, job.request_id) for job in jobs))
-    with paused_once(lambda: all(in_the_middle(driver, job) for job in jobs), first_ranks):
+    with paused_once(lambda: all(in_the_middle(driver, job) for job in jobs), ranks):
         (victim,) = further_ranks()
         victim.kill()
     results = [response.result(timeout_s=PATIENCE_S) for response in responses]

@@ -151,7 +151,8 @@ def test_a_server_that_answers_no_more_is_said_to_be_dead(
 
 
 @pytest.mark.cluster
-def test_a_demo_whose_raylet_dies_says_so_and_ends(tmp_path: Path):
+def test_a_demo_whose_raylet_dies_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLUICE_STAGES__LAYOUT", "fused")
     demo = Demo(tmp_path)
     assert demo.process.stdout is not None
     shown = ""
