@@ -17,6 +17,7 @@ from pipelines.contracts import (
     Checkpoint,
     LatentJob,
     Latents,
+    SamplingParams,
     ServiceTerms,
     StepEvent,
     TextConditioning,
@@ -140,11 +141,13 @@ def _jobs(number: int, arrival: Arrival, spec: ModelSpec, *, late_s: float) -> l
         LatentJob(
             work_id=f"{number}-{image}",
             group=str(number),
-            height=arrival.height,
-            width=arrival.width,
-            num_inference_steps=arrival.steps,
-            guidance_scale=spec.guidance_scale,
-            seed=arrival.seed + image,
+            sampling=SamplingParams(
+                height=arrival.height,
+                width=arrival.width,
+                num_inference_steps=arrival.steps,
+                guidance_scale=spec.guidance_scale,
+                seed=arrival.seed + image,
+            ),
             terms=terms,
         )
         for image in range(arrival.n)

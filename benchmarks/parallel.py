@@ -34,7 +34,7 @@ import torch
 from benchmarks.random_flux import step_flops
 from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines.catalog import find
-from pipelines.contracts import LatentJob
+from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.flux1.family import FAMILY as FLUX1
 from pipelines.packing.layout import SegmentShape
 from pipelines.parallel.degrees import Degrees
@@ -122,20 +122,19 @@ def replica(settings: RankSettings) -> Generator[tuple[ParallelStage, Counter[st
 def admit_mix(stage: DenoiserStage, side: int, ticks: int) -> list[Trajectory]:
     """Three sizes and text lengths, one of them guided by a negative prompt."""
     torch.manual_seed(0)
-    text, short, negative = (stage.random_conditioning(length) for length in (16, 9, 9))
-    job = LatentJob(
-        work_id="a",
-        group="a",
-        height=side,
-        width=side,
-        num_inference_steps=ticks,
-        guidance_scale=3.5,
-        seed=1,
+    text, short, other = (stage.random_conditioning(length) for length in (16, 9, 9))
+    one = SamplingParams(
+        height=side, width=side, num_inference_steps=ticks, guidance_scale=3.5, seed=1
     )
+    guided = replace(one, height=side // 2, true_cfg_scale=2.0, seed=2)
+    narrow = replace(one, width=side // 2 + 16, seed=3)
     return [
-        stage.admit(job, text, None),
-        stage.admit(replace(job, height=side // 2, true_cfg_scale=2.0, seed=2), short, negative),
-        stage.admit(replace(job, width=side // 2 + 16, seed=3), text, None),
+        stage.admit(LatentJob(work_id="a", group="a", sampling=sampling), positive, negative)
+        for sampling, positive, negative in (
+            (one, text, None),
+            (guided, short, other),
+            (narrow, text, None),
+        )
     ]
 
 
@@ -177,11 +176,9 @@ def time_steps(source: str, degrees: Degrees, *, ticks: int) -> float:
         job = LatentJob(
             work_id="a",
             group="a",
-            height=1024,
-            width=1024,
-            num_inference_steps=ticks + 2,
-            guidance_scale=3.5,
-            seed=1,
+            sampling=SamplingParams(
+                height=1024, width=1024, num_inference_steps=ticks + 2, guidance_scale=3.5, seed=1
+            ),
         )
         trajectory = stage.admit(job, text, None)
         for _ in range(ticks + 2):

@@ -19,7 +19,13 @@ import torch
 from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines import skipping
 from pipelines.catalog import find
-from pipelines.contracts import DecodedImage, LatentJob, TextConditioning, TextPrompt
+from pipelines.contracts import (
+    DecodedImage,
+    LatentJob,
+    SamplingParams,
+    TextConditioning,
+    TextPrompt,
+)
 from pipelines.embedded.training import checker
 from pipelines.embedded.training.evaluate import held_out_prompts
 from pipelines.stages.denoiser import DenoiserStage
@@ -100,12 +106,14 @@ def _job(case: Case, seed: int) -> LatentJob:
     return LatentJob(
         work_id=str(seed),
         group="benchmark",
-        height=SPEC.height,
-        width=SPEC.width,
-        num_inference_steps=case.steps,
-        guidance_scale=SPEC.guidance_scale,
-        seed=seed,
-        skips_steps=case.skips,
+        sampling=SamplingParams(
+            height=SPEC.height,
+            width=SPEC.width,
+            num_inference_steps=case.steps,
+            guidance_scale=SPEC.guidance_scale,
+            seed=seed,
+            skips_steps=case.skips,
+        ),
     )
 
 

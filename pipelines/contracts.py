@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """What is drawn, but for the words: the same for a request and for each of its images.
+    """What is drawn, but for the words: the same for each image of a request, except the seed.
 
     `height` and `width` are pixels, multiples of what the `family` (`pipelines.families`) asks for.
 
@@ -47,6 +47,11 @@ class SamplingParams:
     skips_steps: bool = False
     family: str = DEFAULT_FAMILY
 
+    @property
+    def uses_true_cfg(self) -> bool:
+        """Whether a second, negative, forward is run, given its conditioning."""
+        return self.true_cfg_scale > 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams(SamplingParams):
@@ -66,6 +71,14 @@ class GenerationParams(SamplingParams):
     def uses_true_cfg(self) -> bool:
         """Whether a second, negative, forward is run."""
         return self.true_cfg_scale > 1.0 and self.negative_prompt is not None
+
+    def image_sampling(self, index: int) -> SamplingParams:
+        """Those of image `index`: its own seed, and no true guidance without a negative prompt."""
+        own = {each.name: getattr(self, each.name) for each in fields(SamplingParams)}
+        own["seed"] += index
+        if not self.uses_true_cfg:
+            own["true_cfg_scale"] = 1.0
+        return SamplingParams(**own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,26 +131,21 @@ class TextConditioning(Timed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentJob(SamplingParams):
+class LatentJob:
     """One image for the denoiser: everything but the conditionings.
 
-    `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all; `seed`
-    is this image's own. `true_cfg_scale` counts only with a negative conditioning, and `of` leaves
-    it at 1 for a request that has none. The deadline in
-    `terms` is that of the latents: what decoding and storing need is already taken off. `trace` is
-    the `traceparent` under which spans are kept, "" to keep none.
+    `work_id` is unique; `group` is the request that it belongs to, of `num_images` in all. The seed
+    in `sampling` is this image's own; its `true_cfg_scale` counts only with a negative
+    conditioning. The deadline in `terms` is that of the latents: what decoding and storing need is
+    already taken off. `trace` is the `traceparent` under which spans are kept, "" to keep none.
     """
 
     work_id: str
     group: str
+    sampling: SamplingParams
     terms: ServiceTerms = ServiceTerms()
     num_images: int = 1
     trace: str = ""
-
-    @property
-    def uses_true_cfg(self) -> bool:
-        """Whether a second, negative, forward is run, given its conditioning."""
-        return self.true_cfg_scale > 1.0
 
     @classmethod
     def of(
@@ -150,15 +158,11 @@ class LatentJob(SamplingParams):
         terms: ServiceTerms = ServiceTerms(),
         trace: str = "",
     ) -> LatentJob:
-        """Image `index` of a request, with its own seed."""
-        sampling = {each.name: getattr(params, each.name) for each in fields(SamplingParams)}
-        sampling["seed"] += index
-        if not params.uses_true_cfg:
-            sampling["true_cfg_scale"] = 1.0
+        """Image `index` of a request."""
         return cls(
-            **sampling,
             work_id=work_id,
             group=group,
+            sampling=params.image_sampling(index),
             terms=terms,
             num_images=params.num_images,
             trace=trace,

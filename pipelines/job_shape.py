@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from pipelines.contracts import GenerationParams, LatentJob
+from pipelines.contracts import SamplingParams
 from pipelines.cuts import Cut
 from pipelines.families import family_named
 from pipelines.skipping import forwards_of
@@ -44,16 +44,16 @@ class JobShape(NamedTuple):
 
 
 def shape_of(
-    job: LatentJob | GenerationParams,
+    sampling: SamplingParams,
     *,
     images: int = 1,
     start: ResumePoint | None = None,
 ) -> JobShape:
-    """The shape of `images` of a job, from noise or from where `start` left them."""
-    forwards = forwards_of(job)
+    """The shape of `images` drawn so, from noise or from where `start` left them."""
+    forwards = forwards_of(sampling)
     return JobShape(
-        image_tokens=family_named(job.family).image_tokens(job.height, job.width),
-        segments=images * (2 if job.uses_true_cfg else 1),
+        image_tokens=family_named(sampling.family).image_tokens(sampling.height, sampling.width),
+        segments=images * (2 if sampling.uses_true_cfg else 1),
         forwards=start.cuts[-1].num_steps if start is not None and start.cuts else forwards,
         done=0 if start is None else start.step,
     )

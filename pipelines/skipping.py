@@ -38,11 +38,11 @@ def num_forwards(num_steps: int, *, skips_steps: bool) -> int:
     return len(evaluated_steps(num_steps)) if skips_steps else num_steps
 
 
-def forwards_of(asked: SamplingParams) -> int:
+def forwards_of(sampling: SamplingParams) -> int:
     """The forwards of one image, unless its schedule is cut on the way."""
-    if asked.planned_cuts:
-        return asked.planned_cuts[-1].num_steps
-    return num_forwards(asked.num_inference_steps, skips_steps=asked.skips_steps)
+    if sampling.planned_cuts:
+        return sampling.planned_cuts[-1].num_steps
+    return num_forwards(sampling.num_inference_steps, skips_steps=sampling.skips_steps)
 
 
 def forecasts(sigmas: Sequence[float]) -> tuple[float, ...]:

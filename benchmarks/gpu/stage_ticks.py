@@ -13,7 +13,7 @@ import torch
 from benchmarks.alternation import Step, Way
 from benchmarks.gpu.bench import Bench, Case, Figures, Probe
 from pipelines.catalog import find
-from pipelines.contracts import LatentJob
+from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.engine.costs.calibrate import choose_shapes, measure
 from pipelines.engine.costs.surface import CostModel, Load, Observation, relative_errors
 from pipelines.flux1.family import FAMILY as FLUX1
@@ -75,11 +75,13 @@ def _job(bench: Bench, side: int, index: int = 0) -> LatentJob:
     return LatentJob(
         work_id=f"{side}-{index}",
         group=f"{side}-{index}",
-        height=side,
-        width=side,
-        num_inference_steps=bench.plan.shape.num_steps,
-        guidance_scale=3.5,
-        seed=index,
+        sampling=SamplingParams(
+            height=side,
+            width=side,
+            num_inference_steps=bench.plan.shape.num_steps,
+            guidance_scale=3.5,
+            seed=index,
+        ),
     )
 
 

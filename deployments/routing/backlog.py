@@ -164,7 +164,7 @@ def called_shape(args: Sequence[object], kwargs: Mapping[str, object]) -> JobSha
     job = args[0] if args else None
     if isinstance(job, LatentJob):
         start = kwargs.get("start")
-        return shape_of(job, start=start if isinstance(start, PackedCheckpoint) else None)
+        return shape_of(job.sampling, start=start if isinstance(start, PackedCheckpoint) else None)
     if isinstance(job, GenerationJob):
         return shape_of(job.params, images=job.params.num_images)
     return None

@@ -15,9 +15,10 @@ def refuse_what_cannot_be(scheduler: Scheduler, work: Work, job: LatentJob, *, n
     given up for a later one's.
     """
     if not scheduler.fits(work):
+        sampling = job.sampling
         raise InvalidRequest(
-            f"size: {job.width}x{job.height} is {work.tokens} tokens a step with its prompts, and"
-            f" keeps {work.num_bytes / 2**20:.0f} MiB; the denoiser here can hold"
+            f"size: {sampling.width}x{sampling.height} is {work.tokens} tokens a step with its"
+            f" prompts, and keeps {work.num_bytes / 2**20:.0f} MiB; the denoiser here can hold"
             f" {scheduler.capacity}. Ask for a smaller size, fewer steps or no negative prompt",
             param="size",
         )

@@ -266,7 +266,7 @@ class Engine:
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
         entry.trajectory = None
-        self._counters.count_finished(entry.job, latents.steps_run)
+        self._counters.count_finished(entry.job.sampling, latents.steps_run)
         if self._entries.leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
 

@@ -143,7 +143,7 @@ def work_of(entry: Entry, stage: Stepper[Any]) -> Work:
         tenant=terms.tenant,
         segments=stage.segments(job, entry.positive, entry.negative),
         num_steps=num_steps,
-        min_steps=job.min_inference_steps,
+        min_steps=job.sampling.min_inference_steps,
         num_bytes=stage.trajectory_bytes(job, entry.positive, entry.negative),
         arrival=entry.submitted,
         deadline=deadline,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from pipelines.contracts import LatentJob
+from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.cuts import Cut
 
 
@@ -92,7 +92,7 @@ def _admit(values: Mapping[str, Any]) -> Admit:
     job = values["job"]
     return Admit(
         number=values["number"],
-        job=LatentJob(**{**job, "planned_cuts": _cuts(job["planned_cuts"])}),
+        job=LatentJob(**{**job, "sampling": _sampling(job["sampling"])}),
         step=values["step"],
         cuts=_cuts(values["cuts"]),
         text_tokens=values["text_tokens"],
@@ -100,6 +100,10 @@ def _admit(values: Mapping[str, Any]) -> Admit:
         has_velocity=values["has_velocity"],
         tables=_tables(values),
     )
+
+
+def _sampling(values: Mapping[str, Any]) -> SamplingParams:
+    return SamplingParams(**{**values, "planned_cuts": _cuts(values["planned_cuts"])})
 
 
 def _recut(values: Mapping[str, Any]) -> Recut:

@@ -97,12 +97,12 @@ class RankStage(DenoiserStage):
                 assert_never(unknown)
 
     def _adopt(self, admit: Admit) -> Trajectory:
-        config, job = self._flux.config, admit.job
+        config, job, sampling = self._flux.config, admit.job, admit.job.sampling
         shape = SegmentShape(admit.text_tokens, admit.image_tokens)
         latents = self._receive(shape.image, config.in_channels)
         velocity = self._receive(shape.image, config.in_channels) if admit.has_velocity else None
         width = self._flux.transformer.inner_dim
-        rope = self._tables.rotary(shape.text, job.height, job.width)
+        rope = self._tables.rotary(shape.text, sampling.height, sampling.width)
         segments = [
             # Only rank 0 makes modulation, from the pooled text.
             Segment(self._receive(shape.text, width), None, self._table(table), shape, rope)
@@ -110,7 +110,9 @@ class RankStage(DenoiserStage):
         ]
         return Trajectory(
             job=job,
-            schedule=self._schedule_after(job, (*job.planned_cuts, *admit.cuts), shape.image),
+            schedule=self._schedule_after(
+                sampling, (*sampling.planned_cuts, *admit.cuts), shape.image
+            ),
             segments=tuple(segments),
             latents=latents,
             step=admit.step,

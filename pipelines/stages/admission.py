@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, SamplingParams, TextConditioning
 from pipelines.errors import InvalidRequest
 from pipelines.families import Family
 from pipelines.packing.layout import SegmentShape
@@ -25,20 +25,20 @@ def segment_shapes(
 
 
 def conditionings_of(
-    job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    sampling: SamplingParams, positive: TextConditioning, negative: TextConditioning | None
 ) -> list[TextConditioning]:
     """One for each segment of a job: the negative counts only where it is scaled."""
-    if negative is not None and job.uses_true_cfg:
+    if negative is not None and sampling.uses_true_cfg:
         return [positive, negative]
     return [positive]
 
 
 def check_family(job: LatentJob, family: Family) -> None:
     """Raises InvalidRequest for a job of a model of another family."""
-    if job.family != family.name:
+    if job.sampling.family != family.name:
         raise InvalidRequest(
-            f"{job.work_id}: is for a model of the family {job.family}, but the denoiser has one of"
-            f" {family.name}"
+            f"{job.work_id}: is for a model of the family {job.sampling.family}, but the denoiser"
+            f" has one of {family.name}"
         )
 
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
-from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, Latents, SamplingParams, TextConditioning
 from pipelines.cuts import Cut
 from pipelines.errors import StageFailed
 from pipelines.families import FlowModel, family_named
 from pipelines.job_shape import shape_of
-from pipelines.packing.layout import PackedBatch, RotaryTable
+from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.admission import (
     check_family,
@@ -58,22 +58,20 @@ class DenoiserStage:
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> tuple[int, ...]:
         """Tokens of each segment of one step: text and image, twice with true guidance."""
-        conditionings = conditionings_of(job, positive, negative)
-        return tuple(map(sum, segment_shapes(conditionings, self._image_tokens(job))))
+        return tuple(map(sum, self._shapes(job, positive, negative)))
 
     def forwards(self, job: LatentJob) -> int:
         """How many steps, of one forward each, a job takes unless it is cut."""
-        return shape_of(job).forwards
+        return shape_of(job.sampling).forwards
 
     def trajectory_bytes(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> int:
         """Device memory of an admitted trajectory, in bytes."""
-        conditionings = conditionings_of(job, positive, negative)
         return self._model.trajectory_bytes(
-            segment_shapes(conditionings, self._image_tokens(job)),
+            self._shapes(job, positive, negative),
             num_steps=self.forwards(job),
-            skips_steps=job.skips_steps,
+            skips_steps=job.sampling.skips_steps,
         )
 
     def tick_bytes(self, tokens: int) -> int:
@@ -99,13 +97,14 @@ class DenoiserStage:
         DegenerateImage when a conditioning is not finite, UnsupportedFeature for
         `min_inference_steps` and `planned_cuts` where schedules cannot be cut.
         """
-        model, conditionings = self._model, conditionings_of(job, positive, negative)
+        model, sampling = self._model, job.sampling
+        conditionings = conditionings_of(sampling, positive, negative)
         check_family(job, model.family)
         model.check_conditionings(conditionings)
-        if job.min_inference_steps is not None or job.planned_cuts:
-            model.check_can_cut("step_cuts" if job.planned_cuts else "min_steps")
-        image, cuts = self._image_tokens(job), start.cuts if start else ()
-        schedule = self._schedule_after(job, (*job.planned_cuts, *cuts), image)
+        if sampling.min_inference_steps is not None or sampling.planned_cuts:
+            model.check_can_cut("step_cuts" if sampling.planned_cuts else "min_steps")
+        image, cuts = self._image_tokens(sampling), start.cuts if start else ()
+        schedule = self._schedule_after(sampling, (*sampling.planned_cuts, *cuts), image)
         if start is not None:
             check_start(start, schedule, shape=(image, model.latent_width), dtype=model.dtype)
         segments: list[Segment] = []
@@ -113,11 +112,11 @@ class DenoiserStage:
             conditionings, segment_shapes(conditionings, image), strict=True
         ):
             txt, pooled = model.embed(conditioning)
-            if job.planned_cuts:
-                vec = self._planned_modulation(job, pooled, image)
+            if sampling.planned_cuts:
+                vec = self._planned_modulation(sampling, pooled, image)
             else:
-                vec = self._modulation(job, pooled, schedule, cuts)
-            rope = self._tables.rotary(shape.text, job.height, job.width)
+                vec = self._modulation(sampling, pooled, schedule, cuts)
+            rope = self._tables.rotary(shape.text, sampling.height, sampling.width)
             segments.append(Segment(txt, pooled, vec, shape, rope))
         return Trajectory(
             job=job,
@@ -126,7 +125,7 @@ class DenoiserStage:
             latents=(
                 start.latents.to(model.device)
                 if start
-                else model.noise(job.seed, job.height, job.width)
+                else model.noise(sampling.seed, sampling.height, sampling.width)
             ),
             step=start.step if start else 0,
             cuts=cuts,
@@ -163,14 +162,14 @@ class DenoiserStage:
         unless `num_steps` is between what is done and what was to be done, and for a job that
         skips steps or has planned cuts; UnsupportedFeature where schedules cannot be cut.
         """
-        job = trajectory.job
-        if job.skips_steps or job.planned_cuts:
+        job, sampling = trajectory.job, trajectory.job.sampling
+        if sampling.skips_steps or sampling.planned_cuts:
             raise ValueError(f"{job.work_id}: a schedule that is planned to be short is not cut")
         cut = Cut(trajectory.step, num_steps)
         cuts = (*trajectory.cuts, cut)
         schedule = self._model.cut_schedule(trajectory.schedule, cut, trajectory.image_tokens)
         trajectory.segments = tuple(
-            segment._replace(vec=self._modulation(job, segment.pooled, schedule, cuts))
+            segment._replace(vec=self._modulation(sampling, segment.pooled, schedule, cuts))
             for segment in trajectory.segments
         )
         trajectory.schedule, trajectory.cuts = schedule, cuts
@@ -193,24 +192,29 @@ class DenoiserStage:
 
         Raises DegenerateImage if it is not finite.
         """
+        sampling = trajectory.job.sampling
         return Latents(
             packed=trajectory.latents_on_cpu(),
-            height=trajectory.job.height,
-            width=trajectory.job.width,
+            height=sampling.height,
+            width=sampling.width,
             steps_run=trajectory.step,
-            cuts=(*trajectory.job.planned_cuts, *trajectory.cuts),
+            cuts=(*sampling.planned_cuts, *trajectory.cuts),
         )
 
-    def _schedule_after(self, job: LatentJob, cuts: Sequence[Cut], image_tokens: int) -> Schedule:
+    def _schedule_after(
+        self, sampling: SamplingParams, cuts: Sequence[Cut], image_tokens: int
+    ) -> Schedule:
         """The schedule of a job's steps as it is after these cuts."""
-        schedule = self._tables.schedule(job.num_inference_steps, image_tokens, job.skips_steps)
+        schedule = self._tables.schedule(
+            sampling.num_inference_steps, image_tokens, sampling.skips_steps
+        )
         for cut in cuts:
             schedule = self._model.cut_schedule(schedule, cut, image_tokens)
         return schedule
 
     def _modulation(
         self,
-        job: LatentJob,
+        sampling: SamplingParams,
         pooled: torch.Tensor | None,
         schedule: Schedule,
         cuts: tuple[Cut, ...],
@@ -219,24 +223,33 @@ class DenoiserStage:
 
         No more and no less even where some of them are done: the same product has the same bits.
         """
-        return self._model.modulation(schedule, first_modulated(cuts), job.guidance_scale, pooled)
+        return self._model.modulation(
+            schedule, first_modulated(cuts), sampling.guidance_scale, pooled
+        )
 
     def _planned_modulation(
-        self, job: LatentJob, pooled: torch.Tensor | None, image_tokens: int
+        self, sampling: SamplingParams, pooled: torch.Tensor | None, image_tokens: int
     ) -> torch.Tensor:
         """Modulation of all forwards, out of the products that a job takes which is cut so on its
         way: other products might have other bits."""
-        cuts, parts = job.planned_cuts, list[torch.Tensor]()
+        cuts, parts = sampling.planned_cuts, list[torch.Tensor]()
         for count in range(len(cuts) + 1):
             made = cuts[:count]
-            schedule = self._schedule_after(job, made, image_tokens)
+            schedule = self._schedule_after(sampling, made, image_tokens)
             until = cuts[count].step if count < len(cuts) else schedule.num_steps
-            vec = self._modulation(job, pooled, schedule, made)
+            vec = self._modulation(sampling, pooled, schedule, made)
             parts.append(vec[: until - first_modulated(made)])
         return torch.cat(parts)
 
-    def _image_tokens(self, job: LatentJob) -> int:
-        return self._model.family.image_tokens(job.height, job.width)
+    def _image_tokens(self, sampling: SamplingParams) -> int:
+        return self._model.family.image_tokens(sampling.height, sampling.width)
+
+    def _shapes(
+        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+    ) -> tuple[SegmentShape, ...]:
+        """Of each segment of one step."""
+        conditionings = conditionings_of(job.sampling, positive, negative)
+        return segment_shapes(conditionings, self._image_tokens(job.sampling))
 
     def _velocities(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """The velocity (S, D) of each trajectory, guided where it has two segments."""
@@ -249,7 +262,8 @@ class DenoiserStage:
         for item in trajectories:
             velocity = next(parts)
             if len(item.segments) == 2:
-                velocity = self._model.guide(velocity, next(parts), item.job.true_cfg_scale)
+                scale = item.job.sampling.true_cfg_scale
+                velocity = self._model.guide(velocity, next(parts), scale)
             velocities.append(velocity)
         return velocities
 

@@ -16,7 +16,7 @@ from benchmarks.offered import OfferedLoad
 from benchmarks.simulation import Overheads
 from benchmarks.trace import Arrival, drawn_trace
 from pipelines.catalog import models
-from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
 from pipelines.engine.costs.surface import CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.stages.denoiser import DenoiserStage
@@ -51,11 +51,9 @@ def test_a_timed_stage_changes_nothing_and_sees_every_call(stage: DenoiserStage)
     job = LatentJob(
         work_id="w",
         group="g",
-        height=64,
-        width=64,
-        num_inference_steps=3,
-        guidance_scale=3.5,
-        seed=1,
+        sampling=SamplingParams(
+            height=64, width=64, num_inference_steps=3, guidance_scale=3.5, seed=1
+        ),
     )
     timed = TimedStage(stage)
     results: list[torch.Tensor] = []

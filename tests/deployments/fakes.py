@@ -123,15 +123,15 @@ class FakeStages:
         step = 0 if start is None else start.step
         try:
             await self.on_denoise(job)
-            while step < job.num_inference_steps:
+            while step < job.sampling.num_inference_steps:
                 step += 1
-                self.steps.append((job.seed, step))
+                self.steps.append((job.sampling.seed, step))
                 await self.on_step(job, step)
                 if self.tells_steps and step_every_s is not None:
                     yield StepEvent(
-                        work_id=job.work_id, step=step, num_steps=job.num_inference_steps
+                        work_id=job.work_id, step=step, num_steps=job.sampling.num_inference_steps
                     )
-                if step % self.checkpoint_every == 0 and step < job.num_inference_steps:
+                if step % self.checkpoint_every == 0 and step < job.sampling.num_inference_steps:
                     yield PackedCheckpoint(step=step, latents=mark)
         except GoesAway:
             if step:
@@ -144,8 +144,8 @@ class FakeStages:
         self.denoised.append(job)
         yield PackedLatents(
             packed=mark,
-            height=job.height,
-            width=job.width,
+            height=job.sampling.height,
+            width=job.sampling.width,
             steps_run=step,
             prompts=tuple(
                 PromptFacts(num_tokens=len(text), unread=UnreadText(dropped_text=self.dropped_text))
@@ -163,7 +163,7 @@ class FakeStages:
     async def classify(self, image: LatentJob, terms: ServiceTerms) -> SafetyVerdict:
         self.terms.append(terms)
         return SafetyVerdict(
-            flagged=image.seed in self.flagged_seeds,
+            flagged=image.sampling.seed in self.flagged_seeds,
             category="sexual",
             score=0.9,
             threshold=0.8,
@@ -177,8 +177,8 @@ class FakeStages:
             b64="",
             file_id=None,
             output_format=spec.output_format,
-            width=image.width,
-            height=image.height,
+            width=image.sampling.width,
+            height=image.sampling.height,
             seed=spec.seed,
             sha256=spec.parameters,
             num_bytes=0,

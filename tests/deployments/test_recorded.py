@@ -39,7 +39,7 @@ async def _generate(stages: FakeStages, **changes: Any) -> None:
 
 async def test_a_denoiser_that_dies_is_a_lost_call_and_a_resumed_image(recorded: Recorder) -> None:
     async def die(job: LatentJob, step: int) -> None:
-        if step in (1, 7) and stages.steps.count((job.seed, step)) == 1:
+        if step in (1, 7) and stages.steps.count((job.sampling.seed, step)) == 1:
             raise ActorDiedError()
 
     stages = FakeStages(on_step=die, checkpoint_every=3)

@@ -370,22 +370,23 @@ def naive_latents(
 ) -> torch.Tensor:
     """The finished latents of one request without cuts, step by step; skipped steps take the
     forecast of `pipelines.skipping`'s docstring, one by one."""
-    count = job.num_inference_steps
+    sampling = job.sampling
+    count = sampling.num_inference_steps
     levels = [SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1 - i / count for i in range(count))]
     levels.append(0.0)
-    run = {0, *range(1, count, 2), count - 1} if job.skips_steps else set(range(count))
-    generator = torch.Generator().manual_seed(job.seed)
-    tokens = (job.height // PATCH) * (job.width // PATCH)
+    run = {0, *range(1, count, 2), count - 1} if sampling.skips_steps else set(range(count))
+    generator = torch.Generator().manual_seed(sampling.seed)
+    tokens = (sampling.height // PATCH) * (sampling.width // PATCH)
     x = torch.randn(tokens, CHANNELS, generator=generator)
     history: list[tuple[float, torch.Tensor]] = []
     for step in range(count):
         if step in run:
             after = min(other for other in {*run, count} if other > step)
-            times = levels[step], levels[after]
-            v = naive_velocity(w, x, positive.prompt_embeds, job.height, job.width, *times)
-            if negative is not None and job.true_cfg_scale > 1:
-                n = naive_velocity(w, x, negative.prompt_embeds, job.height, job.width, *times)
-                v = v + job.true_cfg_scale * (v - n)
+            at = sampling.height, sampling.width, levels[step], levels[after]
+            v = naive_velocity(w, x, positive.prompt_embeds, *at)
+            if negative is not None and sampling.true_cfg_scale > 1:
+                n = naive_velocity(w, x, negative.prompt_embeds, *at)
+                v = v + sampling.true_cfg_scale * (v - n)
             history.append((levels[step], v))
         level, velocity = history[-1]
         if len(history) > 3:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipelines.batch_invariant import make_batch_invariant
-from pipelines.contracts import LatentJob, Latents, TextPrompt
+from pipelines.contracts import LatentJob, Latents, SamplingParams, TextPrompt
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
@@ -102,11 +102,9 @@ def job(height: int, width: int, seed: int) -> LatentJob:
     return LatentJob(
         work_id=f"w{seed}",
         group=f"w{seed}",
-        height=height,
-        width=width,
-        num_inference_steps=2,
-        guidance_scale=3.5,
-        seed=seed,
+        sampling=SamplingParams(
+            height=height, width=width, num_inference_steps=2, guidance_scale=3.5, seed=seed
+        ),
     )
 
 

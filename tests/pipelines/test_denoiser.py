@@ -17,6 +17,7 @@ from pipelines.contracts import (
     DecodedImage,
     GenerationParams,
     LatentJob,
+    SamplingParams,
     TextConditioning,
     TextPrompt,
 )
@@ -28,12 +29,15 @@ from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from tests.jobs import with_sampling
 from tests.memory import PeakMemory, storage_bytes
 from tests.oracle import compare, oracle_images
 from tests.properties import examples
 
 JOB = LatentJob(
-    work_id="a", group="a", height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3
+    work_id="a",
+    group="a",
+    sampling=SamplingParams(height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3),
 )
 Texts = tuple[TextConditioning, TextConditioning | None]
 
@@ -78,7 +82,7 @@ def test_resumed_elsewhere_it_ends_with_the_same_bits(
     cuts: dict[int, int],
     stops: set[int],
 ) -> None:
-    job = replace(JOB, num_inference_steps=num_steps, true_cfg_scale=2.0 if guided else 1.0)
+    job = with_sampling(JOB, num_inference_steps=num_steps, true_cfg_scale=2.0 if guided else 1.0)
     here, there = stages
     conditionings = texts(here, guided=guided)
 
@@ -122,7 +126,7 @@ def test_planned_cuts_draw_what_cuts_on_the_way_drew(
     wanted: dict[int, int],
     stop: int,
 ) -> None:
-    job = replace(JOB, num_inference_steps=num_steps, true_cfg_scale=2.0 if guided else 1.0)
+    job = with_sampling(JOB, num_inference_steps=num_steps, true_cfg_scale=2.0 if guided else 1.0)
     here, there = stages
     conditionings = texts(here, guided=guided)
     cut = here.admit(job, *conditionings)
@@ -132,7 +136,7 @@ def test_planned_cuts_draw_what_cuts_on_the_way_drew(
         here.tick([cut])
     first = here.finish(cut)
     num_steps, planned = redrawn_by(num_steps, first.cuts)
-    again = replace(job, num_inference_steps=num_steps, planned_cuts=planned)
+    again = with_sampling(job, num_inference_steps=num_steps, planned_cuts=planned)
     assert here.forwards(again) == first.steps_run
     moving = there.admit(again, *conditionings)
     while not moving.is_done:
@@ -148,7 +152,7 @@ def test_planned_cuts_draw_what_cuts_on_the_way_drew(
 def test_skipping_resumes_after_every_step(
     stages: tuple[DenoiserStage, DenoiserStage], num_steps: int
 ) -> None:
-    job = replace(JOB, num_inference_steps=num_steps, skips_steps=True)
+    job = with_sampling(JOB, num_inference_steps=num_steps, skips_steps=True)
     here, there = stages
     conditionings = texts(here)
     undisturbed = here.admit(job, *conditionings)
@@ -168,10 +172,10 @@ def test_skipping_resumes_after_every_step(
 
 def test_skipping_walks_the_full_schedule_and_forecasts(stage: DenoiserStage) -> None:
     """Against a plain loop over all steps, with a forecast velocity where there is no forward."""
-    job = replace(JOB, num_inference_steps=12, skips_steps=True)
+    job = with_sampling(JOB, num_inference_steps=12, skips_steps=True)
     conditionings = texts(stage)
     ours = stage.admit(job, *conditionings)
-    full = stage.admit(replace(job, skips_steps=False), *conditionings)
+    full = stage.admit(with_sampling(job, skips_steps=False), *conditionings)
     model: Any = stage._model
     config = model.scheduler_config
     schedule = make_schedule(config, num_steps=12, image_tokens=12, device=torch.device("cpu"))
@@ -196,7 +200,7 @@ def test_cut_before_its_first_step_it_is_the_shorter_request(stage: DenoiserStag
     conditionings = texts(stage)
     trajectory = stage.admit(JOB, *conditionings)
     stage.cut(trajectory, 4)
-    shorter = stage.admit(replace(JOB, num_inference_steps=4), *conditionings)
+    shorter = stage.admit(with_sampling(JOB, num_inference_steps=4), *conditionings)
     assert torch.equal(trajectory.schedule.sigmas, shorter.schedule.sigmas)
     assert torch.equal(finished(stage, trajectory), finished(stage, shorter))
 
@@ -241,7 +245,7 @@ def test_what_cannot_be_cut_is_refused_when_it_comes_in(dev_like: Path) -> None:
     model: Any = stage._model
     model.scheduler_config = {**model.scheduler_config, "use_karras_sigmas": True}
     with pytest.raises(UnsupportedFeature, match=r"min_steps.*use_karras_sigmas"):
-        stage.admit(replace(JOB, min_inference_steps=3), *texts(stage))
+        stage.admit(with_sampling(JOB, min_inference_steps=3), *texts(stage))
     trajectory = stage.admit(JOB, *texts(stage))
     stage.tick([trajectory])
     with pytest.raises(UnsupportedFeature):
@@ -249,7 +253,7 @@ def test_what_cannot_be_cut_is_refused_when_it_comes_in(dev_like: Path) -> None:
 
 
 def test_a_schedule_that_skips_is_not_cut(stage: DenoiserStage) -> None:
-    trajectory = stage.admit(replace(JOB, skips_steps=True), *texts(stage))
+    trajectory = stage.admit(with_sampling(JOB, skips_steps=True), *texts(stage))
     with pytest.raises(ValueError, match="planned to be short"):
         stage.cut(trajectory, 2)
 
@@ -278,7 +282,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 
 def test_a_checkpoint_without_its_velocity_is_refused(stage: DenoiserStage) -> None:
-    job = replace(JOB, num_inference_steps=10, skips_steps=True)
+    job = with_sampling(JOB, num_inference_steps=10, skips_steps=True)
     trajectory = stage.admit(job, *texts(stage))
     for _ in range(3):
         stage.tick([trajectory])
@@ -296,8 +300,8 @@ def test_values_that_are_not_finite_stay_in_their_trajectory(
     conditionings = texts(stage, guided=True)
     jobs = [
         JOB,
-        replace(JOB, work_id="bad", true_cfg_scale=2.0),
-        replace(JOB, work_id="c", width=96, true_cfg_scale=2.0),
+        replace(with_sampling(JOB, true_cfg_scale=2.0), work_id="bad"),
+        replace(with_sampling(JOB, width=96, true_cfg_scale=2.0), work_id="c"),
     ]
 
     def run(*, poison: bool) -> list[Trajectory]:
@@ -328,13 +332,13 @@ def test_text_that_is_not_finite_is_refused_at_once(stage: DenoiserStage) -> Non
     assert negative is not None
     negative.prompt_embeds[2, 2] = torch.nan
     with pytest.raises(DegenerateImage, match="text encoder"):
-        stage.admit(replace(JOB, true_cfg_scale=2.0), positive, negative)
+        stage.admit(with_sampling(JOB, true_cfg_scale=2.0), positive, negative)
 
 
 def test_a_negative_prompt_of_another_length_is_refused(stage: DenoiserStage) -> None:
     positive, _ = texts(stage)
     with pytest.raises(InvalidRequest, match="7 tokens, the prompt 8"):
-        stage.admit(replace(JOB, true_cfg_scale=2.0), positive, stage.random_conditioning(7))
+        stage.admit(with_sampling(JOB, true_cfg_scale=2.0), positive, stage.random_conditioning(7))
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -343,11 +347,8 @@ def test_a_trajectory_weighs_what_it_was_said_to(
     stages: tuple[DenoiserStage, DenoiserStage], guided: bool, skips_steps: bool
 ) -> None:
     stage, _ = stages
-    job = replace(
-        JOB,
-        num_inference_steps=12,
-        true_cfg_scale=2.0 if guided else 1.0,
-        skips_steps=skips_steps,
+    job = with_sampling(
+        JOB, num_inference_steps=12, true_cfg_scale=2.0 if guided else 1.0, skips_steps=skips_steps
     )
     conditionings = texts(stage, guided=guided)
     trajectory = stage.admit(job, *conditionings)
@@ -368,7 +369,7 @@ def test_a_tick_fits_into_what_it_was_said_to_take(
 ) -> None:
     stage, _ = stages
     conditionings = stage.random_conditioning(64), None
-    jobs = [replace(JOB, height=height, width=width) for height, width in sizes]
+    jobs = [with_sampling(JOB, height=height, width=width) for height, width in sizes]
     works = [stage.admit(job, *conditionings) for job in jobs]
     tokens = sum(sum(stage.segments(job, *conditionings)) for job in jobs)
     stage.tick(works)
@@ -382,13 +383,14 @@ def test_images_of_one_prompt_share_their_modulation_and_others_do_not(
 ) -> None:
     here, other = texts(stage)[0], stage.random_conditioning(8)
     first, second = (
-        stage.admit(replace(JOB, work_id=str(seed), seed=seed), here, None) for seed in range(2)
+        stage.admit(replace(with_sampling(JOB, seed=seed), work_id=str(seed)), here, None)
+        for seed in range(2)
     )
     (shared,) = {trajectory.segments[0].vec.data_ptr() for trajectory in (first, second)}
     different = [
         stage.admit(JOB, other, None),
-        stage.admit(replace(JOB, num_inference_steps=6), here, None),
-        stage.admit(replace(JOB, guidance_scale=2.0), here, None),
+        stage.admit(with_sampling(JOB, num_inference_steps=6), here, None),
+        stage.admit(with_sampling(JOB, guidance_scale=2.0), here, None),
     ]
     stage.cut(second, 3)
     for trajectory in (*different, second):

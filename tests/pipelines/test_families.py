@@ -13,7 +13,13 @@ import torch
 
 from pipelines import families
 from pipelines.catalog import find, models
-from pipelines.contracts import GenerationParams, LatentJob, ServiceTerms, TextConditioning
+from pipelines.contracts import (
+    GenerationParams,
+    LatentJob,
+    SamplingParams,
+    ServiceTerms,
+    TextConditioning,
+)
 from pipelines.engine.costs.calibrate import choose_shapes, measure
 from pipelines.errors import ConfigurationError, InvalidRequest
 from pipelines.families import family_of
@@ -21,6 +27,7 @@ from pipelines.job_shape import shape_of
 from pipelines.local import LocalChain
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
+from tests.jobs import with_sampling
 from tests.pipelines.engine.play import NEVER, Play, Request, ScriptedStage
 from tests.pipelines.second_family import (
     FAMILY,
@@ -52,13 +59,13 @@ class RaggedRequest(Request):
 
     @cached_property
     def positive(self) -> TextConditioning:
-        return conditioning(self.job.seed, self.text_tokens)
+        return conditioning(self.seed, self.text_tokens)
 
     @cached_property
     def negative(self) -> TextConditioning | None:
         if not self.is_guided:
             return None
-        return conditioning(self.job.seed + 1000, self.text_tokens + 3)
+        return conditioning(self.seed + 1000, self.text_tokens + 3)
 
 
 def requests(count: int, seed: int) -> list[RaggedRequest]:
@@ -69,15 +76,17 @@ def requests(count: int, seed: int) -> list[RaggedRequest]:
             job=LatentJob(
                 work_id=str(index),
                 group=str(index),
-                height=32 * dice.randint(1, 4),
-                width=32 * dice.randint(1, 5),
-                num_inference_steps=dice.randint(2, 8),
-                guidance_scale=1.0,
-                true_cfg_scale=2.5,
-                skips_steps=dice.random() < 0.3,
-                seed=index,
+                sampling=SamplingParams(
+                    height=32 * dice.randint(1, 4),
+                    width=32 * dice.randint(1, 5),
+                    num_inference_steps=dice.randint(2, 8),
+                    guidance_scale=1.0,
+                    true_cfg_scale=2.5,
+                    skips_steps=dice.random() < 0.3,
+                    seed=index,
+                    family=NAME,
+                ),
                 terms=ServiceTerms(deadline=2e9 - index, priority=index // 4),
-                family=NAME,
             ),
             text_tokens=dice.randint(1, 12),
             is_guided=index % 3 == 0,
@@ -116,7 +125,7 @@ def test_packed_with_any_others_each_is_the_naive_one(count: int) -> None:
 def test_segments_of_one_trajectory_may_differ_in_length() -> None:
     stage = DenoiserStage(PackedMadeUp(WEIGHTS))
     (request,) = requests(1, 0)
-    image = (request.job.height // 32) * (request.job.width // 32)
+    image = (request.job.sampling.height // 32) * (request.job.sampling.width // 32)
     text = request.text_tokens
     segments = stage.segments(request.job, request.positive, request.negative)
     assert segments == (text + image, text + 3 + image)
@@ -139,7 +148,7 @@ def test_preempted_parked_and_moved_each_is_the_naive_one(policy: str) -> None:
 def test_a_checkpoint_and_a_planned_cut_go_on_to_the_same_bits() -> None:
     stage = DenoiserStage(PackedMadeUp(WEIGHTS))
     request = requests(1, 0)[0]
-    job = replace(request.job, num_inference_steps=8, skips_steps=False)
+    job = with_sampling(request.job, num_inference_steps=8, skips_steps=False)
     texts = request.positive, request.negative
     work = stage.admit(job, *texts)
     for _ in range(3):
@@ -149,7 +158,7 @@ def test_a_checkpoint_and_a_planned_cut_go_on_to_the_same_bits() -> None:
     resumed = stage.admit(job, *texts, stage.checkpoint(work))
     step_all(stage, [work])
     step_all(stage, [resumed])
-    planned = stage.admit(replace(job, planned_cuts=work.cuts), *texts)
+    planned = stage.admit(with_sampling(job, planned_cuts=work.cuts), *texts)
     step_all(stage, [planned])
     assert work.step == 6
     assert torch.equal(resumed.latents, work.latents)
@@ -185,10 +194,10 @@ def test_the_whole_chain_is_loaded_through_the_models_family() -> None:
 def test_work_is_counted_in_the_familys_tokens() -> None:
     spec = made_up_spec()
     (request,) = requests(1, 1)
-    job = replace(request.job, height=64, width=96)
+    job = with_sampling(request.job, height=64, width=96)
     assert family_of(spec) is FAMILY
-    assert shape_of(job).image_tokens == 6
-    assert shape_of(replace(job, family="flux1")).image_tokens == 24
+    assert shape_of(job.sampling).image_tokens == 6
+    assert shape_of(with_sampling(job, family="flux1").sampling).image_tokens == 24
     mixes = choose_shapes(spec)
     assert all(side % 32 == 0 for mix in mixes for shape in mix for side in shape[:2])
     stage = DenoiserStage(PackedMadeUp(WEIGHTS))
@@ -200,7 +209,7 @@ def test_a_job_of_another_family_is_refused() -> None:
     (request,) = requests(1, 1)
     stage = DenoiserStage(PackedMadeUp(WEIGHTS))
     with pytest.raises(InvalidRequest, match=r"family flux1.*made-up"):
-        stage.admit(replace(request.job, family="flux1"), request.positive, None)
+        stage.admit(with_sampling(request.job, family="flux1"), request.positive, None)
 
 
 def test_every_model_of_the_catalogue_has_a_family() -> None:

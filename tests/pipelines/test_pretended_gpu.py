@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +25,7 @@ from pipelines.contracts import (
     GenerationParams,
     LatentJob,
     Latents,
+    SamplingParams,
     TextPrompt,
 )
 from pipelines.engine.engine import Engine
@@ -40,6 +40,7 @@ from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from tests.jobs import with_sampling
 from tests.pipelines.engine.play import SMALL_KNEE, Play, ScriptedStage, conditioning
 from tests.pipelines.engine.test_engine_exactness import fixed_requests
 from tests.pretend_cuda import HostWaits, PretendCuda, Wait, pretend_cuda
@@ -66,7 +67,9 @@ WAITS: dict[str, dict[Wait, int]] = {
 }
 
 JOB = LatentJob(
-    work_id="a", group="a", height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3
+    work_id="a",
+    group="a",
+    sampling=SamplingParams(height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3),
 )
 TEXT, NEGATIVE = conditioning(1, 8), conditioning(2, 8)
 
@@ -152,9 +155,11 @@ def test_packed_ticks_of_mixed_sizes(pair: Pair) -> None:
     def walk(stage: DenoiserStage) -> list[torch.Tensor]:
         works = [
             stage.admit(JOB, TEXT, None),
-            stage.admit(replace(JOB, width=96, num_inference_steps=4), conditioning(3, 12), None),
-            stage.admit(replace(JOB, height=32, true_cfg_scale=2.5, seed=5), TEXT, NEGATIVE),
-            stage.admit(replace(JOB, num_inference_steps=12, skips_steps=True), TEXT, None),
+            stage.admit(
+                with_sampling(JOB, width=96, num_inference_steps=4), conditioning(3, 12), None
+            ),
+            stage.admit(with_sampling(JOB, height=32, true_cfg_scale=2.5, seed=5), TEXT, NEGATIVE),
+            stage.admit(with_sampling(JOB, num_inference_steps=12, skips_steps=True), TEXT, None),
         ]
         return finished(stage, *works)
 
@@ -167,7 +172,7 @@ def test_packed_ticks_of_one_size(pair: Pair) -> None:
 
 def test_a_schedule_that_is_cut_twice(pair: Pair) -> None:
     def walk(stage: DenoiserStage) -> list[torch.Tensor]:
-        work = stage.admit(replace(JOB, min_inference_steps=3), TEXT, None)
+        work = stage.admit(with_sampling(JOB, min_inference_steps=3), TEXT, None)
         stage.cut(work, 6)
         stage.tick([work])
         stage.tick([work])
@@ -181,8 +186,8 @@ def test_a_schedule_that_is_cut_twice(pair: Pair) -> None:
 def test_a_checkpoint_goes_on_on_another_device(pair: Pair, there_first: bool) -> None:
     """From the CPU to the GPU, and from the GPU to the CPU: cut, guided, skipping steps."""
     jobs = [
-        (replace(JOB, true_cfg_scale=2.5), NEGATIVE, 5),
-        (replace(JOB, num_inference_steps=12, skips_steps=True), None, None),
+        (with_sampling(JOB, true_cfg_scale=2.5), NEGATIVE, 5),
+        (with_sampling(JOB, num_inference_steps=12, skips_steps=True), None, None),
     ]
     first, second = reversed(pair) if there_first else pair
     for job, negative, cut in jobs:
@@ -196,14 +201,14 @@ def test_a_checkpoint_goes_on_on_another_device(pair: Pair, there_first: bool) -
             return work
 
         start = first.checkpoint(begin(first))
-        assert (start.velocity is not None) == job.skips_steps
+        assert (start.velocity is not None) == job.sampling.skips_steps
         (expected,) = finished(pair.here, begin(pair.here))
         (found,) = finished(second, second.admit(job, TEXT, negative, start))
         assert torch.equal(expected, found)
 
 
 def test_a_checkpoint_and_a_result_are_on_the_host(stage: DenoiserStage) -> None:
-    work = stage.admit(replace(JOB, num_inference_steps=12, skips_steps=True), TEXT, None)
+    work = stage.admit(with_sampling(JOB, num_inference_steps=12, skips_steps=True), TEXT, None)
     for _ in range(3):
         stage.tick([work])
     start = stage.checkpoint(work)
@@ -219,7 +224,7 @@ def test_an_index_left_on_the_cpu_is_found(
     stage: DenoiserStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards all of the above: they would pass on a device that takes anything."""
-    works = [stage.admit(replace(JOB, width=width), TEXT, None) for width in (48, 96)]
+    works = [stage.admit(with_sampling(JOB, width=width), TEXT, None) for width in (48, 96)]
     make = transformer.make_places
     monkeypatch.setattr(
         transformer, "make_places", lambda shapes, _: make(shapes, torch.device("cpu"))
@@ -319,14 +324,14 @@ def test_the_host_waits_no_more_than_it_did(stage: DenoiserStage, waits: HostWai
 
     other = conditioning(7, 8)
     first = admit("admission", JOB, TEXT, None)
-    second = admit("admission, size and schedule seen", replace(JOB, seed=4), other, None)
-    admit("admission, prompt seen", replace(JOB, seed=5), TEXT, None)
+    second = admit("admission, size and schedule seen", with_sampling(JOB, seed=4), other, None)
+    admit("admission, prompt seen", with_sampling(JOB, seed=5), TEXT, None)
     wide = admit(
-        "admission, true guidance", replace(JOB, width=96, true_cfg_scale=2.0), TEXT, NEGATIVE
+        "admission, true guidance", with_sampling(JOB, width=96, true_cfg_scale=2.0), TEXT, NEGATIVE
     )
     skips = admit(
         "admission, skipping steps",
-        replace(JOB, height=96, num_inference_steps=12, skips_steps=True),
+        with_sampling(JOB, height=96, num_inference_steps=12, skips_steps=True),
         TEXT,
         None,
     )
@@ -392,7 +397,7 @@ def test_attention_by_offsets(
     ]
     results: list[list[torch.Tensor]] = []
     for stage in stages:
-        works = [stage.admit(replace(JOB, width=width), TEXT, None) for width in (48, 96)]
+        works = [stage.admit(with_sampling(JOB, width=width), TEXT, None) for width in (48, 96)]
         first_tick = count(waits, lambda: stage.tick(works))  # noqa: B023  called in this turn
         results.append(finished(stage, *works))
     assert first_tick == WAITS["tick, layout not seen, by offsets"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipelines.contracts import (
     DecodedImage,
     LatentJob,
     Latents,
+    SamplingParams,
     TextConditioning,
     TextPrompt,
 )
@@ -27,9 +27,12 @@ from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from tests.jobs import with_sampling
 
 JOB = LatentJob(
-    work_id="a", group="a", height=64, width=64, num_inference_steps=2, guidance_scale=1.0, seed=0
+    work_id="a",
+    group="a",
+    sampling=SamplingParams(height=64, width=64, num_inference_steps=2, guidance_scale=1.0, seed=0),
 )
 
 
@@ -185,7 +188,7 @@ def test_a_tick_that_raises_has_moved_nobody(
         [TextPrompt(prompt="a", max_sequence_length=6)]
     )
     denoiser = DenoiserStage.load(str(dev_like))
-    guided = replace(JOB, true_cfg_scale=2.0)
+    guided = with_sampling(JOB, true_cfg_scale=2.0)
     works = [
         denoiser.admit(JOB, conditioning, None),
         denoiser.admit(guided, conditioning, conditioning),

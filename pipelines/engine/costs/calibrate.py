@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
-from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
 from pipelines.engine.costs.points import Point
 from pipelines.families import family_of
 
@@ -148,12 +148,14 @@ def _jobs(mix: Mix, family: str) -> list[LatentJob]:
         LatentJob(
             work_id=f"calibration-{index}",
             group="calibration",
-            height=shape.height,
-            width=shape.width,
-            num_inference_steps=1 + REPEATS,
-            guidance_scale=1.0,
-            seed=index,
-            family=family,
+            sampling=SamplingParams(
+                height=shape.height,
+                width=shape.width,
+                num_inference_steps=1 + REPEATS,
+                guidance_scale=1.0,
+                seed=index,
+                family=family,
+            ),
         )
         for index, shape in enumerate(shapes)
     ]

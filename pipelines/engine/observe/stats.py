@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipelines.batching.demand import Demand
-from pipelines.contracts import LatentJob
+from pipelines.contracts import SamplingParams
 from pipelines.engine.costs.surface import CostSurface, Load
 from pipelines.engine.entry import Entry
 from pipelines.engine.scheduling.policies import Policy
@@ -116,13 +116,13 @@ class Counters:
             works = tuple((entry.work.tenant, entry.work.load) for entry in stepped)
             self.on_tick(RanTick(seconds, works))
 
-    def count_finished(self, job: LatentJob, steps_run: int) -> None:
+    def count_finished(self, sampling: SamplingParams, steps_run: int) -> None:
         """An image is done, in so many forwards."""
         self.finished += 1
-        if job.skips_steps:
-            self.skipped_steps += job.num_inference_steps - steps_run
+        if sampling.skips_steps:
+            self.skipped_steps += sampling.num_inference_steps - steps_run
         else:
-            self.cut_steps += forwards_of(job) - steps_run
+            self.cut_steps += forwards_of(sampling) - steps_run
 
     def count_cancelled(self, entry: Entry | None) -> None:
         """This one was dropped, unless it had ended."""

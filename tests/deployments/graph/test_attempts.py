@@ -35,15 +35,15 @@ async def test_a_death_is_survived_and_only_its_image_is_drawn_again() -> None:
 
     async def die_twice(job: LatentJob) -> None:
         nonlocal deaths
-        if job.seed == 11 and deaths < MAX_ATTEMPTS - 1:
+        if job.sampling.seed == 11 and deaths < MAX_ATTEMPTS - 1:
             deaths += 1
             raise ActorDiedError()
 
     stages = FakeStages(on_denoise=die_twice)
     result = await _generate(stages, num_images=2)
     assert [image.seed for image in result.images] == [10, 11]
-    assert [job.seed for job in stages.started].count(11) == MAX_ATTEMPTS
-    assert [job.seed for job in stages.started].count(10) == 1
+    assert [job.sampling.seed for job in stages.started].count(11) == MAX_ATTEMPTS
+    assert [job.sampling.seed for job in stages.started].count(10) == 1
     assert len({job.work_id for job in stages.started}) == MAX_ATTEMPTS + 1
     assert result.resumed_at == (0, 0)
 
@@ -71,7 +71,7 @@ async def test_a_trace_tells_of_the_attempt_that_was_lost_and_of_the_pause_after
 
 async def test_a_death_of_a_decoder_repeats_only_the_decoding() -> None:
     async def die_twice(job: LatentJob) -> None:
-        if job.seed == 11 and stages.decoded < MAX_ATTEMPTS:
+        if job.sampling.seed == 11 and stages.decoded < MAX_ATTEMPTS:
             raise ActorDiedError()
 
     stages = FakeStages(on_decode=die_twice)
@@ -97,7 +97,7 @@ async def test_a_death_in_the_middle_goes_on_from_the_last_checkpoint() -> None:
 
 async def test_deaths_that_leave_progress_are_not_counted() -> None:
     async def die_often(job: LatentJob, step: int) -> None:
-        if stages.steps.count((job.seed, step)) == 1 and step % 2:
+        if stages.steps.count((job.sampling.seed, step)) == 1 and step % 2:
             raise ActorDiedError()
 
     stages = FakeStages(on_step=die_often, checkpoint_every=1)

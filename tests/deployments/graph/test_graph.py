@@ -71,7 +71,8 @@ async def test_one_image() -> None:
     assert image.timings == {"denoise": 0.5, "safety_wait": 0.0, "safety": 0.25}
     assert {"denoise", "safety", "total"} <= result.timings.keys()
     (job,) = stages.denoised
-    assert (job.num_inference_steps, job.guidance_scale, job.num_images) == (2, 3.5, 1)
+    assert (job.sampling.num_inference_steps, job.sampling.guidance_scale) == (2, 3.5)
+    assert job.num_images == 1
 
 
 async def test_images_are_encoded_once_and_have_seeds_of_their_own_in_order() -> None:
@@ -79,15 +80,15 @@ async def test_images_are_encoded_once_and_have_seeds_of_their_own_in_order() ->
     done[13].set()
 
     async def first_is_last(job: LatentJob) -> None:
-        await done[job.seed + 1].wait()
-        done.setdefault(job.seed, asyncio.Event()).set()
+        await done[job.sampling.seed + 1].wait()
+        done.setdefault(job.sampling.seed, asyncio.Event()).set()
 
     stages = FakeStages(on_denoise=first_is_last)
     result = await _generate(stages, num_images=3)
     assert [image.seed for image in result.images] == [10, 11, 12]
     said = [image.sha256 for image in result.images]  # the fake finisher tells the parameters
     assert ["Seed: 10," in said[0], "Seed: 11," in said[1], "Seed: 12," in said[2]] == [True] * 3
-    assert [job.seed for job in stages.denoised] == [12, 11, 10]
+    assert [job.sampling.seed for job in stages.denoised] == [12, 11, 10]
     assert len({job.work_id for job in stages.denoised}) == 3
     assert stages.encoded == ["a cat"]
     assert result.usage.output_tokens == 3 * 8
@@ -129,7 +130,7 @@ async def test_a_flagged_image_refuses_the_request_and_stops_the_others() -> Non
     release = asyncio.Event()
 
     async def others_wait(job: LatentJob) -> None:
-        if job.seed != 11:
+        if job.sampling.seed != 11:
             await release.wait()
 
     stages = FakeStages(on_denoise=others_wait, flagged_seeds=(11,))
@@ -139,7 +140,7 @@ async def test_a_flagged_image_refuses_the_request_and_stops_the_others() -> Non
     assert (violation.stage, violation.image_index, violation.category) == ("image", 1, "sexual")
     assert (violation.score, violation.threshold) == (0.9, 0.8)
     await asyncio.sleep(0)
-    assert sorted(job.seed for job in stages.cancelled) == [10, 12]
+    assert sorted(job.sampling.seed for job in stages.cancelled) == [10, 12]
     assert stages.finished == []
 
 
@@ -147,7 +148,7 @@ async def test_a_cancelled_request_leaves_no_work() -> None:
     both_run = asyncio.Event()
 
     async def forever(job: LatentJob) -> None:
-        if job.seed == 11:
+        if job.sampling.seed == 11:
             both_run.set()
         await asyncio.sleep(3600)
 
@@ -158,7 +159,7 @@ async def test_a_cancelled_request_leaves_no_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.sleep(0)
-    assert sorted(job.seed for job in stages.cancelled) == [10, 11]
+    assert sorted(job.sampling.seed for job in stages.cancelled) == [10, 11]
 
 
 @pytest.mark.parametrize("error", [DegenerateImage("black"), _task_error(DegenerateImage("black"))])
@@ -186,10 +187,10 @@ async def test_a_deadline_that_cannot_be_kept_refuses_the_request_and_stops_the_
     both_run = asyncio.Event()
 
     async def refuse_one(job: LatentJob) -> None:
-        if job.seed == 12:
+        if job.sampling.seed == 12:
             await both_run.wait()
             raise _task_error(refusal)
-        if job.seed == 11:
+        if job.sampling.seed == 11:
             both_run.set()
         await asyncio.sleep(3600)
 
@@ -199,7 +200,7 @@ async def test_a_deadline_that_cannot_be_kept_refuses_the_request_and_stops_the_
     assert type(caught.value) is DeadlineUnreachable
     assert caught.value.fields == refusal.fields
     await asyncio.sleep(0)
-    assert sorted(job.seed for job in stages.cancelled) == [10, 11]
+    assert sorted(job.sampling.seed for job in stages.cancelled) == [10, 11]
 
 
 async def test_the_latents_deadline_is_earlier_by_what_the_rest_took_lately() -> None:

@@ -19,23 +19,28 @@ from deployments.routing.backlog import STALE_S, Backlogs, Report, called_shape
 from deployments.routing.pools import pool_of
 from deployments.routing.routers import FinishFirstRouter, LessBusyRouter, PoolMixin
 from deployments.wire.tensors import pack_checkpoint
-from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, LatentJob
+from pipelines.contracts import (
+    FinishSpec,
+    GenerationJob,
+    GenerationParams,
+    LatentJob,
+    SamplingParams,
+)
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.entry import Entry, work_of
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.job_shape import JobShape
 from pipelines.stages.denoiser import DenoiserStage
+from tests.jobs import with_sampling
 
 SURFACE = CostSurface(base=0.01, per_token=1e-4)
 SHAPE = JobShape(image_tokens=64, segments=1, forwards=10)
 JOB = LatentJob(
     work_id="w",
     group="g",
-    height=128,
-    width=128,
-    num_inference_steps=10,
-    guidance_scale=3.5,
-    seed=0,
+    sampling=SamplingParams(
+        height=128, width=128, num_inference_steps=10, guidance_scale=3.5, seed=0
+    ),
 )
 
 
@@ -195,7 +200,7 @@ async def test_the_images_of_a_request_are_spread() -> None:
 async def test_a_large_image_counts_for_more_than_a_small_one() -> None:
     replicas = [replica(name, now()) for name in "ab"]
     router = Router()
-    large = replace(JOB, height=512, width=512)
+    large = with_sampling(JOB, height=512, width=512)
     (busy,), (other,) = await router.choose(replicas, large)
     for _ in range(5):
         assert (await router.choose(replicas))[0] == [other]
@@ -205,7 +210,7 @@ async def test_a_large_image_counts_for_more_than_a_small_one() -> None:
 async def test_what_went_elsewhere_counts_there() -> None:
     replicas = [replica(name, now()) for name in "ab"]
     router = Router()
-    large = replace(JOB, height=512, width=512)
+    large = with_sampling(JOB, height=512, width=512)
     (chosen,), (other,) = await router.choose(replicas, large)
     router.on_request_routed(router.requests[-1], cast(Any, SimpleNamespace(unique_id=other)), None)
     assert (await router.choose(replicas, large))[0] == [chosen]

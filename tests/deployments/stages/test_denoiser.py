@@ -18,7 +18,7 @@ from deployments.wire.packed import (
     PackedLatents,
 )
 from deployments.wire.tensors import pack_conditioning, unpack_latents
-from pipelines.contracts import LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import LatentJob, Latents, SamplingParams, StepEvent, TextConditioning
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
@@ -41,16 +41,16 @@ def _conditioning(width: int = 40) -> PackedConditioning:
     )
 
 
-def _job(work_id: str, **changes: Any) -> LatentJob:
+def _job(work_id: str, *, trace: str = "", **changes: Any) -> LatentJob:
     values: dict[str, Any] = {
-        "group": "g",
         "height": 64,
         "width": 64,
         "num_inference_steps": 2,
         "guidance_scale": 3.5,
         "seed": 0,
     }
-    return LatentJob(work_id=work_id, **{**values, **changes})
+    sampling = SamplingParams(**{**values, **changes})
+    return LatentJob(work_id=work_id, group="g", sampling=sampling, trace=trace)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 
 from deployments.options.stages import GPU_MEMORY_SHARE, DenoiserOptions
 from deployments.stages.engine_builder import build_engine
-from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
 from pipelines.engine.costs import calibrate
 from pipelines.errors import InvalidRequest
 from pipelines.stages.denoiser import DenoiserStage
@@ -32,11 +32,9 @@ def job(side: int) -> LatentJob:
     return LatentJob(
         work_id=f"w{side}",
         group="g",
-        height=side,
-        width=side,
-        num_inference_steps=2,
-        guidance_scale=3.5,
-        seed=1,
+        sampling=SamplingParams(
+            height=side, width=side, num_inference_steps=2, guidance_scale=3.5, seed=1
+        ),
     )
 
 

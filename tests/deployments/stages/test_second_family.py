@@ -14,7 +14,7 @@ from deployments.stages.denoiser import Denoiser
 from deployments.stages.text_encoder import TextEncoder
 from deployments.stages.vae_decoder import VaeDecoder
 from deployments.wire.packed import PackedLatents
-from pipelines.contracts import LatentJob, TextPrompt
+from pipelines.contracts import LatentJob, SamplingParams, TextPrompt
 from tests.pipelines.second_family import (
     NAME,
     Squares,
@@ -42,13 +42,15 @@ async def test_an_image_of_another_family_through_all_shims(tmp_path: Path) -> N
     job = LatentJob(
         work_id="a",
         group="a",
-        height=96,
-        width=64,
-        num_inference_steps=5,
-        guidance_scale=1.0,
-        true_cfg_scale=1.5,
-        seed=4,
-        family=NAME,
+        sampling=SamplingParams(
+            height=96,
+            width=64,
+            num_inference_steps=5,
+            guidance_scale=1.0,
+            true_cfg_scale=1.5,
+            seed=4,
+            family=NAME,
+        ),
     )
     positive, negative = [
         await encoder.encode(TextPrompt(prompt=prompt, max_sequence_length=16))

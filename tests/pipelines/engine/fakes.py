@@ -16,6 +16,7 @@ from pipelines.contracts import (
     Cut,
     LatentJob,
     Latents,
+    SamplingParams,
     ServiceTerms,
     TextConditioning,
 )
@@ -23,6 +24,7 @@ from pipelines.engine.costs.surface import CostModel, CostSurface
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage
+from tests.jobs import with_sampling
 
 TEXT = TextConditioning(
     prompt_embeds=torch.zeros(4, 8),
@@ -66,11 +68,11 @@ class FakeStage:
     def segments(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> tuple[int, ...]:
-        tokens = job.height * job.width // 256 + len(positive.prompt_embeds)
+        tokens = job.sampling.height * job.sampling.width // 256 + len(positive.prompt_embeds)
         return (tokens,) if negative is None else (tokens, tokens)
 
     def forwards(self, job: LatentJob) -> int:
-        return job.num_inference_steps
+        return job.sampling.num_inference_steps
 
     def trajectory_bytes(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
@@ -84,7 +86,7 @@ class FakeStage:
         negative: TextConditioning | None,
         start: Checkpoint | None = None,
     ) -> Walk:
-        if job.seed == self.bad_admission:
+        if job.sampling.seed == self.bad_admission:
             raise TypeError("cannot admit")
         walk = Walk(job=job, num_steps=self.forwards(job))
         if start is not None:
@@ -104,16 +106,16 @@ class FakeStage:
             self.before_tick(trajectories)
         self.entered.set()
         assert self.gate.wait(60)
-        if any(walk.job.seed == self.bad_tick for walk in trajectories):
+        if any(walk.job.sampling.seed == self.bad_tick for walk in trajectories):
             raise RuntimeError("out of memory")
         self.ticks.append(tuple(walk.job.work_id for walk in trajectories))
         for walk in trajectories:
             assert walk.step < walk.num_steps
             walk.step += 1
-            walk.walked += walk.job.seed
+            walk.walked += walk.job.sampling.seed
 
     def checkpoint(self, trajectory: Walk) -> Checkpoint:
-        if trajectory.job.seed == self.bad_checkpoint:
+        if trajectory.job.sampling.seed == self.bad_checkpoint:
             raise DegenerateImage("not finite")
         return Checkpoint(
             work_id=trajectory.job.work_id,
@@ -124,12 +126,12 @@ class FakeStage:
 
     def finish(self, trajectory: Walk) -> Latents:
         assert trajectory.step == trajectory.num_steps
-        if trajectory.job.seed == self.bad_finish:
+        if trajectory.job.sampling.seed == self.bad_finish:
             raise DegenerateImage("not finite")
         return Latents(
             packed=torch.tensor([[trajectory.walked]]),
-            height=trajectory.job.height,
-            width=trajectory.job.width,
+            height=trajectory.job.sampling.height,
+            width=trajectory.job.sampling.width,
             steps_run=trajectory.step,
         )
 
@@ -138,7 +140,9 @@ PACKED = CostSurface(base=1.0, per_token=0.001)
 ONE_AT_A_TIME = CostSurface(base=0.0, per_token=0.01)
 TOKENS = 20
 JOB = LatentJob(
-    work_id="a", group="a", height=64, width=64, num_inference_steps=3, guidance_scale=1.0, seed=1
+    work_id="a",
+    group="a",
+    sampling=SamplingParams(height=64, width=64, num_inference_steps=3, guidance_scale=1.0, seed=1),
 )
 
 
@@ -147,7 +151,7 @@ def job(
 ) -> LatentJob:
     deadline = None if deadline_s is None else time.time() + deadline_s
     terms = ServiceTerms(deadline=deadline, refuses_late=refuses)
-    return replace(JOB, work_id=name, group=name, terms=terms, **changes)
+    return replace(with_sampling(JOB, **changes), work_id=name, group=name, terms=terms)
 
 
 def make_engine(
@@ -169,6 +173,6 @@ def make_engine(
 def hold(stage: FakeStage, engine: Engine, name: str = "held", **changes: int) -> Future[Latents]:
     """Submit a job and hold the engine in its first tick."""
     stage.gate.clear()
-    future = engine.submit(replace(job(name), **changes), TEXT)
+    future = engine.submit(with_sampling(job(name), **changes), TEXT)
     assert stage.entered.wait(60)
     return future

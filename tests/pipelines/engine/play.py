@@ -33,13 +33,17 @@ class Request:
     comes: int
     is_cancelled: int = NEVER
 
+    @property
+    def seed(self) -> int:
+        return self.job.sampling.seed
+
     @cached_property
     def positive(self) -> TextConditioning:
-        return conditioning(self.job.seed, self.text_tokens)
+        return conditioning(self.seed, self.text_tokens)
 
     @cached_property
     def negative(self) -> TextConditioning | None:
-        return conditioning(self.job.seed + 1000, self.text_tokens) if self.is_guided else None
+        return conditioning(self.seed + 1000, self.text_tokens) if self.is_guided else None
 
 
 def conditioning(seed: int, tokens: int) -> TextConditioning:

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipelines.contracts import LatentJob, ServiceTerms
+from pipelines.contracts import LatentJob, SamplingParams, ServiceTerms
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.flux1.model import FluxModel
@@ -43,13 +43,15 @@ def requests(draw: st.DrawFn) -> list[Request]:
         job = LatentJob(
             work_id=str(index),
             group=str(index - draw(st.integers(0, min(index, 1)))),
-            height=16 * draw(st.integers(1, 4)),
-            width=16 * draw(st.integers(1, 6)),
-            num_inference_steps=draw(st.integers(1, 6)),
-            guidance_scale=draw(st.sampled_from([1.0, 3.5])),
-            true_cfg_scale=draw(st.sampled_from([1.0, 2.5])),
-            skips_steps=draw(st.booleans()),
-            seed=index + 100 * draw(st.integers(0, 3)),
+            sampling=SamplingParams(
+                height=16 * draw(st.integers(1, 4)),
+                width=16 * draw(st.integers(1, 6)),
+                num_inference_steps=draw(st.integers(1, 6)),
+                guidance_scale=draw(st.sampled_from([1.0, 3.5])),
+                true_cfg_scale=draw(st.sampled_from([1.0, 2.5])),
+                skips_steps=draw(st.booleans()),
+                seed=index + 100 * draw(st.integers(0, 3)),
+            ),
             terms=terms,
         )
         made.append(
@@ -115,12 +117,14 @@ def fixed_requests() -> list[Request]:
             job=LatentJob(
                 work_id=str(i),
                 group=str(i),
-                height=(32, 64, 48)[i % 3],
-                width=(64, 32, 96)[i % 3],
-                num_inference_steps=3 + i % 4,
-                guidance_scale=3.5 if i % 2 else 1.0,
-                true_cfg_scale=2.5,
-                seed=i,
+                sampling=SamplingParams(
+                    height=(32, 64, 48)[i % 3],
+                    width=(64, 32, 96)[i % 3],
+                    num_inference_steps=3 + i % 4,
+                    guidance_scale=3.5 if i % 2 else 1.0,
+                    true_cfg_scale=2.5,
+                    seed=i,
+                ),
                 terms=ServiceTerms(deadline=2e9 - i, priority=i // 4),
             ),
             text_tokens=(5, 12)[i % 2],
@@ -142,7 +146,7 @@ def test_the_engine_really_preempts_parks_cancels_and_moves(stages: list[Scripte
     assert any(len(tick) > 1 for tick in play.ticks)
     first_ticks = {name: i for i, tick in reversed([*enumerate(play.ticks)]) for name in tick}
     last_ticks = {name: i for i, tick in enumerate(play.ticks) for name in tick}
-    steps = {request.job.work_id: request.job.num_inference_steps for request in drawn}
+    steps = {request.job.work_id: request.job.sampling.num_inference_steps for request in drawn}
     paused = [name for name in results if last_ticks[name] - first_ticks[name] >= steps[name]]
     assert len(paused) >= 3
     for request in drawn:
@@ -160,22 +164,22 @@ def test_the_engines_latents_are_those_of_flux_pipeline(
     drawn = fixed_requests()
     request = drawn[index]
     ours = Play(stages, drawn, "edf", hand_over_at=6).run()[request.job.work_id]
-    job, positive, negative = request.job, request.positive, request.negative
+    sampling, positive, negative = request.job.sampling, request.positive, request.negative
     guidance: dict[str, Any] = {}
     if negative is not None:
         guidance = {
-            "true_cfg_scale": job.true_cfg_scale,
+            "true_cfg_scale": sampling.true_cfg_scale,
             "negative_prompt_embeds": negative.prompt_embeds[None],
             "negative_pooled_prompt_embeds": negative.pooled_prompt_embeds[None],
         }
     theirs = load_oracle(str(dev_like))(
         prompt_embeds=positive.prompt_embeds[None],
         pooled_prompt_embeds=positive.pooled_prompt_embeds[None],
-        height=job.height,
-        width=job.width,
-        num_inference_steps=job.num_inference_steps,
-        guidance_scale=job.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(job.seed),
+        height=sampling.height,
+        width=sampling.width,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(sampling.seed),
         output_type="latent",
         **guidance,
     ).images[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.contracts import Cut, LatentJob, ServiceTerms
+from pipelines.contracts import Cut, LatentJob, SamplingParams, ServiceTerms
 from pipelines.errors import ConfigurationError
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode, encode
 from pipelines.parallel.degrees import Degrees, shares, spans
@@ -16,15 +16,17 @@ from pipelines.parallel.degrees import Degrees, shares, spans
 JOB = LatentJob(
     work_id="a",
     group="g",
-    height=64,
-    width=48,
-    num_inference_steps=7,
-    guidance_scale=0.1 + 0.2,
-    true_cfg_scale=1e-17,
-    seed=2**63,
-    min_inference_steps=3,
-    planned_cuts=(Cut(2, 6), Cut(3, 5)),
-    skips_steps=True,
+    sampling=SamplingParams(
+        height=64,
+        width=48,
+        num_inference_steps=7,
+        guidance_scale=0.1 + 0.2,
+        true_cfg_scale=1e-17,
+        seed=2**63,
+        min_inference_steps=3,
+        planned_cuts=(Cut(2, 6), Cut(3, 5)),
+        skips_steps=True,
+    ),
     terms=ServiceTerms(tenant="secret", deadline=1.5),
 )
 COMMANDS = [

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
+from pipelines.contracts import Checkpoint, LatentJob, SamplingParams, TextConditioning
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
@@ -27,6 +27,7 @@ from pipelines.parallel.traffic import tick_traffic
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from tests.jobs import with_sampling
 from tests.pipelines.parallel.ranks import GUARD_S, Workers, begin, replica, settings_for
 
 BOUND = 1e-5
@@ -37,7 +38,9 @@ DEGREES = [
     for tensor, ulysses in [(1, 1), (2, 1), (1, 2), (4, 1), (1, 4), (2, 2)]
 ]
 JOB = LatentJob(
-    work_id="a", group="a", height=64, width=64, num_inference_steps=6, guidance_scale=3.5, seed=3
+    work_id="a",
+    group="a",
+    sampling=SamplingParams(height=64, width=64, num_inference_steps=6, guidance_scale=3.5, seed=3),
 )
 
 
@@ -100,11 +103,15 @@ def test_a_mixed_batch_on_several_ranks_equals_one_rank(
     with replica(workers, settings_for(dev_like, degrees)) as stage:
         stages = (stage, one)
         pairs = [
-            Pair(stages, replace(JOB, height=16, width=16, num_inference_steps=3), five, None),
-            Pair(stages, replace(JOB, true_cfg_scale=2.0, width=32), twelve, negative),
-            Pair(stages, replace(JOB, height=112, num_inference_steps=9), nine, None),
+            Pair(
+                stages, with_sampling(JOB, height=16, width=16, num_inference_steps=3), five, None
+            ),
+            Pair(stages, with_sampling(JOB, true_cfg_scale=2.0, width=32), twelve, negative),
+            Pair(stages, with_sampling(JOB, height=112, num_inference_steps=9), nine, None),
         ]
-        skipping = Pair(stages, replace(JOB, num_inference_steps=13, skips_steps=True), nine, None)
+        skipping = Pair(
+            stages, with_sampling(JOB, num_inference_steps=13, skips_steps=True), nine, None
+        )
         pairs = tick(stages, pairs)
         pairs = tick(stages, [*pairs, skipping])
         pairs[2].cut(7)
@@ -137,7 +144,7 @@ def test_what_is_received_is_what_the_formula_says(
     with replica(workers, settings_for(dev_like, degrees)) as stage:
         both = [
             stage.admit(JOB, five, None),
-            stage.admit(replace(JOB, height=48, width=80), twelve, None),
+            stage.admit(with_sampling(JOB, height=48, width=80), twelve, None),
         ]
         for _ in range(3):
             stage.tick(both)
@@ -158,7 +165,7 @@ def test_modulation_is_sent_once_for_the_images_of_a_prompt(
     (five,) = texts(one, 5)
     with replica(workers, settings_for(dev_like, Degrees(tensor=2))) as stage:
         images: list[Trajectory] = [
-            stage.admit(replace(JOB, seed=seed), five, None) for seed in (1, 2, 3)
+            stage.admit(with_sampling(JOB, seed=seed), five, None) for seed in (1, 2, 3)
         ]
         stage.tick(images)
         del images
@@ -178,7 +185,10 @@ def test_compiled_halves_add_up_too(workers: Workers, one: DenoiserStage, dev_li
     settings = settings_for(dev_like, Degrees(tensor=2), compile=True, compiler="eager")
     with replica(workers, settings) as stage:
         stages = (stage, one)
-        pairs = [Pair(stages, JOB, five, None), Pair(stages, replace(JOB, height=48), twelve, None)]
+        pairs = [
+            Pair(stages, JOB, five, None),
+            Pair(stages, with_sampling(JOB, height=48), twelve, None),
+        ]
         tick(stages, pairs[:1])
         tick(stages, pairs)
     torch._dynamo.reset()
@@ -241,7 +251,9 @@ def test_works_of_a_replica_that_loses_a_rank_end_elsewhere_as_the_same_images(
     cost = CostSurface(base=0.001, per_token=0, per_square=0, per_segment=0)
     engine = Engine(stage, Scheduler(cost=cost, max_tokens=10_000, max_works=8))
     five, nine = texts(one, 5, 9)
-    jobs = [replace(JOB, work_id=name, num_inference_steps=100) for name in ("a", "b")]
+    jobs = [
+        replace(with_sampling(JOB, num_inference_steps=100), work_id=name) for name in ("a", "b")
+    ]
     last: dict[str, Checkpoint] = {}
 
     def keep(checkpoint: Checkpoint) -> None:
@@ -263,7 +275,7 @@ def test_works_of_a_replica_that_loses_a_rank_end_elsewhere_as_the_same_images(
         rank.outcome_of_a_loss()
     for job, text in zip(jobs, (five, nine), strict=True):
         start = last[job.work_id]
-        assert 0 < start.step < job.num_inference_steps
+        assert 0 < start.step < job.sampling.num_inference_steps
         moved, alone = one.admit(job, text, None, start), one.admit(job, text, None)
         for trajectory in (moved, alone):
             while not trajectory.is_done:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipelines.contracts import LatentJob
+from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.errors import SluiceError
 from pipelines.parallel.rank import run_rank
 from pipelines.parallel.stage import ParallelStage
@@ -39,11 +39,9 @@ def _lead(settings: RankSettings, pipe: Connection) -> None:
     job = LatentJob(
         work_id="a",
         group="a",
-        height=64,
-        width=64,
-        num_inference_steps=9999,
-        guidance_scale=1.0,
-        seed=0,
+        sampling=SamplingParams(
+            height=64, width=64, num_inference_steps=9999, guidance_scale=1.0, seed=0
+        ),
     )
     trajectory = stage.admit(job, stage.random_conditioning(8), None)
     stage.tick([trajectory])

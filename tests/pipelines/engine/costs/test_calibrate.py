@@ -37,7 +37,7 @@ class SlowStage:
     def segments(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
     ) -> tuple[int, ...]:
-        return (job.height * job.width // 256 + len(positive.prompt_embeds),)
+        return (job.sampling.height * job.sampling.width // 256 + len(positive.prompt_embeds),)
 
     def admit(
         self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.profiler
 
-from pipelines.contracts import LatentJob
+from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.engine.costs.surface import CostModel, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.engine.observe import recording
@@ -259,11 +259,9 @@ def test_a_real_model_shows_its_operators_and_draws_the_same(
         LatentJob(
             work_id=str(i),
             group=str(i),
-            height=64,
-            width=(64, 32)[i],
-            num_inference_steps=8,
-            guidance_scale=3.5,
-            seed=i,
+            sampling=SamplingParams(
+                height=64, width=(64, 32)[i], num_inference_steps=8, guidance_scale=3.5, seed=i
+            ),
         )
         for i in range(2)
     ]

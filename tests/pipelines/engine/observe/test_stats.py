@@ -9,7 +9,8 @@ from pipelines.engine.costs.surface import Load
 from pipelines.engine.engine import Engine
 from pipelines.engine.observe.stats import RanTick
 from pipelines.engine.scheduling.scheduler import Scheduler
-from pipelines.skipping import num_forwards
+from pipelines.skipping import forwards_of
+from tests.jobs import with_sampling
 from tests.pipelines.engine.fakes import PACKED, TEXT, TOKENS, FakeStage, hold, job
 
 
@@ -41,7 +42,7 @@ def test_only_works_that_did_their_step_are_told(stage: FakeStage) -> None:
     engine = listening(stage, ticks)
     stage.bad_tick = 13
     good = engine.submit(job("good"), TEXT)
-    bad = engine.submit(replace(job("bad"), seed=13), TEXT)
+    bad = engine.submit(with_sampling(job("bad"), seed=13), TEXT)
     engine.start()
     good.result(60)
     assert bad.exception(10) is not None
@@ -73,11 +74,11 @@ def test_what_is_done_and_then_cancelled_saves_nothing(engine: Engine) -> None:
 def test_a_plan_that_skips_saves_what_it_skips() -> None:
     class Skipping(FakeStage):
         def forwards(self, job: LatentJob) -> int:
-            return num_forwards(job.num_inference_steps, skips_steps=job.skips_steps)
+            return forwards_of(job.sampling)
 
     engine = listening(Skipping(), [])
     engine.start()
-    skips = replace(job("a"), num_inference_steps=10, skips_steps=True)
+    skips = with_sampling(job("a"), num_inference_steps=10, skips_steps=True)
     run = engine.submit(skips, TEXT).result(60).steps_run
     engine.stop()
     assert engine.stats().saved_steps == {"cancelled": 0, "cut": 0, "skipped": 10 - run}
@@ -85,7 +86,7 @@ def test_a_plan_that_skips_saves_what_it_skips() -> None:
 
 
 def test_a_cut_saves_the_steps_that_were_asked_for_beyond_it(engine: Engine) -> None:
-    cut = replace(job("a", deadline_s=30.0), num_inference_steps=60, min_inference_steps=10)
+    cut = with_sampling(job("a", deadline_s=30.0), num_inference_steps=60, min_inference_steps=10)
     latents = engine.submit(cut, TEXT).result(60)
     assert latents.steps_run < 60  # a tick should take a second: 30 of them, less a margin
     assert engine.stats().saved_steps["cut"] == 60 - latents.steps_run
