@@ -15,12 +15,12 @@ from benchmarks.trace import Arrival
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     Checkpoint,
+    Conditioning,
     LatentJob,
     Latents,
     SamplingParams,
     ServiceTerms,
     StepEvent,
-    TextConditioning,
 )
 from pipelines.engine.costs.surface import EMPTY, Load
 from pipelines.engine.engine import Engine
@@ -60,8 +60,8 @@ class TimedStage:
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Any:
         trajectory = self._timed("admit", lambda: self._stage.admit(job, positive, negative, start))
@@ -94,7 +94,7 @@ class TimedStage:
 def run_live(
     engine: Engine,
     arrivals: Sequence[Arrival],
-    conditionings: Mapping[str, TextConditioning],
+    conditionings: Mapping[str, Conditioning],
     spec: ModelSpec,
 ) -> list[float]:
     """The latency in seconds of each request, from when it was due to its last image.

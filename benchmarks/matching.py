@@ -25,7 +25,7 @@ from benchmarks.replays import Run, run, summarise
 from benchmarks.simulation import EngineModel, Overheads, Pace, Request
 from benchmarks.trace import Arrival
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import TextConditioning
+from pipelines.contracts import Conditioning
 from pipelines.engine.costs.surface import CostModel, CostSurface, fit
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduling.policies import Policy
@@ -37,7 +37,7 @@ MAX_TOKENS = 16_384
 MAX_WORKS = 32
 CHECKPOINT_EVERY = 5
 
-Conditionings = Mapping[str, TextConditioning]
+Conditionings = Mapping[str, Conditioning]
 Encode = Callable[[Sequence[Arrival]], Conditionings]
 
 

@@ -20,10 +20,10 @@ from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines import skipping
 from pipelines.catalog import find
 from pipelines.contracts import (
+    Conditioning,
     DecodedImage,
     LatentJob,
     SamplingParams,
-    TextConditioning,
     TextPrompt,
 )
 from pipelines.embedded.training import checker
@@ -68,7 +68,7 @@ class Studio:
         self._denoiser = DenoiserStage.load(SPEC.source)
         self._decoder = VaeDecoderStage.load(SPEC.source)
         self.codes: list[torch.Tensor] = []
-        self._texts: list[list[TextConditioning]] = []
+        self._texts: list[list[Conditioning]] = []
         for objects in (1, 2):
             codes, prompts = held_out_prompts(n, objects=objects)
             length = SPEC.max_sequence_length
@@ -80,7 +80,7 @@ class Studio:
         """Pictures (n, 3, h, w) in [0, 1] of one object, and of two."""
         return [self._draw(case, texts, 10_000 * i) for i, texts in enumerate(self._texts, 1)]
 
-    def _draw(self, case: Case, texts: Sequence[TextConditioning], seed: int) -> torch.Tensor:
+    def _draw(self, case: Case, texts: Sequence[Conditioning], seed: int) -> torch.Tensor:
         pictures: list[torch.Tensor] = []
         for start in range(0, len(texts), _BATCH):
             works = [
@@ -93,7 +93,7 @@ class Studio:
             pictures += [_pixels(image) for image in images]
         return torch.stack(pictures)
 
-    def _admit(self, case: Case, seed: int, text: TextConditioning) -> Trajectory:
+    def _admit(self, case: Case, seed: int, text: Conditioning) -> Trajectory:
         """A trajectory that forecasts with the case's share of the slope instead of ours."""
         work = self._denoiser.admit(_job(case, seed), text, None)
         scale = case.share / skipping.FORECAST_SHARE

@@ -1,18 +1,15 @@
 """What crosses from one stage to the next, and nothing else.
 
-Tensors are named as in the papers:
-
-    L  text tokens                      C  text width
-    P  pooled text width                S  image tokens
-    D  channels of an image token
+Latents are S image tokens of D channels each; what a conditioning holds, the family knows.
 
 The module imports neither torch nor numpy when it runs, so the ingress can use it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
@@ -110,24 +107,31 @@ class TextPrompt:
     tenant: str = ""
 
 
+class TokenGroup(NamedTuple):
+    """Tokens of one kind in the packed sequence, such as "text"."""
+
+    name: str
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextConditioning(Timed):
+class Conditioning(Timed):
     """What the denoiser needs to know of a prompt.
 
-    `prompt_embeds` (L, C) and `pooled_prompt_embeds` (P,), both of the encoder's dtype; where the
-    family pools nothing, P is 0.
+    The `tensors` are named by the family, and of the encoder's dtype; the `groups` are the tokens
+    that they become, in the order of the sequence, with padding where the family pads.
     `num_tokens` counts the tokens of the prompt that were used, end mark included, padding not.
     """
 
-    prompt_embeds: torch.Tensor
-    pooled_prompt_embeds: torch.Tensor
+    tensors: Mapping[str, torch.Tensor]
+    groups: tuple[TokenGroup, ...]
     num_tokens: int
     unread: UnreadText = field(default_factory=UnreadText)
 
     @property
-    def text_tokens(self) -> int:
-        """L, as the denoiser takes it: with padding, where the family pads."""
-        return len(self.prompt_embeds)
+    def sequence_length(self) -> int:
+        """Tokens of all groups: what a segment has beside its image's."""
+        return sum(group.num_tokens for group in self.groups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from pipelines.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.contracts import TextConditioning
+    from pipelines.contracts import Conditioning
     from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
     from pipelines.sampling import Schedule
 
@@ -85,7 +85,7 @@ class EmbeddedText(NamedTuple):
 class PromptEncoder(Protocol):
     """Loaded text encoders with their tokenizers: what the text encoder stage asks of them."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[TextConditioning]:
+    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
         """One for each text, in order; `length` is the most tokens that one may have."""
         ...
 
@@ -107,12 +107,12 @@ class FlowModel(Protocol):
         """D, the channels of one image token."""
         ...
 
-    def check_conditionings(self, conditionings: Sequence[TextConditioning]) -> None:
+    def check_conditionings(self, conditionings: Sequence[Conditioning]) -> None:
         """Raises InvalidRequest unless one trajectory's conditionings, the prompt's first, fit the
         model and each other; DegenerateImage if they are not finite."""
         ...
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+    def random_conditioning(self, text_tokens: int) -> Conditioning:
         """Text that means nothing, of the right widths: for measuring how long ticks take."""
         ...
 
@@ -137,7 +137,7 @@ class FlowModel(Protocol):
         """Rotary factors of one segment's text and image."""
         ...
 
-    def embed(self, conditioning: TextConditioning) -> EmbeddedText:
+    def embed(self, conditioning: Conditioning) -> EmbeddedText:
         """The conditioning as the blocks take it, on the device: once per trajectory."""
         ...
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
+    Conditioning,
     DecodedImage,
     GenerationParams,
     LatentJob,
     Latents,
     StepEvent,
-    TextConditioning,
     TextPrompt,
 )
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
@@ -68,7 +68,7 @@ class LocalChain:
         params: GenerationParams,
         *,
         on_step: Callable[[StepEvent], None] | None = None,
-        on_encoded: Callable[[TextConditioning, TextConditioning | None], None] | None = None,
+        on_encoded: Callable[[Conditioning, Conditioning | None], None] | None = None,
     ) -> list[DecodedImage]:
         """All images of a request, in order; `on_step` hears of every step of every image,
         `on_encoded` once of the prompt and, with true guidance, of the negative prompt.
@@ -85,14 +85,14 @@ class LocalChain:
         latents = self._denoise(params, (positive, negative), on_step)
         return [self._decode(item, index) for index, item in enumerate(latents)]
 
-    def _encode(self, text: str, params: GenerationParams) -> TextConditioning:
+    def _encode(self, text: str, params: GenerationParams) -> Conditioning:
         prompt = TextPrompt(prompt=text, max_sequence_length=params.max_sequence_length)
         return self._encoder.encode([prompt])[0]
 
     def _denoise(
         self,
         params: GenerationParams,
-        texts: tuple[TextConditioning, TextConditioning | None],
+        texts: tuple[Conditioning, Conditioning | None],
         on_step: Callable[[StepEvent], None] | None,
     ) -> list[Latents]:
         """All images step together, or in chunks of as many as fit into one tick."""

@@ -6,11 +6,12 @@ these, and these of tensors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.contracts import StepEvent
+from pipelines.contracts import StepEvent, TokenGroup
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.tracing.spans import Spans, Timed
@@ -34,10 +35,10 @@ class PackedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedConditioning(Timed):
-    """`TextConditioning` on the wire."""
+    """`Conditioning` on the wire."""
 
-    prompt_embeds: PackedTensor
-    pooled_prompt_embeds: PackedTensor
+    tensors: Mapping[str, PackedTensor]
+    groups: tuple[TokenGroup, ...]
     num_tokens: int
     unread: UnreadText
 

@@ -15,7 +15,7 @@ from deployments.wire.packed import (
     PackedLatents,
     PackedTensor,
 )
-from pipelines.contracts import Checkpoint, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, Latents
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +50,11 @@ def unpack_tensor(packed: PackedTensor, *, device: str = "cpu") -> torch.Tensor:
     return tensor.to(device)
 
 
-def pack_conditioning(conditioning: TextConditioning) -> PackedConditioning:
+def pack_conditioning(conditioning: Conditioning) -> PackedConditioning:
     """A conditioning for the wire."""
     return PackedConditioning(
-        prompt_embeds=pack_tensor(conditioning.prompt_embeds),
-        pooled_prompt_embeds=pack_tensor(conditioning.pooled_prompt_embeds),
+        tensors={name: pack_tensor(each) for name, each in conditioning.tensors.items()},
+        groups=conditioning.groups,
         num_tokens=conditioning.num_tokens,
         unread=conditioning.unread,
         timings=conditioning.timings,
@@ -62,11 +62,11 @@ def pack_conditioning(conditioning: TextConditioning) -> PackedConditioning:
     )
 
 
-def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> TextConditioning:
+def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> Conditioning:
     """The conditioning, its tensors on `device`."""
-    return TextConditioning(
-        prompt_embeds=unpack_tensor(packed.prompt_embeds, device=device),
-        pooled_prompt_embeds=unpack_tensor(packed.pooled_prompt_embeds, device=device),
+    return Conditioning(
+        tensors={name: unpack_tensor(each, device=device) for name, each in packed.tensors.items()},
+        groups=packed.groups,
         num_tokens=packed.num_tokens,
         unread=packed.unread,
         timings=packed.timings,

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.costs.surface import CostModel
@@ -104,8 +104,8 @@ class Engine:
     def submit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None = None,
+        positive: Conditioning,
+        negative: Conditioning | None = None,
         *,
         start: Checkpoint | None = None,
         on_step: OnStep | None = None,

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents, StepEvent
 from pipelines.cuts import Cut
 from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.scheduling.work import Tick, Work
@@ -32,8 +32,8 @@ class Entry:
     """What the engine keeps of one job. `trajectory` is None until it begins, and while parked."""
 
     job: LatentJob
-    positive: TextConditioning
-    negative: TextConditioning | None
+    positive: Conditioning
+    negative: Conditioning | None
     on_step: OnStep | None
     on_checkpoint: OnCheckpoint | None
     future: Future[Latents]

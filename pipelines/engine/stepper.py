@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
 
 Trajectory = TypeVar("Trajectory")
 
@@ -14,7 +14,7 @@ class Stepper(Protocol[Trajectory]):
     """Moves trajectories; each step is one forward."""
 
     def segments(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
         """Tokens of each segment of one step."""
         ...
@@ -24,7 +24,7 @@ class Stepper(Protocol[Trajectory]):
         ...
 
     def trajectory_bytes(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> int:
         """Memory of an admitted trajectory."""
         ...
@@ -32,8 +32,8 @@ class Stepper(Protocol[Trajectory]):
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Trajectory:
         """A trajectory from its noise, or from where `start` left it."""

@@ -9,13 +9,14 @@ from weakref import WeakValueDictionary
 import torch
 
 from pipelines import sampling
-from pipelines.contracts import TextConditioning
+from pipelines.contracts import Conditioning
 from pipelines.cuts import Cut
 from pipelines.errors import DegenerateImage, InvalidRequest
 from pipelines.families import EmbeddedText, Family
 from pipelines.flux1 import memory, schedule
 from pipelines.flux1.family import FAMILY
 from pipelines.flux1.latents import draw_noise, position_ids
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
 from pipelines.sampling import Schedule
@@ -33,34 +34,34 @@ class FluxModel:
         self.latent_width: int = flux.config.in_channels
         self._modulations: WeakValueDictionary[Hashable, torch.Tensor] = WeakValueDictionary()
 
-    def check_conditionings(self, conditionings: Sequence[TextConditioning]) -> None:
+    def check_conditionings(self, conditionings: Sequence[Conditioning]) -> None:
         """Raises InvalidRequest for the text encoder of another model, or for a negative prompt of
         another padded length than the prompt's; DegenerateImage for values that are not finite."""
-        config, length = self.flux.config, len(conditionings[0].prompt_embeds)
+        config, length = self.flux.config, conditionings[0].sequence_length
         expected = (config.joint_attention_dim, config.pooled_projection_dim)
         for conditioning in conditionings:
-            tensors = (conditioning.prompt_embeds, conditioning.pooled_prompt_embeds)
+            tensors = PromptTensors.of(conditioning)
             widths = tuple(tensor.shape[-1] for tensor in tensors)
             if widths != expected:
                 raise InvalidRequest(
                     f"conditioning is {widths[0]} and {widths[1]} wide, but the denoiser takes"
                     f" {expected[0]} and {expected[1]}: both stages must load the same model"
                 )
-            if len(conditioning.prompt_embeds) != length:
+            if conditioning.sequence_length != length:
                 raise InvalidRequest(
-                    f"the negative prompt has {len(conditioning.prompt_embeds)} tokens, the prompt"
+                    f"the negative prompt has {conditioning.sequence_length} tokens, the prompt"
                     f" {length}: encode both with one max_sequence_length"
                 )
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 raise DegenerateImage("the text encoder's values are not finite")
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+    def random_conditioning(self, text_tokens: int) -> Conditioning:
         config = self.flux.config
-        return TextConditioning(
+        tensors = PromptTensors(
             prompt_embeds=torch.randn(text_tokens, config.joint_attention_dim),
             pooled_prompt_embeds=torch.randn(config.pooled_projection_dim),
-            num_tokens=text_tokens,
         )
+        return tensors.conditioning(num_tokens=text_tokens)
 
     def check_can_cut(self, param: str) -> None:
         schedule.check_can_cut(self.scheduler_config, param)
@@ -93,10 +94,10 @@ class FluxModel:
         )
         return self.flux.rotary(ids)
 
-    def embed(self, conditioning: TextConditioning) -> EmbeddedText:
-        pooled = conditioning.pooled_prompt_embeds.to(self.device, self.dtype)
-        embeds = conditioning.prompt_embeds.to(self.device, self.dtype)
-        return EmbeddedText(self.flux.embed_text(embeds), pooled)
+    def embed(self, conditioning: Conditioning) -> EmbeddedText:
+        embeds, pooled = PromptTensors.of(conditioning)
+        pooled = pooled.to(self.device, self.dtype)
+        return EmbeddedText(self.flux.embed_text(embeds.to(self.device, self.dtype)), pooled)
 
     def modulation(
         self, schedule: Schedule, first: int, guidance_scale: float, pooled: torch.Tensor | None

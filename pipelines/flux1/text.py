@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from pipelines.batch_invariant import rounds_by_position
-from pipelines.contracts import TextConditioning
+from pipelines.contracts import Conditioning
 from pipelines.flux1.checkpoint import TextComponents
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.prompt_reading import read_texts
 
@@ -24,7 +25,7 @@ class FluxText:
     def __init__(self, components: TextComponents) -> None:
         self._clip_tokenizer, self._clip, self._t5_tokenizer, self._t5 = components
 
-    def encode(self, texts: Sequence[str], length: int) -> list[TextConditioning]:
+    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
         """One conditioning per text, in order, padded to `length`."""
         texts = list(texts)
         pooled = self._pooled(texts)
@@ -33,13 +34,11 @@ class FluxText:
         embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
         used = (ids != torch.tensor(self._t5_tokenizer.pad_token_id)).sum(dim=1).tolist()
         return [
-            TextConditioning(
-                # Cloned: a view would keep, and send, the whole batch.
+            # Cloned: a view would keep, and send, the whole batch.
+            PromptTensors(
                 prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
                 pooled_prompt_embeds=pooled[i].clone(),
-                num_tokens=used[i],
-                unread=unread[i],
-            )
+            ).conditioning(num_tokens=used[i], unread=unread[i])
             for i in range(len(texts))
         ]
 

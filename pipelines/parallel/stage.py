@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pipelines.contracts import Checkpoint, LatentJob, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob
 from pipelines.errors import StageLost
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import open_transformer
@@ -113,8 +113,8 @@ class ParallelStage(DenoiserStage):
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Trajectory:
         trajectory = super().admit(job, positive, negative, start)

@@ -1,4 +1,4 @@
-"""What a prompt said in vain: part of `TextConditioning`, so it crosses from stage to stage."""
+"""What a prompt said in vain: part of `Conditioning`, so it crosses from stage to stage."""
 
 from __future__ import annotations
 

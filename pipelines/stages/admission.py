@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.contracts import Checkpoint, LatentJob, SamplingParams, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, SamplingParams
 from pipelines.errors import InvalidRequest
 from pipelines.families import Family
 from pipelines.packing.layout import SegmentShape
@@ -18,15 +18,16 @@ from pipelines.stages.trajectory import first_modulated
 
 
 def segment_shapes(
-    conditionings: Sequence[TextConditioning], image_tokens: int
+    conditionings: Sequence[Conditioning], image_tokens: int
 ) -> tuple[SegmentShape, ...]:
     """Tokens of each segment of a job."""
-    return tuple(SegmentShape(text=each.text_tokens, image=image_tokens) for each in conditionings)
+    lengths = [each.sequence_length for each in conditionings]
+    return tuple(SegmentShape(text=length, image=image_tokens) for length in lengths)
 
 
 def conditionings_of(
-    sampling: SamplingParams, positive: TextConditioning, negative: TextConditioning | None
-) -> list[TextConditioning]:
+    sampling: SamplingParams, positive: Conditioning, negative: Conditioning | None
+) -> list[Conditioning]:
     """One for each segment of a job: the negative counts only where it is scaled."""
     if negative is not None and sampling.uses_true_cfg:
         return [positive, negative]

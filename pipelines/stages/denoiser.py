@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
-from pipelines.contracts import Checkpoint, LatentJob, Latents, SamplingParams, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents, SamplingParams
 from pipelines.cuts import Cut
 from pipelines.errors import StageFailed
 from pipelines.families import FlowModel, family_named
@@ -55,7 +55,7 @@ class DenoiserStage:
         return cls(load(source, device=device, dtype=dtype, attention=attention, compile=compile))
 
     def segments(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
         """Tokens of each segment of one step: text and image, twice with true guidance."""
         return tuple(map(sum, self._shapes(job, positive, negative)))
@@ -65,7 +65,7 @@ class DenoiserStage:
         return shape_of(job.sampling).forwards
 
     def trajectory_bytes(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> int:
         """Device memory of an admitted trajectory, in bytes."""
         return self._model.trajectory_bytes(
@@ -78,7 +78,7 @@ class DenoiserStage:
         """Device memory of a tick over `tokens` at its peak, in bytes."""
         return self._model.tick_bytes(tokens)
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+    def random_conditioning(self, text_tokens: int) -> Conditioning:
         """Text that means nothing, of the right widths: for measuring how long ticks take."""
         return self._model.random_conditioning(text_tokens)
 
@@ -86,8 +86,8 @@ class DenoiserStage:
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Trajectory:
         """Everything of a trajectory that no step changes, and its noise or `start`'s latents.
@@ -245,7 +245,7 @@ class DenoiserStage:
         return self._model.family.image_tokens(sampling.height, sampling.width)
 
     def _shapes(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[SegmentShape, ...]:
         """Of each segment of one step."""
         conditionings = conditionings_of(job.sampling, positive, negative)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
-from pipelines.contracts import TextConditioning, TextPrompt
+from pipelines.contracts import Conditioning, TextPrompt
 from pipelines.families import PromptEncoder, family_named
 
 
@@ -31,7 +31,7 @@ class TextEncoderStage:
         return cls(load(source, device=device, dtype=dtype))
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
+    def encode(self, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
         """One conditioning per prompt, in order.
 
         All prompts must share one `max_sequence_length`; ValueError otherwise.

@@ -16,7 +16,7 @@ from deployments.storage.encode import encode_image
 from deployments.storage.parameters import parameters_text
 from deployments.weights.fetch import fetch
 from deployments.wire.packed import PromptFacts
-from pipelines.contracts import DecodedImage, StepEvent, TextConditioning
+from pipelines.contracts import Conditioning, DecodedImage, StepEvent
 from pipelines.skipping import forwards_of
 from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
@@ -74,7 +74,7 @@ class LocalDrawing:
         `on_warnings` hears what of the prompts the text encoders did not take in.
         """
 
-        def on_encoded(*texts: TextConditioning | None) -> None:
+        def on_encoded(*texts: Conditioning | None) -> None:
             facts = [
                 PromptFacts(num_tokens=text.num_tokens, unread=text.unread)
                 for text in texts

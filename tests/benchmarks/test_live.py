@@ -16,7 +16,7 @@ from benchmarks.offered import OfferedLoad
 from benchmarks.simulation import Overheads
 from benchmarks.trace import Arrival, drawn_trace
 from pipelines.catalog import models
-from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
+from pipelines.contracts import Conditioning, LatentJob, SamplingParams
 from pipelines.engine.costs.surface import CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.stages.denoiser import DenoiserStage
@@ -92,7 +92,7 @@ def test_the_same_arrivals_are_run_live_and_simulated(stage: DenoiserStage) -> N
     calibration = calibrate([Observation(load, SURFACE.seconds(load)) for load in loads])
     offered = OfferedLoad(drawn_trace(), engine_model(SURFACE, Overheads()), SPEC)
 
-    def encode(arrivals: Sequence[Arrival]) -> dict[str, TextConditioning]:
+    def encode(arrivals: Sequence[Arrival]) -> dict[str, Conditioning]:
         text = stage.random_conditioning(SPEC.max_sequence_length)
         return {item.prompt: text for item in arrivals}
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pipelines import families
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.contracts import Conditioning, LatentJob, TokenGroup
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
 from pipelines.families import (
@@ -94,12 +94,12 @@ class PackedMadeUp:
     def family(self) -> Family:
         return FAMILY
 
-    def check_conditionings(self, conditionings: Sequence[TextConditioning]) -> None:
+    def check_conditionings(self, conditionings: Sequence[Conditioning]) -> None:
         for each in conditionings:
-            if each.prompt_embeds.shape[-1] != TEXT:
+            if each.tensors.keys() != {"words"} or each.tensors["words"].shape[-1] != TEXT:
                 raise InvalidRequest("conditioning: is of another model")
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning:
+    def random_conditioning(self, text_tokens: int) -> Conditioning:
         return conditioning(0, text_tokens)
 
     def check_can_cut(self, param: str) -> None:
@@ -141,9 +141,9 @@ class PackedMadeUp:
         angles = (ids[:, :, None] * frequencies).flatten(1).repeat_interleave(2, dim=1)
         return RotaryTable(angles.cos(), angles.sin())
 
-    def embed(self, conditioning: TextConditioning) -> EmbeddedText:
+    def embed(self, conditioning: Conditioning) -> EmbeddedText:
         return EmbeddedText(
-            functional.linear(conditioning.prompt_embeds, self.weights.text_in), None
+            functional.linear(conditioning.tensors["words"], self.weights.text_in), None
         )
 
     def modulation(
@@ -209,29 +209,30 @@ def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor
     return x * cos + torch.stack([-imaginary, real], dim=-1).flatten(-2) * sin
 
 
-def conditioning(seed: int, tokens: int) -> TextConditioning:
+def conditioning(seed: int, tokens: int) -> Conditioning:
     """Random text."""
     generator = torch.Generator().manual_seed(seed)
-    return TextConditioning(
-        prompt_embeds=torch.randn(tokens, TEXT, generator=generator),
-        pooled_prompt_embeds=torch.empty(0),
-        num_tokens=tokens,
+    return _conditioning(torch.randn(tokens, TEXT, generator=generator))
+
+
+def _conditioning(words: torch.Tensor) -> Conditioning:
+    """Of `words` (L, 24), each a token; nothing is pooled."""
+    return Conditioning(
+        tensors={"words": words},
+        groups=(TokenGroup("text", len(words)),),
+        num_tokens=len(words),
     )
 
 
 class Words:
     """The family's `PromptEncoder`: a token for each word, and no padding."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[TextConditioning]:
+    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
         return [self._encode(text.split()[:length] or [""]) for text in texts]
 
-    def _encode(self, words: list[str]) -> TextConditioning:
-        rows = [conditioning(zlib.crc32(word.encode()), 1).prompt_embeds for word in words]
-        return TextConditioning(
-            prompt_embeds=torch.cat(rows),
-            pooled_prompt_embeds=torch.empty(0),
-            num_tokens=len(words),
-        )
+    def _encode(self, words: list[str]) -> Conditioning:
+        each = [conditioning(zlib.crc32(word.encode()), 1) for word in words]
+        return _conditioning(torch.cat([item.tensors["words"] for item in each]))
 
 
 class Squares:
@@ -365,8 +366,8 @@ def naive_velocity(
 def naive_latents(
     w: Weights,
     job: LatentJob,
-    positive: TextConditioning,
-    negative: TextConditioning | None = None,
+    positive: Conditioning,
+    negative: Conditioning | None = None,
 ) -> torch.Tensor:
     """The finished latents of one request without cuts, step by step; skipped steps take the
     forecast of `pipelines.skipping`'s docstring, one by one."""
@@ -383,9 +384,9 @@ def naive_latents(
         if step in run:
             after = min(other for other in {*run, count} if other > step)
             at = sampling.height, sampling.width, levels[step], levels[after]
-            v = naive_velocity(w, x, positive.prompt_embeds, *at)
+            v = naive_velocity(w, x, positive.tensors["words"], *at)
             if negative is not None and sampling.true_cfg_scale > 1:
-                n = naive_velocity(w, x, negative.prompt_embeds, *at)
+                n = naive_velocity(w, x, negative.tensors["words"], *at)
                 v = v + sampling.true_cfg_scale * (v - n)
             history.append((levels[step], v))
         level, velocity = history[-1]

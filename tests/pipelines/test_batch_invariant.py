@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from pipelines.batch_invariant import make_batch_invariant
 from pipelines.contracts import LatentJob, Latents, SamplingParams, TextPrompt
 from pipelines.embedded import EMBEDDED_MODEL_DIR
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
@@ -93,8 +94,7 @@ def test_prompts_of_a_wide_clip(dev_like: Path, threads: int) -> None:
     prompts = [TextPrompt(prompt=text, max_sequence_length=48) for text in texts]
     for prompt, together in zip(prompts, stage.encode(prompts), strict=True):
         (alone,) = stage.encode([prompt])
-        assert torch.equal(alone.pooled_prompt_embeds, together.pooled_prompt_embeds)
-        assert torch.equal(alone.prompt_embeds, together.prompt_embeds)
+        assert all(map(torch.equal, PromptTensors.of(alone), PromptTensors.of(together)))
 
 
 def job(height: int, width: int, seed: int) -> LatentJob:

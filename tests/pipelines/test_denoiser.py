@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from pipelines.contracts import (
     Checkpoint,
+    Conditioning,
     Cut,
     DecodedImage,
     GenerationParams,
     LatentJob,
     SamplingParams,
-    TextConditioning,
     TextPrompt,
 )
 from pipelines.cuts import redrawn_by
@@ -39,7 +39,7 @@ JOB = LatentJob(
     group="a",
     sampling=SamplingParams(height=64, width=48, num_inference_steps=7, guidance_scale=3.5, seed=3),
 )
-Texts = tuple[TextConditioning, TextConditioning | None]
+Texts = tuple[Conditioning, Conditioning | None]
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -330,7 +330,7 @@ def test_values_that_are_not_finite_stay_in_their_trajectory(
 def test_text_that_is_not_finite_is_refused_at_once(stage: DenoiserStage) -> None:
     positive, negative = texts(stage, guided=True)
     assert negative is not None
-    negative.prompt_embeds[2, 2] = torch.nan
+    negative.tensors["prompt_embeds"][2, 2] = torch.nan
     with pytest.raises(DegenerateImage, match="text encoder"):
         stage.admit(with_sampling(JOB, true_cfg_scale=2.0), positive, negative)
 

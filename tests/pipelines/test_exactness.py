@@ -119,8 +119,7 @@ def test_batched_encode_and_decode_equal_single_ones(dev_like: Path) -> None:
     prompts = [TextPrompt(prompt=text, max_sequence_length=24) for text in ("a cat", "the dog", "")]
     for together, prompt in zip(encoder.encode(prompts), prompts, strict=True):
         (alone,) = encoder.encode([prompt])
-        np.testing.assert_allclose(together.prompt_embeds, alone.prompt_embeds, atol=1e-5)
-        np.testing.assert_allclose(
-            together.pooled_prompt_embeds, alone.pooled_prompt_embeds, atol=1e-5
-        )
+        assert together.tensors.keys() == alone.tensors.keys()
+        for name, tensor in together.tensors.items():
+            np.testing.assert_allclose(tensor, alone.tensors[name], atol=1e-5)
         assert together.num_tokens == alone.num_tokens

@@ -14,11 +14,11 @@ import torch
 from pipelines import families
 from pipelines.catalog import find, models
 from pipelines.contracts import (
+    Conditioning,
     GenerationParams,
     LatentJob,
     SamplingParams,
     ServiceTerms,
-    TextConditioning,
 )
 from pipelines.engine.costs.calibrate import choose_shapes, measure
 from pipelines.errors import ConfigurationError, InvalidRequest
@@ -58,11 +58,11 @@ class RaggedRequest(Request):
     """Its negative prompt has another length than its prompt."""
 
     @cached_property
-    def positive(self) -> TextConditioning:
+    def positive(self) -> Conditioning:
         return conditioning(self.seed, self.text_tokens)
 
     @cached_property
-    def negative(self) -> TextConditioning | None:
+    def negative(self) -> Conditioning | None:
         if not self.is_guided:
             return None
         return conditioning(self.seed + 1000, self.text_tokens + 3)
@@ -182,7 +182,7 @@ def test_the_whole_chain_is_loaded_through_the_models_family() -> None:
     )
     images = LocalChain.load(spec).generate(params)
     positive, negative = Words().encode([params.prompt, "blurry"], 16)
-    assert len(positive.prompt_embeds) == 6 != len(negative.prompt_embeds)
+    assert positive.sequence_length == 6 != negative.sequence_length
     for index, image in enumerate(images):
         job = LatentJob.of(params, index, group="", work_id="")
         latents = naive_latents(WEIGHTS, job, positive, negative)

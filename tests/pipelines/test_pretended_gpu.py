@@ -273,9 +273,9 @@ def test_texts_and_images(dev_like: Path, waits: HostWaits) -> None:
             for device in ("cpu", "cuda")
         ]
         for expected, found in zip(*(each.encode(prompts) for each in encoders), strict=True):
-            assert isinstance(found.prompt_embeds, PretendCuda)
-            assert torch.equal(found.prompt_embeds.cpu(), expected.prompt_embeds)
-            assert torch.equal(found.pooled_prompt_embeds.cpu(), expected.pooled_prompt_embeds)
+            assert isinstance(found.tensors["prompt_embeds"], PretendCuda)
+            for name, tensor in expected.tensors.items():
+                assert torch.equal(found.tensors[name].cpu(), tensor)
             assert found.num_tokens == expected.num_tokens
         # One by one: a batch has the bits of its images on a CPU only.
         images = ([each.decode([item])[0] for item in latents] for each in decoders)

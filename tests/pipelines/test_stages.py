@@ -17,12 +17,12 @@ from pipelines.contracts import (
     LatentJob,
     Latents,
     SamplingParams,
-    TextConditioning,
     TextPrompt,
 )
 from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImage, InvalidRequest
 from pipelines.flux1.checkpoint import load_vae
 from pipelines.flux1.decoder import FluxDecoder
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
@@ -78,8 +78,8 @@ def test_tokens_are_counted_and_the_dropped_tail_is_named(dev_like: Path) -> Non
     assert (fits.num_tokens, fits.unread) == (4, UnreadText())
     assert cut.num_tokens == 6
     assert cut.unread == UnreadText(dropped_text="left of a dog")
-    assert fits.prompt_embeds.shape == (6, 40)
-    assert fits.pooled_prompt_embeds.shape == (24,)
+    assert fits.groups == (("text", 6),)
+    assert [tuple(each.shape) for each in PromptTensors.of(fits)] == [(6, 40), (24,)]
     assert encoder.encode([]) == []
 
 
@@ -90,9 +90,7 @@ def test_prompts_of_two_lengths_do_not_share_a_batch(dev_like: Path) -> None:
 
 
 def test_a_conditioning_of_another_model_is_refused(dev_like: Path) -> None:
-    alien = TextConditioning(
-        prompt_embeds=torch.zeros(8, 4096), pooled_prompt_embeds=torch.zeros(768), num_tokens=1
-    )
+    alien = PromptTensors(torch.zeros(8, 4096), torch.zeros(768)).conditioning(num_tokens=1)
     with pytest.raises(InvalidRequest, match="4096 and 768"):
         DenoiserStage.load(str(dev_like)).admit(JOB, alien, None)
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
-from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
+from pipelines.contracts import Conditioning, LatentJob, SamplingParams
 from pipelines.engine.costs.points import Point
 from pipelines.families import family_of
 
@@ -45,14 +45,14 @@ class Shape(NamedTuple):
 class Measurable(Protocol[Trajectory]):
     """What of a stage is needed to time its ticks; a tick returns when its device is done."""
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning: ...
+    def random_conditioning(self, text_tokens: int) -> Conditioning: ...
 
     def segments(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]: ...
 
     def admit(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> Trajectory: ...
 
     def tick(self, trajectories: Sequence[Trajectory]) -> None: ...

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,10 @@ from deployments.wire.packed import (
     PackedLatents,
 )
 from deployments.wire.tensors import pack_conditioning, unpack_latents
-from pipelines.contracts import LatentJob, Latents, SamplingParams, StepEvent, TextConditioning
+from pipelines.contracts import LatentJob, Latents, SamplingParams, StepEvent
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
 from tests.chrome_trace import events_of, ticks_of
 from tests.specs import tiny_spec
@@ -31,14 +33,12 @@ EVERY = 3
 
 def _conditioning(width: int = 40) -> PackedConditioning:
     generator = torch.Generator().manual_seed(0)
-    return pack_conditioning(
-        TextConditioning(
-            prompt_embeds=torch.randn(16, width, generator=generator),
-            pooled_prompt_embeds=torch.randn(24, generator=generator),
-            num_tokens=3,
-            timings={"encode": 0.25},
-        )
+    tensors = PromptTensors(
+        prompt_embeds=torch.randn(16, width, generator=generator),
+        pooled_prompt_embeds=torch.randn(24, generator=generator),
     )
+    conditioning = tensors.conditioning(num_tokens=3)
+    return pack_conditioning(replace(conditioning, timings={"encode": 0.25}))
 
 
 def _job(work_id: str, *, trace: str = "", **changes: Any) -> LatentJob:

@@ -13,19 +13,18 @@ import torch
 
 from deployments.options.stages import GPU_MEMORY_SHARE, DenoiserOptions
 from deployments.stages.engine_builder import build_engine
-from pipelines.contracts import LatentJob, SamplingParams, TextConditioning
+from pipelines.contracts import Conditioning, LatentJob, SamplingParams
 from pipelines.engine.costs import calibrate
 from pipelines.errors import InvalidRequest
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.stages.denoiser import DenoiserStage
 from tests.pretend_cuda import pretend_cuda
 from tests.pretend_cuda.runtime import MEMORY_BYTES
 from tests.specs import tiny_spec
 
 
-def conditioning() -> TextConditioning:
-    return TextConditioning(
-        prompt_embeds=torch.zeros(8, 40), pooled_prompt_embeds=torch.zeros(24), num_tokens=3
-    )
+def conditioning() -> Conditioning:
+    return PromptTensors(torch.zeros(8, 40), torch.zeros(24)).conditioning(num_tokens=3)
 
 
 def job(side: int) -> LatentJob:

@@ -10,8 +10,9 @@ import torch
 from deployments.options.stages import TextEncoderOptions
 from deployments.stages.text_encoder import TextEncoder
 from deployments.wire.tensors import unpack_conditioning
-from pipelines.contracts import TextConditioning, TextPrompt
+from pipelines.contracts import Conditioning, TextPrompt
 from pipelines.errors import CheckpointError, StageFailed
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.stages.text_encoder import TextEncoderStage
 from tests.specs import tiny_spec
 
@@ -26,7 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     batches: list[list[str]] = []
     encode = TextEncoderStage.encode
 
-    def counting(self: TextEncoderStage, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
+    def counting(self: TextEncoderStage, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
         batches.append([prompt.prompt for prompt in prompts])
         return encode(self, prompts)
 
@@ -39,8 +40,7 @@ async def test_it_encodes_as_the_stage(dev_like: Path) -> None:
     packed = await encoder.encode(_prompt("a red circle"))
     (expected,) = TextEncoderStage.load(str(dev_like)).encode([_prompt("a red circle")])
     arrived = unpack_conditioning(packed)
-    assert torch.equal(arrived.prompt_embeds, expected.prompt_embeds)
-    assert torch.equal(arrived.pooled_prompt_embeds, expected.pooled_prompt_embeds)
+    assert all(map(torch.equal, PromptTensors.of(arrived), PromptTensors.of(expected)))
     assert packed.timings["encode"] > 0
     assert packed.timings["encode_wait"] >= 0
     assert packed.num_tokens == expected.num_tokens
@@ -53,7 +53,7 @@ async def test_equal_prompts_are_encoded_once(dev_like: Path, calls: list[list[s
     first, second = await asyncio.gather(*(encoder.encode(_prompt("a cat")) for _ in range(2)))
     third = await encoder.encode(_prompt("a cat"))
     assert calls == [["a cat"]]
-    assert first.prompt_embeds is second.prompt_embeds is third.prompt_embeds
+    assert first.tensors is second.tensors is third.tensors
     assert third.timings == {"encode_wait": 0.0, "encode": 0.0}
 
 
@@ -62,8 +62,8 @@ async def test_the_length_is_part_of_the_prompt(dev_like: Path, calls: list[list
     short, long = await asyncio.gather(
         encoder.encode(_prompt("a cat", 8)), encoder.encode(_prompt("a cat", 16))
     )
-    assert short.prompt_embeds.values.shape[0] == 8
-    assert long.prompt_embeds.values.shape[0] == 16
+    assert short.groups == (("text", 8),)
+    assert long.groups == (("text", 16),)
     assert len(calls) == 2
 
 
@@ -106,7 +106,7 @@ async def test_a_failure_reaches_all_who_wait_and_is_not_kept(
 ) -> None:
     encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
 
-    def fail(self: TextEncoderStage, prompts: Sequence[TextPrompt]) -> list[TextConditioning]:
+    def fail(self: TextEncoderStage, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken:

@@ -15,7 +15,7 @@ from deployments.wire.tensors import (
     unpack_latents,
     unpack_tensor,
 )
-from pipelines.contracts import Checkpoint, Cut, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, Cut, Latents, TokenGroup
 from pipelines.prompts.unread_text import UnreadText
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -83,16 +83,22 @@ def test_a_tensor_with_a_gradient_is_packed() -> None:
 
 
 def test_conditioning_and_latents_keep_every_field() -> None:
-    conditioning = TextConditioning(
-        prompt_embeds=torch.randn(4, 8, dtype=torch.bfloat16),
-        pooled_prompt_embeds=torch.randn(6, dtype=torch.bfloat16),
+    conditioning = Conditioning(
+        tensors={
+            "words": torch.randn(4, 8, dtype=torch.bfloat16),
+            "pictures": torch.randn(6, 2),
+            "pooled": torch.randn(6, dtype=torch.bfloat16),
+        },
+        groups=(TokenGroup("text", 4), TokenGroup("reference", 6)),
         num_tokens=3,
         unread=UnreadText(dropped_text="tail", unknown_words=("zz",)),
         timings={"encode": 0.5},
     )
     arrived = unpack_conditioning(pack_conditioning(conditioning), device="cpu")
-    assert torch.equal(arrived.prompt_embeds, conditioning.prompt_embeds)
-    assert torch.equal(arrived.pooled_prompt_embeds, conditioning.pooled_prompt_embeds)
+    assert arrived.tensors.keys() == conditioning.tensors.keys()
+    for name, tensor in conditioning.tensors.items():
+        assert torch.equal(arrived.tensors[name], tensor)
+    assert (arrived.groups, arrived.sequence_length) == (conditioning.groups, 10)
     assert (arrived.num_tokens, arrived.unread) == (3, conditioning.unread)
     assert arrived.timings == {"encode": 0.5}
 

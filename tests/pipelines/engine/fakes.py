@@ -13,12 +13,13 @@ import torch
 
 from pipelines.contracts import (
     Checkpoint,
+    Conditioning,
     Cut,
     LatentJob,
     Latents,
     SamplingParams,
     ServiceTerms,
-    TextConditioning,
+    TokenGroup,
 )
 from pipelines.engine.costs.surface import CostModel, CostSurface
 from pipelines.engine.engine import Engine
@@ -26,9 +27,9 @@ from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage
 from tests.jobs import with_sampling
 
-TEXT = TextConditioning(
-    prompt_embeds=torch.zeros(4, 8),
-    pooled_prompt_embeds=torch.zeros(4),
+TEXT = Conditioning(
+    tensors={},
+    groups=(TokenGroup("text", 4),),
     num_tokens=2,
     timings={"encode": 0.5},
 )
@@ -66,24 +67,24 @@ class FakeStage:
         self.gate.set()
 
     def segments(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
-        tokens = job.sampling.height * job.sampling.width // 256 + len(positive.prompt_embeds)
+        tokens = job.sampling.height * job.sampling.width // 256 + positive.sequence_length
         return (tokens,) if negative is None else (tokens, tokens)
 
     def forwards(self, job: LatentJob) -> int:
         return job.sampling.num_inference_steps
 
     def trajectory_bytes(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> int:
         return BYTES_PER_TOKEN * sum(self.segments(job, positive, negative))
 
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Walk:
         if job.sampling.seed == self.bad_admission:

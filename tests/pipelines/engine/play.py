@@ -9,12 +9,13 @@ from functools import cached_property
 
 import torch
 
-from pipelines.contracts import Checkpoint, LatentJob, Latents, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine, HandedOver
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.families import FlowModel
+from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.trajectory import Trajectory
 
@@ -38,22 +39,22 @@ class Request:
         return self.job.sampling.seed
 
     @cached_property
-    def positive(self) -> TextConditioning:
+    def positive(self) -> Conditioning:
         return conditioning(self.seed, self.text_tokens)
 
     @cached_property
-    def negative(self) -> TextConditioning | None:
+    def negative(self) -> Conditioning | None:
         return conditioning(self.seed + 1000, self.text_tokens) if self.is_guided else None
 
 
-def conditioning(seed: int, tokens: int) -> TextConditioning:
+def conditioning(seed: int, tokens: int) -> Conditioning:
     """Random text of the tiny model's widths."""
     generator = torch.Generator().manual_seed(seed)
-    return TextConditioning(
+    tensors = PromptTensors(
         prompt_embeds=torch.randn(tokens, 40, generator=generator),
         pooled_prompt_embeds=torch.randn(24, generator=generator),
-        num_tokens=tokens,
     )
+    return tensors.conditioning(num_tokens=tokens)
 
 
 class ScriptedStage(DenoiserStage):
@@ -72,8 +73,8 @@ class ScriptedStage(DenoiserStage):
     def admit(
         self,
         job: LatentJob,
-        positive: TextConditioning,
-        negative: TextConditioning | None,
+        positive: Conditioning,
+        negative: Conditioning | None,
         start: Checkpoint | None = None,
     ) -> Trajectory:
         if start is not None:

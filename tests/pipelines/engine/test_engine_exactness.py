@@ -169,12 +169,10 @@ def test_the_engines_latents_are_those_of_flux_pipeline(
     if negative is not None:
         guidance = {
             "true_cfg_scale": sampling.true_cfg_scale,
-            "negative_prompt_embeds": negative.prompt_embeds[None],
-            "negative_pooled_prompt_embeds": negative.pooled_prompt_embeds[None],
+            **{f"negative_{name}": each[None] for name, each in negative.tensors.items()},
         }
     theirs = load_oracle(str(dev_like))(
-        prompt_embeds=positive.prompt_embeds[None],
-        pooled_prompt_embeds=positive.pooled_prompt_embeds[None],
+        **{name: each[None] for name, each in positive.tensors.items()},
         height=sampling.height,
         width=sampling.width,
         num_inference_steps=sampling.num_inference_steps,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.contracts import Checkpoint, LatentJob, SamplingParams, TextConditioning
+from pipelines.contracts import Checkpoint, Conditioning, LatentJob, SamplingParams
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
@@ -56,7 +56,7 @@ def one(dev_like: Path) -> DenoiserStage:
     return DenoiserStage.load(str(dev_like))
 
 
-def texts(stage: DenoiserStage, *lengths: int) -> list[TextConditioning]:
+def texts(stage: DenoiserStage, *lengths: int) -> list[Conditioning]:
     torch.manual_seed(1)
     return [stage.random_conditioning(length) for length in lengths]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pipelines.catalog import models
-from pipelines.contracts import LatentJob, TextConditioning
+from pipelines.contracts import Conditioning, LatentJob, TokenGroup
 from pipelines.engine.costs.calibrate import REPEATS, Shape, choose_shapes, measure
 from pipelines.engine.costs.points import Point
 from pipelines.families import family_of
@@ -27,21 +26,17 @@ class SlowStage:
     now: float = 0.0
     ticks: list[tuple[int, ...]] = field(default_factory=list)
 
-    def random_conditioning(self, text_tokens: int) -> TextConditioning:
-        return TextConditioning(
-            prompt_embeds=torch.zeros(text_tokens, 1),
-            pooled_prompt_embeds=torch.zeros(1),
-            num_tokens=text_tokens,
+    def random_conditioning(self, text_tokens: int) -> Conditioning:
+        return Conditioning(
+            tensors={}, groups=(TokenGroup("text", text_tokens),), num_tokens=text_tokens
         )
 
     def segments(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
+        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
-        return (job.sampling.height * job.sampling.width // 256 + len(positive.prompt_embeds),)
+        return (job.sampling.height * job.sampling.width // 256 + positive.sequence_length,)
 
-    def admit(
-        self, job: LatentJob, positive: TextConditioning, negative: TextConditioning | None
-    ) -> int:
+    def admit(self, job: LatentJob, positive: Conditioning, negative: Conditioning | None) -> int:
         return self.segments(job, positive, negative)[0]
 
     def tick(self, trajectories: Sequence[int]) -> None:
