@@ -46,7 +46,7 @@ ENVIRONMENT = {
 PATIENCE_S = 400.0
 """For what surely comes, on a machine that others keep busy too: a bound on hanging, no promise."""
 
-_TURN_S = 0.001
+_TURN_S, _LONGEST_TURN_S = 0.001, 0.02
 """Few steps are done, and few calls answered, while a process runs for so long."""
 
 _PROXY_PORTS = range(20_000, 30_000)
@@ -148,19 +148,22 @@ def paused(processes: Iterable[psutil.Process]) -> Iterator[None]:
 def paused_once(is_true: Callable[[], bool], processes: Iterable[psutil.Process]) -> Iterator[None]:
     """Processes stand still in a moment when something is true, which others can tell of them.
 
-    They take turns, to run for about a millisecond and to stand still while they are looked at.
-    What is true for longer than that is not missed.
+    They take turns, to run for a few milliseconds and to stand still while they are looked at. What
+    is true for longer than that is not missed.
     """
     turned = list(processes)
     deadline = time.monotonic() + PATIENCE_S
+    turn_s = _TURN_S
     while True:
         with paused(turned):
             if is_true():
                 yield
                 return
         assert time.monotonic() < deadline, "it never became true"
-        # Nothing else is done here, or they would run for as long as that takes.
-        time.sleep(_TURN_S)
+        # Nothing else is done here, or they would run for as long as that takes. Where others keep
+        # the machine busy, they may have to wait for it longer than a turn was at first.
+        time.sleep(turn_s)
+        turn_s = min(1.1 * turn_s, _LONGEST_TURN_S)
 
 
 def wait_until(is_true: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:

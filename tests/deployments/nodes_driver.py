@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -136,19 +137,19 @@ def _losses(cluster: Cluster, folder: str, handles: dict[str, Any]) -> None:
     )
     driver = _run(APP, folder, config, handles)
     with _watches() as watches:
-        with _jobs_under_way(driver, "noticed") as busiest:
-            watch, metadata = watches[busiest.node]
+        with _jobs_under_way(driver, "noticed") as victim:
+            watch, metadata = watches[victim.node]
             metadata.items[GCP + "preempted"] = "TRUE"
             # Meanwhile it stands still, and so has its jobs when it is to go.
             wait_until(lambda: replicas_in(ReplicaState.STOPPING, "Denoiser", app=APP) == 1)
         _, log = watch.communicate(timeout=PATIENCE_S)
-        actors = [seat.name for seat in seats(APP) if seat.node == busiest.node]
+        actors = [seat.name for seat in seats(APP) if seat.node == victim.node]
         _print(node="noticed", watch=watch.returncode, log=log, actors=actors)
     wait_until(lambda: is_whole(APP))
-    with _jobs_under_way(driver, "vanished") as busiest:
-        actors = [seat.name for seat in seats(APP) if seat.node == busiest.node]
+    with _jobs_under_way(driver, "vanished") as victim:
+        actors = [seat.name for seat in seats(APP) if seat.node == victim.node]
         _print(node="vanished", actors=actors)
-        (node,) = [node for node in cluster.worker_nodes if node.node_id == busiest.node]
+        (node,) = [node for node in cluster.worker_nodes if node.node_id == victim.node]
         cluster.remove_node(node, allow_graceful=False)
 
 
@@ -203,20 +204,20 @@ class _EightJobs:
     def latest(self) -> list[Attempt]:
         return [self.attempts(job)[-1] for job, _ in self.under_way]
 
-    def busiest(self, denoisers: Sequence[Seat]) -> tuple[Seat, list[Attempt]]:
-        """The denoiser with the most of them, and its attempts at them."""
-        latest = self.latest()
-        taken = [
-            (denoiser, [each for each in latest if each.actor_id == denoiser.actor_id])
-            for denoiser in denoisers
-        ]
-        return max(taken, key=lambda each: len(each[1]))
+    def in_the_middle(self) -> list[str]:
+        """The denoisers, as often as they have made a checkpoint of one and are far from done. How
+        many they draw at once is up to them."""
+        return [each.actor_id for each in self.latest() if 0 < each.reached < EARLY]
+
+    @property
+    def are_drawn(self) -> bool:
+        return all(each.was_answered for each in self.latest())
 
 
 @contextmanager
 def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
-    """Eight jobs; the denoiser with the most of them is given, in the middle of each. All denoisers
-    stand still meanwhile. Eight others follow where they went past it unseen.
+    """Eight jobs; a denoiser that is in the middle of some is given. All denoisers stand still
+    meanwhile. Eight others follow where they went past it unseen.
 
     Then prints what came of the jobs.
     """
@@ -225,16 +226,15 @@ def _jobs_under_way(driver: Any, name: str) -> Iterator[Seat]:
     with paused(processes):
         jobs = _EightJobs(driver, name)
 
-    def is_in_the_middle() -> bool:
-        """With a checkpoint of each of its jobs, and far from done."""
+    def are_caught() -> bool:
         nonlocal jobs
-        if all(each.was_answered for each in jobs.latest()):
+        if jobs.are_drawn:
             jobs = _EightJobs(driver, name, jobs.number + 1)
-        _, its = jobs.busiest(denoisers)
-        return len(its) >= JOBS / 2 and all(0 < each.reached < EARLY for each in its)
+        return bool(jobs.in_the_middle())
 
-    with paused_once(is_in_the_middle, processes):
-        yield jobs.busiest(denoisers)[0]
+    with paused_once(are_caught, processes):
+        victim, _ = Counter(jobs.in_the_middle()).most_common(1)[0]
+        yield next(each for each in denoisers if each.actor_id == victim)
     began = time.monotonic()
     for job, response in jobs.under_way:
         result = response.result(timeout_s=PATIENCE_S)

@@ -89,7 +89,7 @@ class TestPlacement:
 
 
 class TestLosses:
-    """Each node that goes has an encoder, a decoder and most of the denoising."""
+    """Each node that goes has an encoder, a decoder and a denoiser in the middle of jobs."""
 
     @pytest.fixture
     def lines(self, printed: list[Line]) -> list[Line]:
@@ -118,7 +118,6 @@ class TestLosses:
         # Before a node vanishes, some may have moved to the other, if that had less to do.
         lost = [each for each in cut_short if not each["was_handed_over"]]
         assert bool(lost) is not handed_over
-        assert min(step for line in jobs(lines, why) for step in line["resumed_at"]) > 0
 
     def test_a_node_with_a_notice_is_emptied_and_ends(self, lines: list[Line]) -> None:
         (noticed,) = [line for line in lines if line.get("node") == "noticed"]
