@@ -24,29 +24,29 @@ class AttemptSpan:
 
     def __init__(self, span: OpenSpan) -> None:
         self._span = span
-        self._told: Spans = ()
+        self._reported: Spans = ()
         self._heard_ns = time.time_ns()
 
     def so_far(self, spans: Spans) -> None:
         """What its replica has done until a checkpoint, all of it."""
-        self._told = spans
+        self._reported = spans
 
     def ends_with(self, item: PackedLatents | HandOver) -> None:
-        """It has ended well."""
+        """The replica's last item: the image's latents, or that it hands the image over."""
         if isinstance(item, PackedLatents):
-            self._told = item.spans
+            self._reported = item.spans
         else:
             self._span.error = HANDED_OVER
 
     def was_lost(self) -> None:
         """Its replica is gone, and what it did since its last checkpoint."""
-        heard_ns = max((span.end_ns for span in self._told), default=self._heard_ns)
+        heard_ns = max((span.end_ns for span in self._reported), default=self._heard_ns)
         now = time.time_ns()
-        self._told = (*self._told, Span(name=LOST, start_ns=min(heard_ns, now), end_ns=now))
+        self._reported = (*self._reported, Span(name=LOST, start_ns=min(heard_ns, now), end_ns=now))
 
     def close(self) -> None:
         """It is over, whatever became of it."""
-        self._span.add(self._told)
+        self._span.add(self._reported)
 
 
 @contextmanager

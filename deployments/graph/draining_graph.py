@@ -27,7 +27,7 @@ from deployments.stage_table import STAGES, StageRow
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.tracing.open_spans import OpenSpan
 
-_CLOSING = RequestLog(request_id="closing")
+_DRAINING = RequestLog(request_id="closing")
 
 
 class DrainingGraph(Graph):
@@ -53,7 +53,7 @@ class DrainingGraph(Graph):
         self._in_flight += 1
         if self._watch is None:
             # Not in the request's context: Serve would take what is held for the request's own.
-            self._watch = asyncio.create_task(self._hold_if_closing(), context=Context())
+            self._watch = asyncio.create_task(self._hold_if_deleted(), context=Context())
         try:
             return await super().generate(job, log, listener)
         finally:
@@ -62,7 +62,7 @@ class DrainingGraph(Graph):
                 self._watch.cancel()
                 self._watch = None
 
-    async def _hold_if_closing(self) -> None:
+    async def _hold_if_deleted(self) -> None:
         """Until it is cancelled: wait for the end of the application, then hold its stages."""
         goes_away = replica_flag()
         if goes_away is None:
@@ -72,7 +72,7 @@ class DrainingGraph(Graph):
         app = ray.serve.get_replica_context().app_name
         if not await asyncio.to_thread(is_deleted, app):
             return
-        with Calls(_CLOSING) as calls:
+        with Calls(_DRAINING) as calls:
             while True:
                 for stage, handle in self._holds.items():
                     calls.start(stage, handle)

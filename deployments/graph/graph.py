@@ -218,7 +218,7 @@ class Graph:
                 try:
                     item = await calls.next_item(StageName.DENOISER, stream)
                 except DeadlineUnreachable as refused:
-                    raise self._with_tail(refused, job.params) from None
+                    raise self._with_decoding(refused, job.params) from None
                 if isinstance(item, PackedCheckpoint):
                     attempts.checkpoint = replace(item, spans=())
                     attempt.so_far(item.spans)
@@ -235,8 +235,7 @@ class Graph:
         job, index, group, _ = image
         terms = job.terms
         if terms.deadline is not None:
-            tail = self._decode_latency.seconds(pixel_count(job.params), now=time.perf_counter())
-            terms = replace(terms, deadline=terms.deadline - tail)
+            terms = replace(terms, deadline=terms.deadline - self._decode_s(job.params))
         if was_accepted:
             terms = accepted(terms)
         work_id = f"{job.request_id}/{index}/{uuid.uuid4().hex}"
@@ -244,16 +243,19 @@ class Graph:
             job.params, index, group=group, work_id=work_id, terms=terms, trace=job.trace
         )
 
-    def _with_tail(
+    def _with_decoding(
         self, refused: DeadlineUnreachable, params: GenerationParams
     ) -> DeadlineUnreachable:
         """The denoiser knows when latents can be there; the client asked for files."""
-        tail = self._decode_latency.seconds(pixel_count(params), now=time.perf_counter())
         return DeadlineUnreachable(
             refused.message,
-            earliest_s=refused.earliest_s + tail,
+            earliest_s=refused.earliest_s + self._decode_s(params),
             retry_after_s=refused.retry_after_s,
         )
+
+    def _decode_s(self, params: GenerationParams) -> float:
+        """Seconds that an image is expected to take from its latents to its file."""
+        return self._decode_latency.seconds(pixel_count(params), now=time.perf_counter())
 
     async def _finish_image(
         self, image: Image, latents: PackedLatents, part: OpenSpan

@@ -62,7 +62,7 @@ def refuse_if_flagged(verdict: SafetyVerdict, index: int) -> None:
 
 
 def pixel_count(params: GenerationParams) -> int:
-    """Of one image."""
+    """Pixels of one image of the request."""
     return params.height * params.width
 
 

@@ -60,7 +60,7 @@ class ImageProgress:
         self._listener = listener
         self._num_steps = self._num_forwards = shape_of(params).forwards
         self._step = 0
-        self._told = (-1, 0)
+        self._reached = (-1, 0)
 
     def enters(self, phase: Phase) -> None:
         """Tell that the image is in `phase` from now on."""
@@ -84,8 +84,8 @@ class ImageProgress:
 
     def _tell(self, phase: Phase) -> None:
         at = (_ORDER.index(phase), self._step)
-        if at > self._told:
-            self._told = at
+        if at > self._reached:
+            self._reached = at
             self._listener(
                 Progress(image=self._image, phase=phase, step=self._step, num_steps=self._num_steps)
             )

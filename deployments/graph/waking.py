@@ -57,7 +57,7 @@ class ColdPools:
     def cold(self, now: float) -> tuple[str, ...]:
         """The stages that are known to have no replica."""
         return tuple(
-            stage for stage, pool in self._cold_pools.items() if pool.pool.cold.is_cold(now)
+            stage for stage, each in self._cold_pools.items() if each.pool.cold.is_cold(now)
         )
 
     def cold_start_s(self, now: float, among: Collection[str] | None = None) -> float:
@@ -65,8 +65,8 @@ class ColdPools:
         now."""
         return max(
             (
-                pool.pool.cold.remaining_s(pool.start_up_s, now)
-                for stage, pool in self._cold_pools.items()
+                each.pool.cold.remaining_s(each.start_up_s, now)
+                for stage, each in self._cold_pools.items()
                 if among is None or stage in among
             ),
             default=0.0,
@@ -98,13 +98,13 @@ class ColdPools:
         return {stage: seconds for stage, seconds in waited.items() if seconds > 0}
 
     async def _wake(self, stage: str) -> None:
-        pool = self._cold_pools[stage]
+        woken = self._cold_pools[stage]
         try:
             with Calls(_WAKING) as calls:
-                await calls.result(stage, pool.ready)
+                await calls.result(stage, woken.ready)
         except (ReplicaLost, SluiceError) as error:
             # Nobody waits for this: the requests that need the stage meet what is wrong themselves.
             logger.warning("%s was not woken: %s", stage, error)
-            pool.pool.cold.given_up()
+            woken.pool.cold.given_up()
         finally:
             del self._wakes[stage]

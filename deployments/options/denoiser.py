@@ -34,7 +34,7 @@ class ParallelOptions(Options):
 
 
 class DenoiserOptions(StageOptions):
-    """The denoiser."""
+    """The denoiser pool: its engine, its attention, and the ranks of a replica."""
 
     section: ClassVar[str] = "denoiser"
     live: ClassVar[tuple[str, ...]] = ("policy", "max_works", "checkpoint_every", "autoscaling")

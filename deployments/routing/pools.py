@@ -15,7 +15,7 @@ from deployments.routing.cold import ColdState
 
 
 class Pool:
-    """One deployment's `sleep`, and what its replicas have to do where they report it."""
+    """Whether one deployment is `cold`, and what its replicas have to do where they report it."""
 
     def __init__(self) -> None:
         self.cold = ColdState()

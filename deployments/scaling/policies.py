@@ -150,8 +150,8 @@ def read_pace(context: Context) -> Pace:
 
     An item takes what it took the last ones, be it replicas that are gone.
     """
-    queued, busy = _told(context, QUEUED_S), _told(context, BUSY_S)
-    done = _latest(_told(context, DONE))
+    queued, busy = _reported(context, QUEUED_S), _reported(context, BUSY_S)
+    done = _latest(_reported(context, DONE))
     item_s = _latest(busy) / done if done else float(context.policy_state.get(_ITEM, 0.0))
     queued_s = _latest(queued) + context.total_queued_requests * item_s
     # Less than nothing came where works were cancelled. What went elsewhere came there.
@@ -195,7 +195,7 @@ def _growth(queued: Sequence[Sample], busy: Sequence[Sample]) -> float:
 
 def _in_force(rule: ScalingRule, context: Context) -> ScalingRule:
     """The rule with what of it changes in place: Serve's bounds, and the wait as last reported."""
-    reports = [samples[-1] for samples in _told(context, TARGET_WAIT_S).values() if samples]
+    reports = [samples[-1] for samples in _reported(context, TARGET_WAIT_S).values() if samples]
     newest = max(reports, key=lambda sample: sample.timestamp, default=None)
     return replace(
         rule,
@@ -205,5 +205,5 @@ def _in_force(rule: ScalingRule, context: Context) -> ScalingRule:
     )
 
 
-def _told(context: Context, name: str) -> Series:
+def _reported(context: Context, name: str) -> Series:
     return (context.raw_metrics or {}).get(name, {})

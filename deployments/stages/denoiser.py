@@ -256,13 +256,13 @@ class _Reports:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Checkpoint | StepEvent | Future[Latents]] = asyncio.Queue()
         self._step_every_s = step_every_s or 0.0
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def put_step(self, event: StepEvent) -> None:
         """Called from the engine's thread with every step; does not block."""
         now = time.monotonic()
-        if event.step < event.num_steps and now - self._told_at >= self._step_every_s:
-            self._told_at = now
+        if event.step < event.num_steps and now - self._reported_at >= self._step_every_s:
+            self._reported_at = now
             self.put(event)
 
     def put(self, report: Checkpoint | StepEvent | Future[Latents]) -> None:

@@ -56,13 +56,13 @@ class Fused:
 
         Cancelled if its `caller` (`deployments.lifecycle.callers`) dies.
         """
-        log, told = OpenSpan("generate"), asyncio.Queue[Progress | None]()
+        log, events = OpenSpan("generate"), asyncio.Queue[Progress | None]()
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._graph.generate(job, log, told.put_nowait))
-        task.add_done_callback(lambda _: told.put_nowait(None))
+        task = loop.create_task(self._graph.generate(job, log, events.put_nowait))
+        task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):
-                while (progress := await told.get()) is not None:
+                while (progress := await events.get()) is not None:
                     yield progress
                 result = await task
         finally:

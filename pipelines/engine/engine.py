@@ -77,11 +77,11 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         if self._is_handing_over:
-            self._entries.give_away(self._stage)
+            self._entries.hand_over(self._stage)
         self._entries.fail_all(_shutting_down)
 
     def hand_over(self) -> None:
-        """Give all works away after the current tick.
+        """Hand all works over after the current tick.
 
         Each that has begun gets a last `on_checkpoint`; then its future, as that of the others,
         raises HandedOver. So does every later `submit`.
@@ -178,7 +178,7 @@ class Engine:
             logger.exception("the engine's loop failed")
             with self._changed:
                 self._is_handing_over = True
-                self._entries.give_away(self._stage)
+                self._entries.hand_over(self._stage)
 
     def _loop(self) -> None:
         stepped: list[Entry] = []
@@ -202,7 +202,7 @@ class Engine:
                 if self._is_stopping:
                     return None
                 if self._is_handing_over:
-                    self._entries.give_away(self._stage)
+                    self._entries.hand_over(self._stage)
                 with self.profiling.phase("plan"):
                     tick = self._scheduler.plan(time.monotonic())
                 if tick is not None:

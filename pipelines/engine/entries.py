@@ -1,7 +1,7 @@
 """Entries: the jobs that an engine has, each of them a work of its scheduler, and how they leave.
 
-A job leaves once: finished, failed, cancelled or given away. Whatever is done with one job alone is
-done under `alone`, so that what it raises is its caller's news and nobody else's.
+A job leaves once: finished, failed, cancelled or handed over. Whatever is done with one job alone
+is done under `alone`, so that what it raises is its caller's news and nobody else's.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class Entries:
         for entry in list(self._entries.values()):
             self.fail(entry, error())
 
-    def give_away(self, stage: Stepper[Any]) -> None:
+    def hand_over(self, stage: Stepper[Any]) -> None:
         """Let go of every job, at a point where none is being stepped: each raises HandedOver, and
         has said before where it stands."""
         for entry in list(self._entries.values()):
             with self.alone(entry):
-                entry.hand_out(stage)
+                entry.hand_over(stage)
                 self.fail(entry, HandedOver())
 
     @contextmanager

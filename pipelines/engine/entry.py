@@ -71,7 +71,7 @@ class Entry:
             self.start = stage.checkpoint(self.trajectory)
             self.trajectory = None
 
-    def hand_out(self, stage: Stepper[Any]) -> None:
+    def hand_over(self, stage: Stepper[Any]) -> None:
         """Park, and tell who listens where it stands.
 
         A broken device gives no state back: it then goes on from its last checkpoint.

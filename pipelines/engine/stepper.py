@@ -16,17 +16,17 @@ class Stepper(Protocol[Trajectory]):
     def segments(
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
-        """Tokens of each segment of one step."""
+        """Tokens of each segment of one step: two segments with true guidance, else one."""
         ...
 
     def forwards(self, job: LatentJob) -> int:
-        """Steps of a job."""
+        """How many steps a job takes, unless its schedule is cut on the way."""
         ...
 
     def trajectory_bytes(
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> int:
-        """Memory of an admitted trajectory."""
+        """Device memory of an admitted trajectory, in bytes."""
         ...
 
     def admit(

@@ -59,7 +59,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """The end, as planned."""
+    """Rank 0 ends in order, and so do the others."""
 
 
 Command = Admit | Recut | Tick | Stop

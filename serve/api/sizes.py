@@ -92,7 +92,7 @@ class SizeRules:
         return size
 
     def allows(self, text: str) -> bool:
-        """Whether `parse` takes it."""
+        """Whether `parse` takes `text` as a size."""
         try:
             self.parse(text)
         except InvalidRequest:

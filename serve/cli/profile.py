@@ -70,7 +70,7 @@ def profile(
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:
-    """Before anything is recorded."""
+    """Raises InvalidRequest for a file that the profile could not be written to."""
     if not output.name.endswith(_SUFFIX):
         raise InvalidRequest(f"output: {output} must end in {_SUFFIX}", param="output")
     if output.exists() and not overwrite:

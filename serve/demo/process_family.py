@@ -44,7 +44,7 @@ class ProcessFamily:
         self._sessions.add(leader)
 
     def processes(self) -> list[psutil.Process]:
-        """Those that still run."""
+        """The processes of the family that still run."""
         running = {process.pid: process for process in psutil.process_iter()}
         family = {
             pid

@@ -12,7 +12,7 @@ from serve.generation.sharing import Answer
 
 
 def request_attributes(plan: Plan, model: str, *, with_prompts: bool) -> dict[str, Attribute]:
-    """What is to be drawn."""
+    """Model, number, seed, size, steps and guidance of the images that are to be drawn."""
     params = plan.params
     found: dict[str, Attribute] = {
         "gen_ai.operation.name": "generate_content",
@@ -42,7 +42,7 @@ def requested_terms_attributes(requested: RequestedTerms, *, tenant: str) -> dic
 
 
 def answer_attributes(answer: Answer) -> dict[str, Attribute]:
-    """What came of it."""
+    """Tokens, forwards and bytes of the answer, and whether it was kept or shared."""
     result = answer.result
     found: dict[str, Attribute] = {
         "gen_ai.usage.input_tokens": result.usage.input_tokens,

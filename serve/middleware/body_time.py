@@ -105,7 +105,7 @@ class _Body:
             self._wait = None
 
     def make_way(self) -> None:
-        """End it now."""
+        """End it now: `next` raises BodyTimeout, also where it waits already."""
         self._made_way = True
         self._until = self._loop.time()
         if self._wait is not None and not self._wait.expired():

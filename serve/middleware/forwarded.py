@@ -47,10 +47,10 @@ class ForwardedMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = self._told(scope)
+            scope = self._as_forwarded(scope)
         await self._app(scope, receive, send)
 
-    def _told(self, scope: Scope) -> Scope:
+    def _as_forwarded(self, scope: Scope) -> Scope:
         headers = Headers(scope=scope)
         peer = _peer(scope, headers)
         if not _is_in(peer, self._trusted):

@@ -45,7 +45,7 @@ def has_endpoint() -> bool:
 
 
 def sinks(config: TracingConfig) -> list[Sink]:
-    """Those that are configured."""
+    """Where `config` and the environment have traces go, besides the store."""
     found: list[Sink] = []
     if config.enabled and has_endpoint():
         found.append(Collector())

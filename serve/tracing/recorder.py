@@ -90,7 +90,7 @@ class Recorder:
         return RequestTrace(name, parent, is_recorded=is_recorded, trace_id=trace_id)
 
     def end(self, trace: RequestTrace) -> None:
-        """It is answered."""
+        """The request is answered: its trace, if recorded, goes to every sink."""
         trace.root.end()
         if not trace.is_recorded:
             return

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
 from pipelines.contracts import Conditioning, LatentJob, SamplingParams
-from pipelines.engine.costs.points import Point
 from pipelines.families import family_of
 
 REPEATS = 3
@@ -38,8 +37,15 @@ class Shape(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Of all the images."""
+        """Pixels of all its images together."""
         return self.images * self.height * self.width
+
+
+class Point(NamedTuple):
+    """A tick over segments of these `lengths` in tokens took `seconds`."""
+
+    lengths: tuple[int, ...]
+    seconds: float
 
 
 class Measurable(Protocol[Trajectory]):

@@ -51,7 +51,7 @@ class TraceList(BaseModel):
     data: tuple[TraceSummary, ...]
 
     def as_json(self) -> dict[str, object]:
-        """Plain values."""
+        """The list as JSON has it."""
         return {"object": self.object, "data": [asdict(summary) for summary in self.data]}
 
 

@@ -103,7 +103,7 @@ class Waterfall:
     phases: tuple[Phase, ...]
 
     def stages(self) -> list[StageTime]:
-        """The phases by stage."""
+        """Nanoseconds that each stage worked and waited, in the order of the phases."""
         found: dict[str, StageTime] = {}
         for stage, kind, elapsed in self.phases:
             worked, waited = (0.0, elapsed) if kind in (Kind.WAIT, Kind.PAUSED) else (elapsed, 0.0)

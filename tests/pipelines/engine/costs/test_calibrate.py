@@ -11,8 +11,7 @@ import pytest
 
 from pipelines.catalog import models
 from pipelines.contracts import Conditioning, LatentJob, TokenGroup
-from pipelines.engine.costs.calibrate import REPEATS, Shape, choose_shapes, measure
-from pipelines.engine.costs.points import Point
+from pipelines.engine.costs.calibrate import REPEATS, Point, Shape, choose_shapes, measure
 from pipelines.families import family_of
 from pipelines.stages.denoiser import DenoiserStage
 
