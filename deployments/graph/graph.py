@@ -212,7 +212,7 @@ class Graph:
                 *prompts,
                 start=attempts.checkpoint,
                 caller=self._caller,
-                step_every_s=STEP_EVERY_S,
+                step_every_s=STEP_EVERY_S if image.progress.is_heard else None,
             )
             while True:
                 try:

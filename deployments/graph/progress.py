@@ -2,7 +2,8 @@
 
 Conditionings and pixels go from stage to stage by reference, so two seams are not seen from here:
 an image is "encode" until its denoiser has told of a step, and "decode" while it is classified.
-Steps are told with each checkpoint, and twice a second in between.
+Steps are told with each checkpoint, and twice a second in between if somebody listened when the
+denoiser was asked.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def unheard(_: Progress) -> None:
     """The listener of a request whose progress nobody wants to know."""
 
 
+def is_heard(listener: Listener) -> bool:
+    """Whether anybody wants to know, as it is now."""
+    return listener.is_heard if isinstance(listener, Broadcast) else listener is not unheard
+
+
 class ImageProgress:
     """Tells `listener` of one image. What is done again, as a replica was lost, is not told again:
     an image never goes back."""
@@ -61,6 +67,11 @@ class ImageProgress:
         self._num_steps = self._num_forwards = shape_of(params).forwards
         self._step = 0
         self._reached = (-1, 0)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody wants to know, as it is now."""
+        return is_heard(self._listener)
 
     def enters(self, phase: Phase) -> None:
         """Tell that the image is in `phase` from now on."""
@@ -103,9 +114,16 @@ class Broadcast:
         for listener in tuple(self._listeners):
             listener(progress)
 
+    @property
+    def is_heard(self) -> bool:
+        return bool(self._listeners)
+
     @contextmanager
     def heard_by(self, listener: Listener) -> Generator[None]:
         """As long as the body, `listener` is told too; first of all how far each image is."""
+        if not is_heard(listener):
+            yield
+            return
         for progress in self._latest.values():
             listener(progress)
         self._listeners.append(listener)

@@ -13,7 +13,7 @@ from deployments.graph.attempts import accepted, retried
 from deployments.graph.calls import Calls, is_ready
 from deployments.graph.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph.graph import READY_TIMEOUT_S
-from deployments.graph.progress import Listener, Progress, unheard
+from deployments.graph.progress import Listener, Progress, is_heard, unheard
 from deployments.graph.request_log import RequestLog
 from deployments.graph.waking import ColdPools
 from deployments.lifecycle.callers import own_name
@@ -59,7 +59,11 @@ class RemoteGraph:
                 Calls(about) as calls,
             ):
                 stream = calls.start(
-                    StageName.FUSED, self._generate, replace(job, terms=terms), self._caller
+                    StageName.FUSED,
+                    self._generate,
+                    replace(job, terms=terms),
+                    caller=self._caller,
+                    tells=is_heard(listener),
                 )
                 while isinstance(item := await calls.next_item(StageName.FUSED, stream), Progress):
                     listener(item)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from deployments.graph.graph import Graph
-from deployments.graph.progress import Progress
+from deployments.graph.progress import Progress, unheard
 from deployments.lifecycle.callers import CallerWatch
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
@@ -50,15 +50,17 @@ class Fused:
         self._callers = CallerWatch()
 
     async def generate(
-        self, job: GenerationJob, caller: str = ""
+        self, job: GenerationJob, *, caller: str = "", tells: bool = False
     ) -> AsyncIterator[Progress | GenerationResult]:
-        """The progress of the images, and last the result; raises as `Graph.generate`.
+        """The images' result, and before it their progress if it `tells`; raises as
+        `Graph.generate`.
 
         Cancelled if its `caller` (`deployments.lifecycle.callers`) dies.
         """
         log, events = OpenSpan("generate"), asyncio.Queue[Progress | None]()
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._graph.generate(job, log, events.put_nowait))
+        listener = events.put_nowait if tells else unheard
+        task = loop.create_task(self._graph.generate(job, log, listener))
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):

@@ -93,6 +93,7 @@ class FakeStages:
     steps: list[tuple[int, int]] = field(default_factory=list)
     denoised: list[LatentJob] = field(default_factory=list)
     cancelled: list[LatentJob] = field(default_factory=list)
+    told_every_s: list[float | None] = field(default_factory=list)
     decoded: int = 0
     terms: list[ServiceTerms] = field(default_factory=list)
     finished: list[FinishSpec] = field(default_factory=list)
@@ -118,6 +119,7 @@ class FakeStages:
         step_every_s: float | None = None,
     ) -> AsyncIterator[Denoising]:
         assert all(isinstance(item, str) for item in conditionings)
+        self.told_every_s.append(step_every_s)
         mark = _packed(len(self.started))
         self.started.append(job)
         step = 0 if start is None else start.step

@@ -11,9 +11,9 @@ from ray.exceptions import ActorDiedError
 
 import deployments.graph.attempts
 from deployments.graph.draining_graph import DrainingGraph
-from deployments.graph.graph import Graph
+from deployments.graph.graph import STEP_EVERY_S, Graph
 from deployments.graph.image_graph import ImageGraph
-from deployments.graph.progress import Broadcast, ImageProgress, Phase, Progress
+from deployments.graph.progress import Broadcast, ImageProgress, Phase, Progress, unheard
 from deployments.graph.remote_graph import RemoteGraph
 from deployments.wire.packed import PackedCheckpoint, PackedTensor
 from pipelines.contracts import Cut, FinishSpec, GenerationJob, GenerationParams, LatentJob
@@ -122,6 +122,20 @@ def test_who_comes_later_hears_how_far_it_is_and_who_has_left_nothing() -> None:
     one.enters(Phase.DONE)
     assert [each.step for each in first] == [2, 4, 6, 6]
     assert [each.step for each in second] == [4, 6, 6]
+
+
+async def test_steps_between_checkpoints_are_asked_for_only_where_somebody_listens() -> None:
+    job = GenerationJob(
+        request_id="req", params=GenerationParams(**PARAMS), finish=FinishSpec(seed=10)
+    )
+    stages, broadcast = FakeStages(), Broadcast()
+    graph = Graph(stages.handles())
+    await graph.generate(job)
+    with broadcast.heard_by(unheard):
+        await graph.generate(job, OpenSpan("test"), broadcast)
+    with broadcast.heard_by(lambda _: None):
+        await graph.generate(job, OpenSpan("test"), broadcast)
+    assert stages.told_every_s == [None, None, STEP_EVERY_S]
 
 
 @pytest.mark.parametrize("graph", [Graph, DrainingGraph, RemoteGraph])

@@ -274,7 +274,7 @@ class FusedStage:
         return True
 
     async def generate(
-        self, job: GenerationJob, caller: str = ""
+        self, job: GenerationJob, *, caller: str, tells: bool
     ) -> AsyncIterator[GenerationResult]:
         await self.up.wait()
         yield GenerationResult(
