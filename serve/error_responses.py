@@ -15,10 +15,10 @@ from starlette.responses import Response
 from pipelines import errors
 from serve.errors import (
     ERROR_TABLE,
-    HTTP_CODES,
     INVALID_REQUEST,
     SERVER_ERROR,
     ErrorRule,
+    http_error_code,
     in_milliseconds,
 )
 
@@ -59,7 +59,7 @@ def http_error_response(
 ) -> Response:
     """The response for an error of the framework's own."""
     kind = INVALID_REQUEST if status < 500 else SERVER_ERROR
-    rule = ErrorRule(status, kind, HTTP_CODES.get(status, "http_error"))
+    rule = ErrorRule(status, kind, http_error_code(status))
     return _response(rule, message, headers=headers)
 
 

@@ -72,10 +72,19 @@ class ClientGone(Exception):
     """The client left before its answer; there is nobody to tell."""
 
 
+CLIENT_GONE_OUTCOME = "client_gone"
+"""In place of a code, which nobody would read."""
+
+
 def error_code(error: BaseException) -> str:
     """The code that `error` leaves the server with; "internal_error" if nobody foresaw it."""
     kind = type(error) if isinstance(error, errors.SluiceError) else errors.SluiceError
     return ERROR_TABLE[kind].code
+
+
+def http_error_code(status: int) -> str:
+    """The code of an error of the framework's own."""
+    return HTTP_CODES.get(status, "http_error")
 
 
 def in_milliseconds(seconds: float) -> int:

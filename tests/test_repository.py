@@ -129,7 +129,8 @@ def test_the_packages_have_annotated_trees() -> None:
 
 @pytest.mark.parametrize("readme", TREES, ids=str)
 def test_an_annotated_tree_names_what_is_there(readme: Path) -> None:
-    """What it names exists, and no folder with code is left out."""
+    """What it names exists, and no folder with code is left out; nor, in a package's, a file that
+    stands beside it: those of folders below have the folder's line."""
     folder = (ROOT / readme).parent
     tree = annotated_tree(ROOT / readme)
     assert tree is not None
@@ -137,6 +138,8 @@ def test_an_annotated_tree_names_what_is_there(readme: Path) -> None:
     assert [str(path) for path in named if not (folder / path).exists()] == []
     if readme.parent == Path():
         return
+    beside = {path.relative_to(folder) for path in folder.iterdir() if path.is_file()}
+    assert beside - set(named) <= {Path("README.md"), Path("__init__.py")}
     code = {path.parent.relative_to(folder) for path in folder.rglob("*.py")} - {Path()}
     told_elsewhere = {
         path.parent.relative_to(folder)
@@ -149,6 +152,37 @@ def test_an_annotated_tree_names_what_is_there(readme: Path) -> None:
         if not any(parent in told_elsewhere for parent in path.parents)
     }
     assert left_out == set()
+
+
+def test_a_readme_names_the_modules_beside_it() -> None:
+    """With a tree or without one."""
+    readmes = [path for package in PACKAGES for path in (ROOT / package).rglob("README.md")]
+    assert len(readmes) > len(PACKAGES)
+    unnamed = {
+        str(module.relative_to(ROOT))
+        for readme in readmes
+        for module in readme.parent.glob("*.py")
+        if module.name != "__init__.py" and module.name not in readme.read_text("utf-8")
+    }
+    assert unnamed == set()
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        Path("README.md"),
+        *(
+            path.relative_to(ROOT)
+            for package in PACKAGES
+            for path in sorted((ROOT / package).rglob("README.md"))
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_colon_announces_follows_it(readme: Path) -> None:
+    """A heading does not: then what was announced has been moved elsewhere."""
+    text = (ROOT / readme).read_text("utf-8")
+    assert re.findall(r"^.*:\n+#+ .*$", text, re.MULTILINE) == []
 
 
 def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> None:

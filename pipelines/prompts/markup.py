@@ -1,7 +1,8 @@
 """What other tools read from a prompt and this one does not: weights, and adapters by name.
 
 The text encoder gets such text as it is written, as `diffusers.FluxPipeline` does; so it has to be
-told that it does not do what it does elsewhere.
+told that it does not do what it does elsewhere. Whether the encoder has tokens for it is not known
+here, but told by `UnreadText`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def markup_warnings(field: str, text: str) -> list[str]:
     found: list[str] = []
     if weights := _quoted(_WEIGHT, text):
         found.append(
-            f"{field}: weights such as {weights} have no effect here; the text encoder reads them"
+            f"{field}: weights such as {weights} have no effect here; they go to the text encoder"
             " as written, brackets and numbers included"
         )
     if adapters := _quoted(_ADAPTER, text):
         found.append(
-            f"{field}: {adapters} loads nothing, as adapters (LoRA) are not served yet; the text"
-            " encoder reads it as written"
+            f"{field}: {adapters} loads nothing, as adapters (LoRA) are not served yet; it goes to"
+            " the text encoder as written"
         )
     return found
 

@@ -248,7 +248,8 @@ def _seed(
         warnings.append("seed: -1 stands for a random one; the answer says which was drawn")
     if request.seed is None or request.seed == RANDOM_SEED:
         return random_seed
-    return check_within("seed", request.seed, 0, MAX_SEED - (count - 1))
+    most = MAX_SEED - (count - 1)
+    return check_within("seed", request.seed, 0, most, or_else=f"{RANDOM_SEED} for a random one")
 
 
 def _finish(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pipelines.errors import InvalidRequest
 
 
-def check_within(name: str, value: int, low: int, high: int) -> int:
-    """`value`, if it is `low` to `high`; raises InvalidRequest."""
+def check_within(name: str, value: int, low: int, high: int, *, or_else: str = "") -> int:
+    """`value`, if it is `low` to `high`; raises InvalidRequest, which also names what else would be
+    taken: `or_else`."""
     if not low <= value <= high:
-        raise InvalidRequest(f"{name}: must be {low} to {high}, got {_short(value)}", param=name)
+        allowed = f"{low} to {high}{f', or {or_else}' if or_else else ''}"
+        raise InvalidRequest(f"{name}: must be {allowed}, got {_short(value)}", param=name)
     return value
 
 

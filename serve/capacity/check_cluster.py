@@ -19,6 +19,7 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get
 
 from pipelines.errors import ConfigurationError
+from serve.capacity.gpus import counted
 from serve.capacity.machines import Machines, machines_of
 from serve.capacity.packing import pack
 from serve.capacity.placement import Placement, placements
@@ -53,8 +54,9 @@ def what_is_missing(rows: Sequence[Placement], machines: Machines) -> list[str]:
     gpus = sum(row.min_replicas * row.num_gpus for row in rows)
     have = sum(kind.num_cpus for kind in machines.types), sum(k.num_gpus for k in machines.types)
     return [
-        f"{name}: has no place beside the others, which want {cpus:g} CPUs and {gpus:g} GPUs with"
-        f" it where there are {have[0]:g} and {have[1]}; lower their num_cpus and num_gpus"
+        f"{name}: has no place beside the others, which want {counted(cpus, 'CPU')} and"
+        f" {counted(gpus, 'GPU')} with it where there are {have[0]:g} and {have[1]}; lower their"
+        " num_cpus and num_gpus"
         for name in left
     ]
 

@@ -32,6 +32,11 @@ _AWS = {
 }
 
 
+def counted(number: float, noun: str) -> str:
+    """`1 GPU`, `0.5 GPUs`, `2 CPUs`."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
 def memory_bytes(accelerator: str | None) -> int | None:
     """Memory of one GPU; None where it is not known."""
     gib = MEMORY_GIB.get(accelerator or "")

@@ -91,8 +91,8 @@ def _too_few_gpus(row: Placement, kinds: Sequence[NodeType]) -> str:
         else f"{row.setting}.parallel with tensor x ulysses of at most {largest.num_gpus}"
     )
     return (
-        f"wants {wanted} GPUs on one node, and the largest node type that it may go to"
-        f" ({largest.name}) has {largest.num_gpus}: use {fits}, or machines with {wanted}"
+        f"wants {gpus.counted(wanted, 'GPU')} on one node, and the largest node type that it may"
+        f" go to ({largest.name}) has {largest.num_gpus}: use {fits}, or machines with {wanted}"
     )
 
 
@@ -103,8 +103,8 @@ def _has_cpus(row: Placement, kind: NodeType) -> bool:
 def _too_few_cpus(row: Placement, kinds: Sequence[NodeType]) -> str:
     largest = max(kinds, key=lambda kind: kind.num_cpus)
     return (
-        f"wants {row.num_cpus:g} CPUs on one node, and the largest node type that it may go to"
-        f" ({largest.name}) has {largest.num_cpus:g}: use {row.setting}.num_cpus:"
+        f"wants {gpus.counted(row.num_cpus, 'CPU')} on one node, and the largest node type that it"
+        f" may go to ({largest.name}) has {largest.num_cpus:g}: use {row.setting}.num_cpus:"
         f" {largest.num_cpus:g}, or machines with {math.ceil(row.num_cpus)}"
     )
 

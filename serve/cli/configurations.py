@@ -120,7 +120,8 @@ def _configuration(application: Mapping[str, Any]) -> Configuration:
         build(args)
         settings = Settings.load(args)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{name}: args: {error.message}") from error
+        # Of its `args`, or of the environment, which is read with them.
+        raise ConfigurationError(f"{name}: {error.message}") from error
     overrides: list[dict[str, Any]] = application.get("deployments") or []
     overridden = tuple(each["name"] for each in overrides)
     known = (INGRESS_NAME, *(row.name for row in (*settings.stages.table, FUSED)))

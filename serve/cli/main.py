@@ -1,15 +1,14 @@
 """The command `sluice`: draw an image, look at traces, check a configuration, watch a machine,
 profile a denoiser.
 
-Every failure is one clear line on stderr and a non-zero exit code. torch is imported only by
-`generate` without `--url`.
+A failure is one clear line on stderr for each mistake, and exit code 1; a wrong command line is a
+box of typer's there, and exit code 2. torch is imported only by `generate` without `--url`.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from importlib.metadata import version as installed_version
@@ -30,7 +29,7 @@ from serve.cli import traces as commands
 from serve.cli.client import ServerError, SluiceClient
 from serve.cli.outputs import OutputFiles
 from serve.cli.profile import profile
-from serve.cli.tables import machines_table, models_table, placement_table
+from serve.cli.tables import console, machines_table, models_table, placement_table
 from serve.http import product_version
 from serve.nodes.spot import Cloud
 from serve.redrawing import merged, recorded_fields
@@ -42,8 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# A pipe or a log has no width of its own; 80 columns would cut the tables.
-_out = Console(width=None if sys.stdout.isatty() else 140)
+_out = console()
 _err = Console(stderr=True)
 
 app.command()(commands.trace)

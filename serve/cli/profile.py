@@ -5,22 +5,20 @@ For operators, on a machine of the cluster: it joins as a driver, as no HTTP rou
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.errors import InvalidRequest
-from serve.cli.tables import operators_table, replicas_table
+from serve.cli.tables import console, operators_table, replicas_table
 
 if TYPE_CHECKING:
     from deployments.profiling import ReplicaLoad, TickProfile
     from pipelines.engine.observe.profiling import ProfileRequest
 
-_out = Console(width=None if sys.stdout.isatty() else 140)
+_out = console()
 _SUFFIX = ".json.gz"
 _ROWS = 12
 

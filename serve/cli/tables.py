@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipelines.catalog import ModelSpec
+from serve.capacity.gpus import counted
 
 if TYPE_CHECKING:
     from deployments.profiling import ReplicaLoad
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
 
 _NAME_CHARS = 60
 """Of an operator; the names of kernels are longer."""
+
+_UNBOUNDED = 10_000
+"""Columns of what is no terminal: a pipe or a log has no width, and a name that is broken there can
+be neither found nor copied."""
+
+
+def console() -> Console:
+    """stdout, as wide as the terminal is."""
+    return Console(width=None if sys.stdout.isatty() else _UNBOUNDED)
 
 
 def models_table(specs: Sequence[ModelSpec]) -> Table:
@@ -59,18 +71,20 @@ def placement_table(title: str, rows: Sequence[Placement]) -> Table:
             _size(row.gpu_bytes),
             escape(row.where) or "any node",
         )
-    cpus = _span(
+    cpus = _counted_span(
         sum(row.min_replicas * row.num_cpus for row in rows),
         sum(row.max_replicas * row.num_cpus for row in rows),
+        "CPU",
     )
-    gpus = _span(
+    gpus = _counted_span(
         sum(row.min_replicas * row.num_gpus for row in rows),
         sum(row.max_replicas * row.num_gpus for row in rows),
+        "GPU",
     )
     table.caption = (
-        f"In all: {cpus} CPUs, {gpus} GPUs. CPU, GPU and memory are a replica's; memory is for the"
-        " largest image, or full batch of such, that the limits allow. GPU memory also has what the"
-        " engine keeps free and CUDA's own."
+        f"In all: {cpus}, {gpus}. CPU, GPU and memory are a replica's; memory is for the largest"
+        " image, or full batch of such, that the limits allow. GPU memory also has what the engine"
+        " keeps free and CUDA's own."
     )
     table.caption_justify = "left"
     return table
@@ -125,6 +139,10 @@ def _table(*columns: str) -> Table:
 
 def _span(low: float, high: float) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _counted_span(low: float, high: float, noun: str) -> str:
+    return counted(high, noun) if low == high else f"{_span(low, high)} {noun}s"
 
 
 def _count(parameters: int) -> str:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from serve.cli.client import SluiceClient
+from serve.cli.tables import console
 from serve.tracing.views.summary import TraceFilters, summarise
 from serve.tracing.views.terminal import trace_view, traces_table
 from serve.tracing.views.waterfall import waterfall
@@ -25,7 +26,8 @@ def trace(
     """Draw where a request's time went."""
     with SluiceClient(url) as client:
         otlp = client.trace(trace_id)
-    out = _console()
+    # Bars of some width, where a pipe or a log has none of its own.
+    out = Console() if sys.stdout.isatty() else Console(width=140)
     out.print(trace_view(waterfall(otlp), summarise(otlp), width=out.width, ticks=ticks))
 
 
@@ -40,13 +42,8 @@ def traces(
     filters = TraceFilters(slow=slow, missed=missed, failed=failed, tenant=tenant)
     with SluiceClient(url) as client:
         found = client.traces(filters)
-    out = _console()
+    out = console()
     if found:
         out.print(traces_table(found))
     else:
         out.print("No trace that is kept is like this." if filters.chosen else "No trace yet.")
-
-
-def _console() -> Console:
-    # A pipe or a log has no width of its own; 80 columns would cut the rows.
-    return Console(width=None if sys.stdout.isatty() else 140)

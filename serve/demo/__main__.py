@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -81,16 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _console.print("Stopped.")
 
 
-def curl_line(url: str) -> str:
+def curl_line(url: str, output: Path) -> str:
     """A command that draws another image and saves it, with nothing but curl and Python."""
     body = json.dumps({"prompt": "a green star on a black background"})
     save = (
         "import base64,json,sys;"
-        'open("image.png","wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
+        'sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
     )
     return (
         f"curl -sS --fail-with-body {url}/v1/images/generations"
         f" -H 'content-type: application/json' -d '{body}' | python3 -c '{save}'"
+        f" > {shlex.quote(str(output))}"
     )
 
 
@@ -130,7 +132,7 @@ def _announce(server: ChildServer, output: Path, answer: ImagesResponse, seconds
     _console.print(f"Image:  {output.resolve()}")
     _console.print(f"Server: {server.url}  (docs at {server.url}/docs)")
     _console.print(f"Trace:  {server.url}/traces")
-    _console.print(f"\nTry:\n{curl_line(server.url)}", markup=False)
+    _console.print(f"\nTry:\n{curl_line(server.url, output.with_name('star.png'))}", markup=False)
 
 
 def _wait_until_ready(server: ChildServer, client: SluiceClient, timeout_s: float) -> None:

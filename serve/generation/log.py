@@ -15,8 +15,14 @@ from dataclasses import dataclass, field
 
 from pipelines.contracts import ServiceTerms
 from pipelines.errors import ContentPolicyViolation
-from serve.errors import ClientGone, error_code
-from serve.generation.metrics import OK, count_for_tenant, count_generation
+from serve.errors import CLIENT_GONE_OUTCOME, ClientGone, error_code
+from serve.generation.metrics import (
+    OK,
+    DeadlineResult,
+    count_for_tenant,
+    count_generation,
+    deadline_result,
+)
 from serve.generation.plan import Plan, Punctuality
 from serve.generation.sharing import Answer
 from serve.generation.trace_attributes import (
@@ -32,6 +38,8 @@ _log = logging.getLogger("ray.serve")
 Facts = dict[str, object]
 
 _CLIENTS_WORDS = ("user", "tenant")
+
+_MET: dict[DeadlineResult, str] = {"met": "yes", "missed": "no", "refused": "refused"}
 
 
 CANCELLED = "cancelled"
@@ -84,10 +92,14 @@ def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Genera
     finally:
         outcome, seconds = _outcome(entry, failure), time.monotonic() - started
         count_generation(outcome, seconds=seconds, answer=entry.answer, error=failure)
+        deadline: DeadlineResult | None = None
         if entry.plan is not None and entry.terms is not None:
-            asked, met = entry.plan.requested.is_deadline_asked, entry.is_on_time
-            count_for_tenant(outcome, entry.terms, asked=asked, answer=entry.answer, met=met)
-        _describe(entry, outcome, model=model, with_prompts=with_prompts)
+            deadline = deadline_result(outcome, entry.terms, met=entry.is_on_time)
+            asked = entry.plan.requested.is_deadline_asked
+            count_for_tenant(
+                outcome, entry.terms, answer=entry.answer, deadline=deadline, asked=asked
+            )
+        _describe(entry, outcome, deadline, model=model, with_prompts=with_prompts)
         facts: Facts = {
             "request": entry.request_id,
             "trace": entry.trace.trace_id,
@@ -96,7 +108,7 @@ def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Genera
             "outcome": outcome,
             **_category(failure),
             **_planned(entry.plan),
-            **_punctual(entry),
+            **_punctual(entry, deadline),
             **_answered(entry.answer),
             "seconds": round(seconds, 3),
         }
@@ -112,17 +124,26 @@ def _in_words(facts: Facts) -> str:
     )
 
 
-def _describe(entry: LogEntry, outcome: str, *, model: str, with_prompts: bool) -> None:
+def _describe(
+    entry: LogEntry,
+    outcome: str,
+    deadline: DeadlineResult | None,
+    *,
+    model: str,
+    with_prompts: bool,
+) -> None:
     """Say it of the root of the request's trace."""
     attributes = entry.trace.root.attributes
     attributes["sluice.outcome"] = outcome
+    if tenant := _cut(entry.tenant):
+        attributes["sluice.tenant"] = tenant
     if entry.plan is not None:
         attributes |= request_attributes(entry.plan, model, with_prompts=with_prompts)
-        attributes |= requested_terms_attributes(entry.plan.requested, tenant=entry.tenant or "")
+        attributes |= requested_terms_attributes(entry.plan.requested)
     if entry.answer is not None:
         attributes |= answer_attributes(entry.answer)
-    if entry.terms is not None and entry.terms.deadline is not None:
-        attributes["sluice.deadline_met"] = entry.is_on_time
+    if deadline in ("met", "missed"):
+        attributes["sluice.deadline_met"] = deadline == "met"
     if entry.punctuality is not None:
         attributes["sluice.took_ms"] = entry.punctuality.took_ms
 
@@ -131,7 +152,7 @@ def _outcome(entry: LogEntry, error: BaseException | None) -> str:
     if error is None:
         return OK
     if isinstance(error, ClientGone):
-        return "client_gone"
+        return CLIENT_GONE_OUTCOME
     if isinstance(error, asyncio.CancelledError):
         return entry.cancelled_as()
     return error_code(error)
@@ -152,12 +173,12 @@ def _planned(plan: Plan | None) -> Facts:
     }
 
 
-def _punctual(entry: LogEntry) -> Facts:
-    """The deadline, and whether it was met."""
+def _punctual(entry: LogEntry, deadline: DeadlineResult | None) -> Facts:
+    """The deadline, and whether it was met; not where the client is the cause that it was not."""
     if entry.plan is None or entry.terms is None or entry.terms.deadline is None:
         return {}
-    met = "yes" if entry.is_on_time else "no"
-    return {"deadline_ms": entry.plan.requested.deadline_ms, "met": met}
+    met: Facts = {} if deadline is None else {"met": _MET[deadline]}
+    return {"deadline_ms": entry.plan.requested.deadline_ms, **met}
 
 
 def _answered(answer: Answer | None) -> Facts:

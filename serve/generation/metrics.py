@@ -5,6 +5,8 @@ By the code that it left with; never by who asked beyond the tenant, nor by what
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deployments.graph.forecast import COLD_START
 from deployments.metrics import declared as metrics
 from deployments.metrics.instruments import tenant_label
@@ -14,6 +16,8 @@ from serve.errors import ERROR_TABLE
 from serve.generation.sharing import Answer
 
 OK = "ok"
+
+DeadlineResult = Literal["met", "missed", "refused"]
 
 _STATUS = {rule.code: rule.status for rule in ERROR_TABLE.values()}
 _TOO_MANY = 429
@@ -38,21 +42,25 @@ def count_generation(
 
 
 def count_for_tenant(
-    outcome: str, terms: ServiceTerms, *, asked: bool, answer: Answer | None, met: bool
+    outcome: str,
+    terms: ServiceTerms,
+    *,
+    answer: Answer | None,
+    deadline: DeadlineResult | None,
+    asked: bool,
 ) -> None:
-    """The same of a request that was valid: its images, and its deadline, `asked` for or not, and
-    `met` by its answer or not."""
+    """The same of a request that was valid: its images, and what became of its `deadline`, which
+    was `asked` for or not."""
     tenant = tenant_label(terms.tenant)
     if answer is not None and outcome == OK:
         source = answer.source or "drawn"
         metrics.IMAGES.add(len(answer.result.images), source=source, tenant=tenant)
-    result = deadline_result(outcome, terms, met=met)
-    if result is not None:
+    if deadline is not None:
         kind = "asked" if asked else "default"
-        metrics.DEADLINES.add(result=result, kind=kind, tenant=tenant)
+        metrics.DEADLINES.add(result=deadline, kind=kind, tenant=tenant)
 
 
-def deadline_result(outcome: str, terms: ServiceTerms, *, met: bool) -> str | None:
+def deadline_result(outcome: str, terms: ServiceTerms, *, met: bool) -> DeadlineResult | None:
     """`met`, `missed` or `refused`; None without a deadline, and where the client is the cause."""
     if terms.deadline is None:
         return None

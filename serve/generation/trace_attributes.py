@@ -33,9 +33,9 @@ def request_attributes(plan: Plan, model: str, *, with_prompts: bool) -> dict[st
     return found
 
 
-def requested_terms_attributes(requested: RequestedTerms, *, tenant: str) -> dict[str, Attribute]:
-    """Whose it is, and when it is wanted."""
-    found: dict[str, Attribute] = {"sluice.tenant": tenant, "sluice.priority": requested.priority}
+def requested_terms_attributes(requested: RequestedTerms) -> dict[str, Attribute]:
+    """When it is wanted."""
+    found: dict[str, Attribute] = {"sluice.priority": requested.priority}
     if requested.deadline_ms is not None:
         found["sluice.deadline_ms"] = requested.deadline_ms
     return found

@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.errors import SluiceError
 from serve.error_responses import error_response, internal_error_response
-from serve.errors import ClientGone
+from serve.errors import CLIENT_GONE_OUTCOME, ClientGone, error_code
 from serve.middleware.request_id import STATE_KEY
+from serve.middleware.tracing import record_outcome
 
 CLIENT_GONE = 499
 """Nobody reads it, but metrics and logs count it apart from failures."""
@@ -38,13 +39,16 @@ class ErrorBoundaryMiddleware:
         try:
             await self._app(scope, receive, watched_send)
         except ClientGone:
+            record_outcome(scope, CLIENT_GONE_OUTCOME)
             _log.info("request %s: the client left, nothing goes on for it", _request_id(scope))
             await Response(status_code=CLIENT_GONE)(scope, receive, send)
         except SluiceError as error:
+            record_outcome(scope, error_code(error))
             if started:
                 raise
             await error_response(error)(scope, receive, send)
-        except Exception:  # the boundary of the process: a client must get an answer
+        except Exception as error:  # the boundary of the process: a client must get an answer
+            record_outcome(scope, error_code(error))
             _log.exception("request %s: unforeseen error", _request_id(scope))
             if started:
                 raise

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.middleware.request_id import STATE_KEY
-from serve.tracing.recorder import Recorder
+from serve.tracing.recorder import Recorder, RequestTrace
 
 TRACE_KEY = "trace"
 TRACE_ID_HEADER = "x-trace-id"
@@ -65,6 +65,13 @@ class TracingMiddleware:
                 trace.root.name = f"{_TRACED_METHOD} {route}"
                 attributes["http.route"] = route
             self._recorder.end(trace)
+
+
+def record_outcome(scope: Scope, outcome: str) -> None:
+    """Say in the request's trace, if it has one, what became of it, where nothing is said yet."""
+    trace: RequestTrace | None = scope.get("state", {}).get(TRACE_KEY)
+    if trace is not None:
+        trace.root.attributes.setdefault("sluice.outcome", outcome)
 
 
 def _is_traced(scope: Scope) -> bool:

@@ -8,9 +8,10 @@ Knows what can be set, and which combinations cannot work; builds nothing.
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, cast, get_origin
 
@@ -279,7 +280,17 @@ def _refuse_unknown_variables(settings: type[Settings]) -> None:
     """A mistyped variable would be silently ignored otherwise."""
     for variable in os.environ:
         if variable.upper().startswith(ENV_PREFIX) and not _OF_KUBERNETES.fullmatch(variable):
-            name = variable[len(ENV_PREFIX) :].lower().split("__")[0]
-            if name not in settings.model_fields:
-                known = [f"{ENV_PREFIX}{field.upper()}" for field in settings.model_fields]
+            section, *inner = variable[len(ENV_PREFIX) :].lower().split("__")
+            if section not in settings.model_fields:
+                known = _variables_near(settings, section, inner)
                 raise ConfigurationError(unknown_key(variable, known))
+
+
+def _variables_near(settings: type[Settings], section: str, inner: Sequence[str]) -> list[str]:
+    """What a variable of an unknown section may have been meant to be: of the section that is near,
+    if one is, with the same names inside it, if it holds any."""
+    fields = settings.model_fields
+    names = difflib.get_close_matches(section, fields, n=1) or list(fields)
+    if len(names) == 1 and model_in(fields[names[0]].annotation) is not None:
+        names = ["__".join([names[0], *inner])]
+    return [f"{ENV_PREFIX}{name.upper()}" for name in names]

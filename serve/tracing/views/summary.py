@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.tracing.spans import Attribute
 from serve.tracing.views.otlp_reader import ReadSpan, read_spans
 
+_TOO_MANY = 429
+
 _SLOWEST = 10
 """Of this many requests one is slow."""
 
@@ -20,7 +22,8 @@ _SLOWEST = 10
 class TraceSummary:
     """What was asked and what became of it. `started` is Unix seconds; never a prompt.
 
-    `status` is HTTP's. `deadline_met` is None where there was none, or it is not known.
+    `status` is HTTP's. `tenant` is None for all who have none. `deadline_met` is None where there
+    was no deadline, where it was refused, and where the client is the cause that nothing came.
     """
 
     trace_id: str
@@ -41,6 +44,14 @@ class TraceSummary:
     def has_failed(self) -> bool:
         return self.error is not None or (self.status is not None and self.status >= 400)
 
+    @property
+    def deadline_result(self) -> Literal["met", "missed", "refused"] | None:
+        """What became of the deadline; a refused one was promised to nobody, so is not missed."""
+        if self.deadline_met is not None:
+            return "met" if self.deadline_met else "missed"
+        is_refused = self.deadline_ms is not None and self.status == _TOO_MANY
+        return "refused" if is_refused else None
+
 
 class TraceList(BaseModel):
     """The answer of `GET /traces` in JSON."""
@@ -59,8 +70,8 @@ class TraceList(BaseModel):
 class TraceFilters:
     """Which traces are wanted: those that all of these hold for.
 
-    `slow`: among the slowest tenth of those there are. `missed`: the deadline was. `failed`: an
-    error was answered.
+    `slow`: among the slowest tenth of those there are. `missed`: the deadline was, not refused.
+    `failed`: an error was answered.
     """
 
     slow: bool = False
@@ -87,7 +98,7 @@ class TraceFilters:
             trace
             for trace in every
             if (not self.slow or trace.seconds >= slow_s)
-            and (not self.missed or trace.deadline_met is False)
+            and (not self.missed or trace.deadline_result == "missed")
             and (not self.failed or trace.has_failed)
             and (not self.tenant or trace.tenant == self.tenant)
         ]
@@ -104,7 +115,7 @@ def summarise(otlp: Mapping[str, object]) -> TraceSummary:
     return TraceSummary(
         trace_id=root.trace_id,
         request_id=_text(facts, "sluice.request_id") or "",
-        tenant=_text(facts, "sluice.tenant"),
+        tenant=_text(facts, "sluice.tenant") or None,
         started=root.start_time_unix_nano / 1e9,
         seconds=(root.end_ns - root.start_time_unix_nano) / 1e9,
         status=status,

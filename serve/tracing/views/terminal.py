@@ -164,9 +164,9 @@ def _deadline(trace: TraceSummary) -> Text:
     if trace.deadline_ms is None:
         return Text()
     text = Text(duration(1e6 * trace.deadline_ms))
-    if trace.deadline_met is None:
+    if (result := trace.deadline_result) is None:
         return text
-    return text.append(*((" met", "green") if trace.deadline_met else (" missed", _FAILED)))
+    return text.append(f" {result}", "green" if result == "met" else _FAILED)
 
 
 def _outcome(trace: TraceSummary) -> Text:

@@ -25,6 +25,13 @@ def test_weights(text: str):
     assert "as written" in said
 
 
+@pytest.mark.parametrize("text", ["(red:1.3)", "<lora:x:1>"])
+def test_nothing_is_said_of_what_the_encoder_reads(text: str):
+    """It may have no token for it, which another warning says then."""
+    (said,) = markup_warnings("prompt", f"一个红色的圆 a {text} circle")
+    assert "read" not in said
+
+
 @pytest.mark.parametrize(
     "text", ["<lora:x:1>", "<LoRA:x>", "<lyco:some name:0.5:1>", "< lora : x >"]
 )

@@ -146,7 +146,7 @@ def test_explicit_steps_win_over_quality():
         ({"guidance_scale": -0.1}, "guidance_scale", "must be 0 to 100"),
         ({"guidance_scale": 101}, "guidance_scale", "must be 0 to 100"),
         ({"true_cfg_scale": -1}, "true_cfg_scale", "must be 0 to 100"),
-        ({"seed": -2}, "seed", "must be 0 to 9223372036854775807, got -2"),
+        ({"seed": -2}, "seed", "must be 0 to 9223372036854775807, or -1 for a random one, got -2"),
         ({"seed": 2**63}, "seed", "must be 0 to 9223372036854775807"),
         ({"seed": 10**3000}, "seed", "more than 20 digits"),
         ({"seed": MAX_SEED, "n": 2}, "seed", f"must be 0 to {MAX_SEED - 1}"),

@@ -39,8 +39,8 @@ def test_overrides_are_reported(tmp_path: Path):
     [
         (["a"], "must hold settings"),
         ({"modle": "x"}, "did you mean 'model'"),
-        (application(args={"limits": {"max_step": 1}}), "a: args: limits.max_step: unknown"),
-        (application(args={"model": "nope"}), "a: args: model: no model is called 'nope'"),
+        (application(args={"limits": {"max_step": 1}}), "a: limits.max_step: unknown"),
+        (application(args={"model": "nope"}), "a: model: no model is called 'nope'"),
         (application(import_path="other:build"), "import_path is 'other:build'"),
         (application(deployments=[{"name": "Denoisr"}]), "none is called 'Denoisr'"),
         (

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
+from pipelines import catalog
 from serve.cli import main as cli
 from serve.cli.client import SluiceClient
 from tests.cluster import free_port
@@ -228,12 +229,36 @@ def test_models(run: Run):
         assert name in outcome.out
 
 
+def test_what_is_no_terminal_breaks_no_name(run: Run):
+    out = run("models").out
+    for spec in catalog.models().values():
+        assert spec.source in out
+
+
+def test_one_is_no_plural(run: Run, tmp_path: Path):
+    one = "{model: flux.1-dev, stages.denoiser.num_gpus: 1, ingress.num_cpus: 1}"
+    (tmp_path / "settings.yaml").write_text(one)
+    assert ", 1 GPU. CPU, GPU and memory" in run("check", "settings.yaml").out
+
+
 @pytest.mark.parametrize("name", ["embedded", "flux-dev", "flux-schnell", "kuberay"])
 def test_check_prints_the_placement(run: Run, name: str):
     outcome = run("check", str(CONFIGS / f"{name}.yaml"))
     assert outcome.code == 0, outcome.err
     for deployment in ("Ingress", "TextEncoder", "Denoiser", "VaeDecoder", "Finisher"):
         assert deployment in outcome.out
+
+
+def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLUICE_LIMIT__MAX_STEPS", "50")
+    outcome = run("check", str(CONFIGS / "embedded.yaml"))
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: default: SLUICE_LIMIT__MAX_STEPS: unknown setting;"
+        " did you mean 'SLUICE_LIMITS__MAX_STEPS'?\n"
+    )
 
 
 def test_check_sums_up(run: Run):

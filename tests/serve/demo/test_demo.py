@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -40,12 +41,16 @@ def test_a_busy_port_is_passed_over():
 
 
 def test_the_curl_line_can_be_pasted():
-    words = shlex.split(curl_line("http://127.0.0.1:8000"))
+    words = shlex.split(curl_line("http://127.0.0.1:8000", Path("out put/star.png")))
     assert words[0] == "curl"
     assert "http://127.0.0.1:8000/v1/images/generations" in words
     assert json.loads(words[words.index("-d") + 1])["prompt"]
     assert words[words.index("|") + 1 :][:2] == ["python3", "-c"]
-    compile(words[-1], "curl_line", "exec")
+    *_, save, into, output = words
+    assert (into, output) == (">", "out put/star.png")
+    answer = json.dumps({"data": [{"b64_json": base64.b64encode(b"\x89PNG").decode()}]}).encode()
+    saved = subprocess.run([sys.executable, "-c", save], input=answer, capture_output=True)
+    assert saved.stdout == b"\x89PNG"
 
 
 def test_the_log_is_shown_with_its_cause(tmp_path: Path):

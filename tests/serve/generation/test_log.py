@@ -10,7 +10,7 @@ import httpx
 import pytest
 from ray._common.formatters import JSONFormatter
 
-from pipelines.errors import ContentPolicyViolation, StageFailed
+from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable, StageFailed
 from pipelines.moderation import PromptRules
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
@@ -42,7 +42,7 @@ REFUSED_IMAGE = ContentPolicyViolation(
         (None, {}, f"ok{DRAWN}"),
         (None, {"n": 1000}, "invalid_value"),
         (None, {"model": "other"}, "model_not_found"),
-        (REFUSED_IMAGE, {}, f"content_policy_violation category=nsfw{LATE}"),
+        (REFUSED_IMAGE, {}, f"content_policy_violation category=nsfw{PLANNED}"),
         (StageFailed("x", stage="s"), {}, f"stage_failed{LATE}"),
         (KeyError("x"), {}, f"internal_error{LATE}"),
     ],
@@ -110,6 +110,16 @@ async def test_whether_the_deadline_was_met(
     client = client_of(services(FakeGraph(steps_run=9), now=Clock(step)))
     await client.post(URL, json={"prompt": "a cat", "n": 2, "deadline_ms": 1000, "min_steps": 5})
     assert f" deadline_ms=1000 met={met} steps_run=9,9 source=drawn" in only_line(caplog)
+
+
+async def test_a_refused_deadline_is_not_a_missed_one(
+    client_of: ClientOf, caplog: pytest.LogCaptureFixture
+):
+    refusal = DeadlineUnreachable("x", earliest_s=4.25, retry_after_s=None)
+    client = client_of(services(FakeGraph(error=refusal)))
+    await client.post(URL, json={"prompt": "a cat", "deadline_ms": 15})
+    assert " outcome=deadline_unreachable " in only_line(caplog)
+    assert " deadline_ms=15 met=refused seconds=" in only_line(caplog)
 
 
 async def test_images_that_went_on_elsewhere(client_of: ClientOf, caplog: pytest.LogCaptureFixture):

@@ -143,9 +143,23 @@ class TestMistakes:
     def test_a_section_as_a_whole_and_in_parts(self):
         assert "choose one" in complaint({"limits": "5", "limits.max_steps": 5})
 
-    def test_unknown_variables(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setenv("SLUICE_LIMIT__MAX_STEPS", "5")
-        assert complaint().startswith("SLUICE_LIMIT__MAX_STEPS: unknown setting")
+    @pytest.mark.parametrize(
+        ("variable", "meant"),
+        [
+            ("SLUICE_LIMIT__MAX_STEPS", "SLUICE_LIMITS__MAX_STEPS"),
+            ("SLUICE_STAGE__DENOISER__NUM_GPUS", "SLUICE_STAGES__DENOISER__NUM_GPUS"),
+            ("SLUICE_MODLE", "SLUICE_MODEL"),
+            ("SLUICE_MODLE__NAME", "SLUICE_MODEL"),
+        ],
+    )
+    def test_unknown_variables(self, monkeypatch: pytest.MonkeyPatch, variable: str, meant: str):
+        monkeypatch.setenv(variable, "5")
+        assert complaint() == f"{variable}: unknown setting; did you mean {meant!r}?"
+
+    def test_a_variable_that_is_near_nothing(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("SLUICE_ZZZZZZZZZZZZZZZZZZ__QQQQQQQQQQ", "5")
+        known = "known: SLUICE_CONFIG, SLUICE_MODEL, SLUICE_MODEL_SOURCE,"
+        assert f": unknown setting; {known}" in complaint()
 
     @pytest.mark.parametrize(
         "variable",

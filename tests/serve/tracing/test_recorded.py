@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.errors import StageFailed
+from pipelines.errors import DeadlineUnreachable, StageFailed
 from pipelines.tracing.spans import Event, Span
 from serve.tracing.export import TraceFile, sinks
 from serve.tracing.otlp import sdk_spans, to_json
@@ -106,6 +106,50 @@ async def test_failures_and_refusals_leave_a_trace(graph: FakeGraph, client_of: 
     lost = await client.post("/v1/made/up", json={})
     (root, *_) = await fetch(client, lost.headers["x-trace-id"])
     assert root["name"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "outcome"),
+    [
+        (b'{"prompt": "a cat", "promt": "a cat"}', 400, "invalid_value"),
+        (b'{"prompt": "a cat", "n": "2"}', 400, "invalid_value"),
+        (b'{"prompt": ', 400, "invalid_value"),
+        (b'{"prompt": "a cat", "n": 99}', 400, "invalid_value"),
+        (b'{"prompt": "a cat", "model": "other"}', 404, "model_not_found"),
+        (b'{"prompt": "%s"}' % (b"a" * 2**21), 413, "request_too_large"),
+    ],
+    ids=["unknown", "type", "json", "limit", "model", "size"],
+)
+@pytest.mark.parametrize("path", [URL, "/v1/images/preflight"])
+async def test_wherever_a_mistake_is_found_its_code_is_the_outcome(
+    client: httpx.AsyncClient, path: str, body: bytes, status: int, outcome: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await client.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, outcome)
+    (listed,) = (await client.get("/traces?failed=1")).json()["data"]
+    assert (listed["status"], listed["outcome"]) == (status, outcome)
+    assert listed["tenant"] is None
+
+
+async def test_what_the_framework_refuses_has_a_code_too(client: httpx.AsyncClient) -> None:
+    await client.post("/v1/made/up", json={})
+    (listed,) = (await client.get("/traces?failed=1")).json()["data"]
+    assert (listed["status"], listed["outcome"]) == (404, "not_found")
+
+
+async def test_a_refused_deadline_is_not_a_missed_one(
+    graph: FakeGraph, client: httpx.AsyncClient
+) -> None:
+    graph.error = DeadlineUnreachable("x", earliest_s=4.25, retry_after_s=None)
+    refused = await client.post(URL, json={"prompt": "a cat", "deadline_ms": 15})
+    assert refused.status_code == 429
+    (root, *_) = await fetch(client, refused.headers["x-trace-id"])
+    assert attributes(root)["sluice.deadline_ms"] == "15"
+    assert "sluice.deadline_met" not in attributes(root)
+    assert (await client.get("/traces?missed=1")).json()["data"] == []
+    (listed,) = (await client.get("/traces?failed=1")).json()["data"]
+    assert (listed["outcome"], listed["deadline_met"]) == ("deadline_unreachable", None)
 
 
 async def test_prompts_are_recorded_only_where_that_is_switched_on(

@@ -31,7 +31,7 @@ _CONTRADICTION = re.compile(
     r"|step_cuts: \[\d+, \d+\] does not follow"
     r"|must be 1:3 to 3:1"
     r"|pixels in all, got|'custom' needs width and height|must be one integer, as image i"
-    r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, got"
+    r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, or -1 for a random one, got"
     r"|prompt: (?:--|unknown|describe|\[)|required, and it is missing|is nested too deeply"
 )
 """What a schema of single fields cannot say; all else that a document allows must be taken."""

@@ -113,6 +113,13 @@ def test_an_empty_list_says_why():
     assert "No request that is kept is like this." in list_page([], TraceFilters(slow=True))
 
 
+def test_a_deadline_that_was_refused_is_not_said_to_be_missed():
+    trace = replace(SUMMARY, status=429, outcome="deadline_unreachable", deadline_met=None)
+    html = list_page([trace], TraceFilters())
+    assert '<span class="why">refused</span>' in html
+    assert ">missed<" not in html
+
+
 def test_a_deadline_that_was_missed_is_said():
     html = trace_page(sample(**{"sluice.deadline_met": False}))
     assert re.search(r'12\.0 s, <span class="why">missed', html)

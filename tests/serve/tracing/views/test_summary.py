@@ -69,11 +69,34 @@ def test_every_filter_must_hold():
     missed = replace(SUMMARY, deadline_met=False)
     both = replace(missed, status=504, tenant="b")
     unknown = replace(SUMMARY, deadline_met=None)
-    every = [SUMMARY, missed, both, unknown]
+    refused = replace(unknown, status=429)
+    every = [SUMMARY, missed, both, unknown, refused]
     assert TraceFilters(missed=True).select(every) == [missed, both]
     assert TraceFilters(missed=True, failed=True).select(every) == [both]
     assert TraceFilters(missed=True, tenant="atelier").select(every) == [missed]
     assert TraceFilters(tenant="").select(every) == every
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "met", "status", "result"),
+    [
+        (900, True, 200, "met"),
+        (900, False, 200, "missed"),
+        (900, False, 500, "missed"),
+        (900, None, 429, "refused"),
+        (900, None, 400, None),
+        (None, None, 429, None),
+    ],
+)
+def test_what_became_of_a_deadline(
+    deadline_ms: int | None, met: bool | None, status: int, result: str | None
+):
+    trace = replace(SUMMARY, deadline_ms=deadline_ms, deadline_met=met, status=status)
+    assert trace.deadline_result == result
+
+
+def test_no_tenant_is_one_value():
+    assert summarise(sample(**{"sluice.tenant": ""})).tenant is None
 
 
 @pytest.mark.parametrize(
