@@ -109,7 +109,8 @@ class Placement:
 def placements(settings: Settings) -> list[Placement]:
     """Every deployment of the application, the ingress first.
 
-    Raises what the family's `parts_of` raises, and ConfigurationError for too little memory.
+    Raises what the family's `parts_of` raises, and ConfigurationError for too little memory, or
+    ranks that the model cannot be split over.
     """
     ingress, spec = settings.ingress, settings.model_spec()
     low, high = _bounds(ingress.num_replicas, ingress.autoscaling)
@@ -195,7 +196,13 @@ class _Needs:
         step, and half to images under way. Of several ranks it is the first, which needs most."""
         itemsize, degrees = _BYTES[options.dtype], options.parallel.degrees
         tokens = self.limits.largest_tokens(self.spec)
-        text = family_of(self.spec).text_tokens(self.spec)
+        family = family_of(self.spec)
+        text = family.text_tokens(self.spec)
+        if degrees.ranks > 1 and not family.shards:
+            raise ConfigurationError(
+                f"stages.denoiser.parallel: models of the family {family.name}, such as"
+                f" {self.spec.name}, cannot be split over ranks; leave it out"
+            )
         try:
             degrees.check(self.parts.heads)
         except ConfigurationError as error:
