@@ -1,8 +1,10 @@
 """The stages of an application, one row each: what goes over all stages iterates over `STAGES`.
 
 A new stage is a row here, its options in `StagesConfig`, its class in `pipelines.stages`, and a
-shim of a few lines in `deployments.stages`. Shims are named by import path: the ingress, the
-controller and a check of a configuration read the table without loading any of them.
+shim of a few lines in `deployments.stages`. What does not follow from the row is who calls the
+stage: `graph.graph`, and `pipelines.local` where it changes pixels. Shims are named by import path:
+the ingress, the controller and a check of a configuration read the table without loading any of
+them.
 """
 
 from __future__ import annotations
@@ -26,12 +28,17 @@ latents; the others can start meanwhile, and grow with the images that the denoi
 Router = Literal["FinishFirstRouter", "LessBusyRouter"]
 """Which replica gets a call: a class of `deployments.routing.routers`."""
 
+ModelPart = Literal["text_encoder", "transformer", "vae"]
+"""A part of the served model, whose memory its family can tell."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRow:
     """One stage: its deployment's `name`, and the `key` of its options and of its handle.
 
-    `shim` is "module:Class".
+    `shim` is "module:Class". `phase` is the first word of its spans and of its timings. `holds` is
+    the part of the model that it computes with: the memory of other weights is not known, and a
+    check of a configuration says so.
     """
 
     name: str
@@ -39,6 +46,8 @@ class StageRow:
     shim: str
     takes: tuple[Argument, ...]
     place: Place
+    phase: str
+    holds: ModelPart | None = None
     router: Router = "LessBusyRouter"
 
     @property
@@ -63,6 +72,8 @@ STAGES = (
         shim="deployments.stages.text_encoder:TextEncoder",
         takes=("spec", "options", "weights"),
         place="before_latents",
+        phase="encode",
+        holds="text_encoder",
     ),
     StageRow(
         name=str(StageName.DENOISER),
@@ -70,6 +81,8 @@ STAGES = (
         shim="deployments.stages.denoiser:Denoiser",
         takes=("spec", "options", "weights"),
         place="denoiser",
+        phase="denoise",
+        holds="transformer",
         router="FinishFirstRouter",
     ),
     StageRow(
@@ -78,6 +91,8 @@ STAGES = (
         shim="deployments.stages.vae_decoder:VaeDecoder",
         takes=("spec", "options", "weights"),
         place="after_latents",
+        phase="decode",
+        holds="vae",
     ),
     StageRow(
         name=str(StageName.SAFETY),
@@ -85,6 +100,7 @@ STAGES = (
         shim="deployments.stages.safety:SafetyClassifier",
         takes=("options", "weights"),
         place="after_latents",
+        phase="safety",
     ),
     StageRow(
         name=str(StageName.FINISHER),
@@ -92,6 +108,7 @@ STAGES = (
         shim="deployments.stages.finisher:Finisher",
         takes=("options", "storage"),
         place="after_latents",
+        phase="finish",
     ),
 )
 
@@ -101,6 +118,7 @@ FUSED = StageRow(
     shim="deployments.stages.fused:Fused",
     takes=("spec", "config"),
     place="denoiser",
+    phase="fused",
     router="FinishFirstRouter",
 )
 """All of them in one replica."""

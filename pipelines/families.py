@@ -189,6 +189,7 @@ class Family:
     `*_files` are what a stage needs of a model's folder. The loaders take a local folder, a device
     and a dtype by name, and raise CheckpointError and ConfigurationError; `load_flow_model` takes
     the `attention` back end and whether to `compile` as well. `parts_of` counts a model's parts.
+    `shards` says whether `pipelines.parallel` can split the transformer over several ranks.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Family:
     load_flow_model: Callable[..., FlowModel]
     load_latent_decoder: Callable[..., LatentDecoder]
     parts_of: Callable[[ModelSpec], ModelParts]
+    shards: bool
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of one image of `height` x `width` pixels, multiples of `size_multiple`."""

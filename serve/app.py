@@ -38,7 +38,7 @@ def build(args: Mapping[str, Any]) -> Application:
     """
     settings = Settings.load(args)
     spec = settings.model_spec()
-    placements(settings)  # refuses another model's weights, and too little memory
+    placements(settings)  # refuses what cannot be: other weights, too little memory, ranks
     check_machines(settings)
     rules = load_rules(settings.prompt_rules)
     stages = bind_stages(spec, settings.stages)

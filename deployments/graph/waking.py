@@ -72,20 +72,18 @@ class ColdPools:
             default=0.0,
         )
 
-    def wake(self, now: float) -> tuple[str, ...]:
-        """Make Serve start what sleeps, all of it, and return at once: the stages that sleep.
+    def wake(self, now: float) -> None:
+        """Make Serve start what sleeps, all of it, and return at once.
 
         Whoever asked may leave: a stage that is woken wakes.
         """
-        stages = self.cold(now)
-        for stage in stages:
+        for stage in self.cold(now):
             self._cold_pools[stage].pool.cold.wished(now)
             if stage not in self._wakes:
                 metrics.COLD_STARTS.add(stage=stage)
                 # In a context of its own, or Serve would cancel the call with the request.
                 task = asyncio.get_running_loop().create_task(self._wake(stage), context=Context())
                 self._wakes[stage] = task
-        return stages
 
     def waited_s(self, stages: Iterable[str], since: float) -> dict[str, float]:
         """For whose start a caller that needed all `stages` from `since` on has waited, and how

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import GenerationParams
 from pipelines.prompts.markup import quoted
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 
 _QUOTED_CHARACTERS = 80
 
@@ -17,11 +17,9 @@ def warnings_for(
 
     `negative_prompt` is given only where one was encoded, so with `params.uses_true_cfg`.
     """
-    found = unread_warnings("prompt", prompt.unread, params.max_sequence_length)
+    found = unread_warnings("prompt", prompt.unread)
     if negative_prompt is not None:
-        found += unread_warnings(
-            "negative_prompt", negative_prompt.unread, params.max_sequence_length
-        )
+        found += unread_warnings("negative_prompt", negative_prompt.unread)
     if not params.uses_true_cfg:
         if params.negative_prompt is not None:
             found.append(
@@ -35,19 +33,9 @@ def warnings_for(
     return tuple(found)
 
 
-def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) -> list[str]:
+def unread_warnings(field: str, unread: UnreadText) -> list[str]:
     """One sentence per kind of text in `field` that the encoders did not take in."""
-    found: list[str] = []
-    if unread.dropped_text:
-        found.append(
-            f"{field}: longer than {max_sequence_length} tokens; the T5 encoder did not read the"
-            f" end, from {_excerpt(unread.dropped_text)}"
-        )
-    if unread.pooled_dropped_text:
-        found.append(
-            f"{field}: longer than the CLIP encoder reads; it did not read the end, from"
-            f" {_excerpt(unread.pooled_dropped_text)}"
-        )
+    found = [f"{field}: longer than {_dropped(each)}" for each in unread.dropped]
     if unread.unknown_words:
         found.append(
             f"{field}: the model has no token for {quoted(unread.unknown_words)}, and reads each as"
@@ -59,6 +47,13 @@ def unread_warnings(field: str, unread: UnreadText, max_sequence_length: int) ->
             " text"
         )
     return found
+
+
+def _dropped(dropped: DroppedText) -> str:
+    end = f"did not read the end, from {_excerpt(dropped.text)}"
+    if dropped.max_tokens is None:
+        return f"the {dropped.encoder} encoder reads; it {end}"
+    return f"{dropped.max_tokens} tokens; the {dropped.encoder} encoder {end}"
 
 
 def _excerpt(text: str) -> str:

@@ -228,5 +228,10 @@ class StagesConfig(Options):
         }
         return row.arguments(given)
 
+    def running_in(self, row: StageRow) -> dict[StageRow, StageOptions]:
+        """The stages that a replica of `row` runs, with their own options."""
+        stages = self._options()
+        return stages if row is FUSED else {row: stages[row]}
+
     def _options(self) -> dict[StageRow, StageOptions]:
         return {row: getattr(self, row.key) for row in self.table}

@@ -43,12 +43,12 @@ from deployments.wire.tensors import (
     unpack_conditioning,
 )
 from pipelines.batching.demand import Demand
-from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
+from pipelines.catalog import ModelSpec
 from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
-from pipelines.errors import ConfigurationError, StageFailed
+from pipelines.errors import StageFailed
 from pipelines.families import family_of
 from pipelines.tracing.spans import tagged
 
@@ -221,11 +221,6 @@ class Denoiser(Shim[DenoiserOptions]):
         if options.ranks > 1:
             from deployments.stages.ranks import start_ranks
 
-            if family != DEFAULT_FAMILY:
-                raise ConfigurationError(
-                    f"denoiser.parallel: is for models of {DEFAULT_FAMILY}, not of {family};"
-                    " leave it out"
-                )
             return start_ranks(source, options)
         from pipelines.stages.denoiser import DenoiserStage
 

@@ -20,7 +20,15 @@ from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.costs.surface import CostModel
 from pipelines.engine.entries import Entries
-from pipelines.engine.entry import Entry, HandedOver, OnCheckpoint, OnStep, note, work_of
+from pipelines.engine.entry import (
+    Entry,
+    HandedOver,
+    OnCheckpoint,
+    OnStep,
+    note,
+    shutting_down,
+    work_of,
+)
 from pipelines.engine.observe.profiling import Profiling
 from pipelines.engine.observe.stats import Counters, EngineStats, OnTick
 from pipelines.engine.scheduling.policies import Policy
@@ -28,7 +36,6 @@ from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.engine.scheduling.work import Tick
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.stepping import step
-from pipelines.errors import StageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +85,7 @@ class Engine:
             self._thread.join()
         if self._is_handing_over:
             self._entries.hand_over(self._stage)
-        self._entries.fail_all(_shutting_down)
+        self._entries.fail_all(shutting_down)
 
     def hand_over(self) -> None:
         """Hand all works over after the current tick.
@@ -167,7 +174,7 @@ class Engine:
         if self._is_handing_over:
             raise HandedOver
         if self._is_stopping:
-            raise _shutting_down()
+            raise shutting_down()
         refuse_when_full(len(self._entries), self._max_queued_works)
 
     def _run(self) -> None:
@@ -269,7 +276,3 @@ class Engine:
         self._counters.count_finished(entry.job.sampling, latents.steps_run)
         if self._entries.leave(entry):
             entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
-
-
-def _shutting_down() -> StageFailed:
-    return StageFailed("the denoiser is shutting down", stage="Denoiser")

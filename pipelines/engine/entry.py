@@ -14,7 +14,7 @@ from pipelines.cuts import Cut
 from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.scheduling.work import Tick, Work
 from pipelines.engine.stepper import Stepper
-from pipelines.errors import SluiceError
+from pipelines.errors import SluiceError, StageFailed
 from pipelines.tracing.spans import Spans
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,11 @@ OnCheckpoint = Callable[[Checkpoint], None]
 
 class HandedOver(Exception):
     """The engine gave its works away: they go on elsewhere, from their last checkpoint."""
+
+
+def shutting_down() -> StageFailed:
+    """What is raised for all that an engine can no longer do, as it has ended."""
+    return StageFailed("the denoiser is shutting down", stage="Denoiser")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from pipelines.devices import resolve_device, resolve_dtype
 from pipelines.errors import CheckpointError
 from pipelines.flux1.autoencoder import FluxVae, VaeConfig
+from pipelines.flux1.components import read_json
 from pipelines.flux1.modules import FluxTransformer, TransformerConfig
 from pipelines.flux1.noise_levels import check_scheduler
 from pipelines.self_contained import check_self_contained, offline
@@ -120,7 +121,7 @@ def _check_family(source: str) -> None:
 
 
 def _scheduler_config(source: str) -> dict[str, Any]:
-    config = _read_json(Path(source) / "scheduler", "scheduler_config.json")
+    config = read_json(Path(source) / "scheduler" / "scheduler_config.json")
     check_scheduler(config)
     return config
 
@@ -129,12 +130,12 @@ def _open(folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """A component's configuration, and the file that holds each of its weights."""
     path = Path(folder)
     check_self_contained(path, source=folder)
-    config = _read_json(path, "config.json")
+    config = read_json(path / "config.json")
     if "quantization_config" in config:
         raise CheckpointError(f"{folder}: is quantised, which is not supported; give plain weights")
     try:
         if (path / _INDEX_OF_WEIGHTS).exists():
-            named = _names_of_files(_read_json(path, _INDEX_OF_WEIGHTS), folder)
+            named = _names_of_files(read_json(path / _INDEX_OF_WEIGHTS), folder)
         else:  # small enough for one file
             with safe_open(path / _WEIGHTS, framework="pt") as weights:
                 named = dict.fromkeys(weights.keys(), _WEIGHTS)
@@ -152,16 +153,6 @@ def _names_of_files(index: dict[str, Any], folder: str) -> dict[str, str]:
         if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
             raise CheckpointError(f"{folder}: its index names {file!r}, which is no file in it")
     return named
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder}: cannot be loaded: {name} is no object")
-    return content
 
 
 def _load_own(

@@ -180,17 +180,21 @@ def _another_shape(spec: ModelSpec, found: TransformerShape, expected: Transform
 
 def _config(folder: Path, *names: str) -> dict[str, Any]:
     """These values of a part's configuration."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if lacking := [name for name in names if name not in config]:
         raise CheckpointError(f"{folder / 'config.json'}: says nothing of {lacking[0]}")
     return {name: config[name] for name in names}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a checkpoint. Raises CheckpointError if it holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from error
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: cannot be read: it is no JSON object")
+    return content
 
 
 def _count(folder: Path, *, but: str | None = None) -> int:
@@ -212,7 +216,7 @@ def _files(folder: Path) -> list[Path]:
     for name in ("diffusion_pytorch_model", "model"):
         index = folder / f"{name}.safetensors.index.json"
         if index.is_file():
-            return [folder / file for file in sorted({*_read_json(index)["weight_map"].values()})]
+            return [folder / file for file in sorted({*read_json(index)["weight_map"].values()})]
         if (single := folder / f"{name}.safetensors").is_file():
             return [single]
     raise CheckpointError(f"{folder}: no weights as safetensors")

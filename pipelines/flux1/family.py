@@ -59,4 +59,5 @@ FAMILY = Family(
     load_flow_model=_load_model,
     load_latent_decoder=_load_decoder,
     parts_of=components_of,
+    shards=True,
 )

@@ -11,7 +11,7 @@ from pipelines.batch_invariant import rounds_by_position
 from pipelines.contracts import Conditioning
 from pipelines.flux1.checkpoint import TextComponents
 from pipelines.flux1.prompt_tensors import PromptTensors
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 from pipelines.stages.prompt_reading import read_texts
 
 
@@ -76,8 +76,14 @@ class FluxText:
         )
         return [
             UnreadText(
-                dropped_text=t5.dropped_text,
-                pooled_dropped_text=pooled.dropped_text,
+                dropped=tuple(
+                    each
+                    for each in (
+                        DroppedText("T5", t5.dropped_text, max_tokens=length),
+                        DroppedText("CLIP", pooled.dropped_text),
+                    )
+                    if each.text
+                ),
                 unknown_words=tuple(dict.fromkeys((*t5.unknown_words, *pooled.unknown_words))),
                 marks=tuple(dict.fromkeys((*t5.marks, *pooled.marks))),
             )

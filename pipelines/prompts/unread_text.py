@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class DroppedText(NamedTuple):
+    """The end of a prompt that did not fit into one `encoder`, by its name for clients.
+
+    It was cut at `max_tokens`; None is for the encoder's own length, which no request sets.
+    """
+
+    encoder: str
+    text: str
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadText:
     """What of a prompt the text encoders did not take in, as the client wrote it.
 
-    `dropped_text` is the end that did not fit into T5's `max_sequence_length`,
-    `pooled_dropped_text` the end that did not fit into CLIP, each "" if all of it did.
-    `unknown_words` became unknown tokens; `marks` mean tokens of the encoders' own.
+    `dropped` has an item for each encoder that it did not fit into. `unknown_words` became unknown
+    tokens; `marks` mean tokens of the encoders' own.
     """
 
-    dropped_text: str = ""
-    pooled_dropped_text: str = ""
+    dropped: tuple[DroppedText, ...] = ()
     unknown_words: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()

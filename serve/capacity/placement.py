@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deployments.names import INGRESS_NAME, StageName
+from deployments.names import INGRESS_NAME
 from deployments.options.stages import (
     GPU_MEMORY_SHARE,
     BatchingStageOptions,
@@ -14,7 +14,7 @@ from deployments.options.stages import (
     StageOptions,
     StagesConfig,
 )
-from deployments.stage_table import FUSED, StageRow
+from deployments.stage_table import FUSED, ModelPart, StageRow
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.families import ModelParts, family_of
@@ -65,7 +65,8 @@ class Placement:
     """Where one deployment goes: how many replicas (equal bounds: fixed), and what each takes.
 
     The `bundles` of a replica are on one node. `setting` is where its options stand. `memory` is
-    None where it is small, or not known; it is the GPUs' where `device` is "cuda".
+    None where no part of the model is there; it is the GPUs' where `device` is "cuda". It does not
+    count the weights of the stages in `uncounted`, which are on the GPU too.
     """
 
     deployment: str
@@ -78,6 +79,7 @@ class Placement:
     accelerator_type: str | None = None
     selector: Mapping[str, str] = field(default_factory=dict[str, str])
     memory: Memory | None = None
+    uncounted: tuple[str, ...] = ()
 
     @property
     def num_cpus(self) -> float:
@@ -94,10 +96,11 @@ class Placement:
 
     @property
     def gpu_bytes(self) -> int:
-        """GPU memory of one process of a replica, the libraries' included; 0 without a GPU."""
-        if self.num_gpus == 0 or self.memory is None:
+        """GPU memory of one process of a replica, the libraries' included; 0 without a GPU. With
+        stages that are `uncounted`, the least that it can be."""
+        if self.num_gpus == 0:
             return 0
-        return self.memory.total + _CUDA_CONTEXT
+        return _CUDA_CONTEXT + (self.memory.total if self.memory is not None else 0)
 
     @property
     def where(self) -> str:
@@ -109,7 +112,8 @@ class Placement:
 def placements(settings: Settings) -> list[Placement]:
     """Every deployment of the application, the ingress first.
 
-    Raises what the family's `parts_of` raises, and ConfigurationError for too little memory.
+    Raises what the family's `parts_of` raises, and ConfigurationError for too little memory, or
+    ranks that the model cannot be split over.
     """
     ingress, spec = settings.ingress, settings.model_spec()
     low, high = _bounds(ingress.num_replicas, ingress.autoscaling)
@@ -128,6 +132,12 @@ def placements(settings: Settings) -> list[Placement]:
 
 def _stage(row: StageRow, options: StageOptions, stages: StagesConfig, needs: _Needs) -> Placement:
     low, high = _bounds(options.num_replicas, options.autoscaling)
+    device = options.resolved_device
+    there = {
+        each: own
+        for each, own in stages.running_in(row).items()
+        if own.resolved_device == device and each.has_weights
+    }
     bundle = Bundle(
         num_cpus=options.num_cpus, num_gpus=options.num_gpus, resources=options.resources
     )
@@ -137,11 +147,14 @@ def _stage(row: StageRow, options: StageOptions, stages: StagesConfig, needs: _N
         min_replicas=low,
         max_replicas=high,
         bundles=(bundle,) * (options.ranks if isinstance(options, DenoiserOptions) else 1),
-        device=options.resolved_device,
+        device=device,
         dtype=options.dtype if row.has_weights else None,
         accelerator_type=options.accelerator_type,
         selector=options.label_selector,
-        memory=needs.of(row.name, stages),
+        memory=needs.of(there),
+        uncounted=tuple(each.name for each in there if each.holds is None)
+        if device == "cuda"
+        else (),
     )
 
 
@@ -159,32 +172,39 @@ class _Needs:
     spec: ModelSpec
     limits: Limits
 
-    def of(self, name: str, stages: StagesConfig) -> Memory | None:
-        parts: dict[str, tuple[StageOptions, Memory]] = {
-            StageName.TEXT_ENCODER: (stages.text_encoder, self._encoder(stages.text_encoder)),
-            StageName.DENOISER: (stages.denoiser, self._denoiser(stages.denoiser)),
-            StageName.VAE_DECODER: (stages.vae_decoder, self._decoder(stages.vae_decoder)),
-        }
-        if name != FUSED.name:
-            return parts[name][1] if name in parts else None
-        device = stages.denoiser.resolved_device
-        there = [memory for options, memory in parts.values() if options.resolved_device == device]
-        return sum(there[1:], there[0])
+    def of(self, stages: Mapping[StageRow, StageOptions]) -> Memory | None:
+        """Of the parts of the model that are in `stages`; None if there is none."""
+        known = [
+            self._part(row.holds, options)
+            for row, options in stages.items()
+            if row.holds is not None
+        ]
+        return sum(known[1:], known[0]) if known else None
 
-    def _encoder(self, options: BatchingStageOptions) -> Memory:
+    def _part(self, part: ModelPart, options: StageOptions) -> Memory:
+        match part:
+            case "text_encoder":
+                return self._encoder(options)
+            case "transformer":
+                assert isinstance(options, DenoiserOptions)
+                return self._denoiser(options)
+            case "vae":
+                return self._decoder(options)
+
+    def _encoder(self, options: StageOptions) -> Memory:
         return Memory(
             weights=self.parts.text_weights * _BYTES[options.dtype],
             activations=self.parts.encode_bytes(
-                batch=options.max_batch_size, tokens=family_of(self.spec).text_tokens(self.spec)
+                batch=_batch(options), tokens=family_of(self.spec).text_tokens(self.spec)
             ),
         )
 
-    def _decoder(self, options: BatchingStageOptions) -> Memory:
+    def _decoder(self, options: StageOptions) -> Memory:
         itemsize = _BYTES[options.dtype]
         return Memory(
             weights=self.parts.decoder_weights * itemsize,
             activations=self.parts.decode_bytes(
-                batch=options.max_batch_size,
+                batch=_batch(options),
                 pixels=self.limits.largest_pixels(self.spec),
                 itemsize=itemsize,
             ),
@@ -195,7 +215,13 @@ class _Needs:
         step, and half to images under way. Of several ranks it is the first, which needs most."""
         itemsize, degrees = _BYTES[options.dtype], options.parallel.degrees
         tokens = self.limits.largest_tokens(self.spec)
-        text = family_of(self.spec).text_tokens(self.spec)
+        family = family_of(self.spec)
+        text = family.text_tokens(self.spec)
+        if degrees.ranks > 1 and not family.shards:
+            raise ConfigurationError(
+                f"stages.denoiser.parallel: models of the family {family.name}, such as"
+                f" {self.spec.name}, cannot be split over ranks; leave it out"
+            )
         try:
             degrees.check(self.parts.heads)
         except ConfigurationError as error:
@@ -231,3 +257,8 @@ class _Needs:
             trajectories=trajectory,
             free=shared - activations - trajectory,
         )
+
+
+def _batch(options: StageOptions) -> int:
+    """Items that a stage runs together at most."""
+    return options.max_batch_size if isinstance(options, BatchingStageOptions) else 1

@@ -40,12 +40,13 @@ def rows_of(configurations: Sequence[Configuration]) -> Mapping[str, Sequence[Pl
 
 def check_fit(rows: Sequence[Placement], machines: Machines | None) -> Fit:
     """Whether `rows` fit, on `machines` if any are given; else only their GPUs' memory is known."""
-    notes = [_packing_note(machines)] if _splits_gpus(rows) else []
+    packing = _packing_note(machines) if _splits_gpus(rows) else None
+    notes = [*_uncounted_notes(rows), *([] if packing is None else [packing])]
     if machines is None:
-        return Fit(faults=_too_large(rows), notes=list(filter(None, notes)))
+        return Fit(faults=_too_large(rows), notes=notes)
     return Fit(
         faults=faults(rows, machines),
-        notes=list(filter(None, notes)),
+        notes=notes,
         least=pack(rows, machines, at_most=False),
         most=pack(rows, machines, at_most=True),
     )
@@ -66,6 +67,15 @@ def _too_large(rows: Sequence[Placement]) -> list[str]:
         if row.accelerator_type is not None
         and (memory := gpus.memory_bytes(row.accelerator_type)) is not None
         and row.gpu_bytes > memory * row.gpus_each
+    ]
+
+
+def _uncounted_notes(rows: Sequence[Placement]) -> list[str]:
+    return [
+        f"{row.deployment}: whether it fits its GPU is unknown, as the memory of"
+        f" {' and '.join(row.uncounted)} is: measure it, and set {row.setting}.num_gpus by it."
+        for row in rows
+        if row.uncounted
     ]
 
 

@@ -68,7 +68,7 @@ def placement_table(title: str, rows: Sequence[Placement]) -> Table:
             _size(memory.weights if memory else 0),
             _size(memory.activations if memory else 0),
             _size(memory.trajectories if memory else 0),
-            _size(row.gpu_bytes),
+            _gpu_memory(row),
             escape(row.where) or "any node",
         )
     cpus = _counted_span(
@@ -149,6 +149,12 @@ def _count(parameters: int) -> str:
     if parameters >= 10**9:
         return f"{parameters / 10**9:.1f} B"
     return f"{parameters / 10**6:.1f} M"
+
+
+def _gpu_memory(row: Placement) -> str:
+    if not row.uncounted:
+        return _size(row.gpu_bytes)
+    return "unknown" if row.memory is None else f"over {_size(row.gpu_bytes)}"
 
 
 def _size(num_bytes: int) -> str:

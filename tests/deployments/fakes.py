@@ -33,7 +33,7 @@ from pipelines.contracts import (
     StepEvent,
     TextPrompt,
 )
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 
 
 class FakeClassifier:
@@ -104,6 +104,10 @@ class FakeStages:
     def handles(self) -> dict[str, Any]:
         return {row.key: LocalHandle(self) for row in STAGES}
 
+    def _unread(self) -> UnreadText:
+        dropped = DroppedText("T5", self.dropped_text, max_tokens=512)
+        return UnreadText(dropped=(dropped,) if self.dropped_text else ())
+
     async def encode(self, prompt: TextPrompt) -> str:
         if self.on_encode is not None:
             await self.on_encode(prompt)
@@ -150,8 +154,7 @@ class FakeStages:
             width=job.sampling.width,
             steps_run=step,
             prompts=tuple(
-                PromptFacts(num_tokens=len(text), unread=UnreadText(dropped_text=self.dropped_text))
-                for text in conditionings
+                PromptFacts(num_tokens=len(text), unread=self._unread()) for text in conditionings
             ),
         )
 

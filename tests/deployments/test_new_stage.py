@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray.serve
+from rich.console import Console
 
 from deployments.application import bind_stages
 from deployments.graph.graph import Graph
 from deployments.metrics import declared as metrics
 from deployments.options.reconfigure import check_sections
-from deployments.options.stages import AutoscalingOptions
+from deployments.options.stages import AutoscalingOptions, StagesConfig
+from deployments.stage_table import STAGES, StageRow
 from deployments.stages.local_handle import LocalHandle
 from pipelines.errors import ConfigurationError, StageFailed
-from serve.capacity.placement import placements
+from serve.capacity.placement import Placement, placements
+from serve.cli.checking import check_fit
+from serve.cli.tables import placement_table
 from serve.settings.settings import Settings
+from serve.tracing.views.waterfall import waterfall
 from tests.deployments.fakes import FakeStages
-from tests.deployments.toy_stage import TOY, ShouterOptions, ShouterShim, ToyConfig
+from tests.deployments.toy_stage import (
+    TOY,
+    WEIGHTY,
+    ShouterOptions,
+    ShouterShim,
+    ToyConfig,
+    WeightyConfig,
+)
 from tests.recorder import Recorder, recorded
+from tests.serve.tracing.sample import TraceBuilder
 from tests.specs import tiny_spec
 
 __all__ = ["recorded"]
@@ -37,6 +53,59 @@ def test_it_is_placed() -> None:
     assert (placement.setting, placement.num_cpus) == ("stages.shouter", 0.3)
     assert (placement.min_replicas, placement.max_replicas) == (0, 3)
     assert placement.dtype is None  # it computes with no weights
+
+
+def placed(stages: StagesConfig) -> Mapping[str, Placement]:
+    settings = Settings.load({}).model_copy(update={"stages": stages})
+    return {each.deployment: each for each in placements(settings)}
+
+
+def test_memory_that_nobody_knows_is_not_counted_as_none() -> None:
+    on_gpu = ShouterOptions(num_gpus=1)
+    shouter = placed(WeightyConfig(shouter=on_gpu))["Shouter"]
+    assert (shouter.memory, shouter.uncounted, shouter.dtype) == (None, ("Shouter",), "float32")
+    (note,) = check_fit([shouter], None).notes
+    assert note.startswith("Shouter: whether it fits its GPU is unknown")
+    assert "stages.shouter.num_gpus" in note
+    printed = StringIO()
+    Console(width=200, file=printed).print(placement_table("", [shouter]))
+    assert "unknown" in printed.getvalue()
+    for silent in (ToyConfig(shouter=on_gpu), WeightyConfig()):
+        assert placed(silent)["Shouter"].uncounted == ()  # no weights, or not on a GPU
+
+
+def test_what_it_holds_of_the_model_is_counted() -> None:
+    class Config(ToyConfig):
+        table: ClassVar[tuple[StageRow, ...]] = (*STAGES, replace(WEIGHTY, holds="vae"))
+
+    rows = placed(Config(shouter=ShouterOptions(num_gpus=1)))
+    shouter, decoder = rows["Shouter"], rows["VaeDecoder"]
+    assert shouter.memory is not None
+    assert decoder.memory is not None
+    assert (shouter.memory.weights, shouter.uncounted) == (decoder.memory.weights, ())
+    assert shouter.gpu_bytes > shouter.memory.total
+
+
+def test_a_fused_replica_says_whose_memory_it_does_not_count() -> None:
+    gpu = {"num_gpus": 1}
+    fused = WeightyConfig.model_validate({"layout": "fused", "denoiser": gpu, "shouter": gpu})
+    replica = placed(fused)["Fused"]
+    assert replica.memory is not None
+    assert replica.uncounted == ("Shouter",)
+
+
+def test_its_spans_have_their_place_in_the_waterfall() -> None:
+    built = TraceBuilder()
+    top = built.span("POST /v1/images/generations", 0, 100)
+    built.span("finish.run", 60, 90, top)
+    built.span("shout.wait", 0, 20, top)
+    built.span("shout.run", 20, 60, top)
+    stages = waterfall(built.otlp(), ToyConfig.table).stages()
+    assert [(each.stage, each.worked_ns, each.waited_ns) for each in stages] == [
+        ("finish", 30e6, 0),
+        ("shout", 40e6, 20e6),
+        ("other", 10e6, 0),
+    ]
 
 
 def test_it_is_bound_and_scaled_as_configured(tmp_path: Path) -> None:

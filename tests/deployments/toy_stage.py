@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
@@ -27,7 +28,11 @@ TOY = StageRow(
     shim="tests.deployments.toy_stage:ShouterShim",
     takes=("options",),
     place="after_latents",
+    phase="shout",
 )
+
+WEIGHTY = replace(TOY, takes=("spec", "options", "weights"))
+"""The same, with weights of its own, of which no family knows."""
 
 
 class ShouterOptions(BatchingStageOptions):
@@ -46,11 +51,17 @@ class ToyConfig(StagesConfig):
     """Words to louder words."""
 
 
+class WeightyConfig(ToyConfig):
+    """With the toy that has weights."""
+
+    table: ClassVar[tuple[StageRow, ...]] = (*STAGES, WEIGHTY)
+
+
 class ShouterShim(BatchingShim[ShouterOptions, str, str]):
     """Ray Serve deployment over `Shouter`."""
 
     def __init__(self, options: ShouterOptions) -> None:
-        super().__init__(TOY.name, options, phase="shout")
+        super().__init__(TOY.name, options, phase=TOY.phase)
         with self._starting():
             self._stage = Shouter()
         self._start_batching(self._stage.shout, key=lambda word: None)

@@ -294,6 +294,7 @@ FAMILY = Family(
     load_flow_model=_load_model,
     load_latent_decoder=_load_squares,
     parts_of=lambda spec: Parts(),
+    shards=False,
 )
 
 

@@ -23,7 +23,7 @@ from pipelines.errors import CheckpointError, ConfigurationError, DegenerateImag
 from pipelines.flux1.checkpoint import load_vae
 from pipelines.flux1.decoder import FluxDecoder
 from pipelines.flux1.prompt_tensors import PromptTensors
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
@@ -77,7 +77,7 @@ def test_tokens_are_counted_and_the_dropped_tail_is_named(dev_like: Path) -> Non
     )
     assert (fits.num_tokens, fits.unread) == (4, UnreadText())
     assert cut.num_tokens == 6
-    assert cut.unread == UnreadText(dropped_text="left of a dog")
+    assert cut.unread == UnreadText(dropped=(DroppedText("T5", "left of a dog", max_tokens=6),))
     assert fits.groups == (("text", 6),)
     assert [tuple(each.shape) for each in PromptTensors.of(fits)] == [(6, 40), (24,)]
     assert encoder.encode([]) == []

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.entry import shutting_down
 from pipelines.engine.observe.recording import Recording
 from pipelines.engine.observe.stats import Counters
 from pipelines.engine.scheduling.work import Tick
@@ -80,7 +81,7 @@ class Profiling:
         """
         with self._changed:
             if self._is_closed:
-                raise _shutting_down()
+                raise shutting_down()
             now = time.monotonic()
             if self._asked is not None and not self._asked.future.cancelled():
                 raise Overloaded(
@@ -162,7 +163,7 @@ class Profiling:
 
     def _why_empty(self, request: ProfileRequest) -> Exception:
         if self._is_closed:
-            return _shutting_down()
+            return shutting_down()
         return RequestTimeout(
             f"no tick came within {request.timeout_s:g} s: profile while images are drawn"
         )
@@ -204,10 +205,6 @@ def _harmless() -> Generator[None]:
         yield
     except Exception:  # whatever torch raises: the works go on without the mark
         logger.exception("a mark is missing in a profile")
-
-
-def _shutting_down() -> StageFailed:
-    return StageFailed("the denoiser is shutting down", stage="Denoiser")
 
 
 class _Unasked(AbstractContextManager[None]):

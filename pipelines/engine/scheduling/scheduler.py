@@ -238,13 +238,6 @@ class Scheduler:
             group.is_promised = False
         return group
 
-    def eta(self, work_id: str, now: float) -> float | None:
-        """When the work's request is expected to be done; None if it is not known."""
-        work = self._works.get(work_id)
-        if work is None:
-            return None
-        return now + self._present(now).seconds_until(self._groups[work.group], self._tick_s())
-
     def surplus(self, keep_s: float, now: float) -> list[Work]:
         """Works that have done no step, and without which `keep_s` seconds of work would still be
         here, the last first."""

@@ -17,16 +17,22 @@ from serve.tracing.views.row_text import counted
 from serve.tracing.views.summary import TraceSummary
 from serve.tracing.views.waterfall import TICK, Kind, Row, Waterfall
 
+_GREY = "bright_black"
 _COLOURS = {
-    "admit": "bright_black",
+    "admit": _GREY,
     "encode": "cyan",
     "denoise": "blue",
     "decode": "magenta",
     "safety": "yellow",
     "finish": "green",
     "store": "bright_cyan",
+    "respond": _GREY,
+    "ingress": _GREY,
+    "transfer": _GREY,
+    "other": _GREY,
 }
-_GREY = "bright_black"
+_NEW_STAGE = "bright_magenta"
+"""Of a stage that has no colour of its own."""
 _FAILED = "red"
 _LEAST_BAR = 10
 _NAMES = (24, 60)
@@ -69,7 +75,7 @@ class _Span:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         row, width = self._row, options.max_width
-        colour = _FAILED if row.error is not None else _COLOURS.get(row.stage, _GREY)
+        colour = _FAILED if row.error is not None else _COLOURS.get(row.stage, _NEW_STAGE)
         least = self._length_ns / width / 4
         begin = min(row.start_ns, self._length_ns - least)
         end = max(row.end_ns, begin + least)
@@ -119,7 +125,7 @@ def _stages(fall: Waterfall) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for stage in fall.stages():
         table.add_row(
-            Text(stage.stage, _COLOURS.get(stage.stage, _GREY)),
+            Text(stage.stage, _COLOURS.get(stage.stage, _NEW_STAGE)),
             duration(stage.worked_ns) if stage.worked_ns else "",
             duration(stage.waited_ns) if stage.waited_ns else "",
             share(stage.elapsed_ns, fall.length_ns),

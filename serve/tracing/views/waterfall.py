@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from deployments.stage_table import STAGES, StageRow
 from pipelines.tracing.spans import TRANSFER, Attribute
 from serve.tracing.views.otlp_reader import ReadEvent, ReadSpan, read_spans
 from serve.tracing.views.row_text import detail_of
 
 TICK = "tick"
 
-STAGES = ("admit", "encode", "denoise", "decode", "safety", "finish", "store", "respond", "ingress")
-"""Hues, in the order in which a request meets them; `transfer` and `other` are grey too."""
+_BEFORE, _AFTER = ("admit",), ("store", "respond", "ingress")
+"""What has a hue beside the stages: of the ingress before them, and what comes behind them."""
 
 _OTHER = "other"
 _HOLDERS = ("image", "finish")
@@ -32,6 +33,10 @@ class Kind(StrEnum):
     WAIT = "wait"
     PAUSED = "paused"
     TICK = "tick"
+
+
+_KINDS = (Kind.WAIT, Kind.RUN, Kind.PAUSED, Kind.GROUP)
+"""In the order in which a stage's phases are told."""
 
 
 class Mark(NamedTuple):
@@ -112,8 +117,12 @@ class Waterfall:
         return list(found.values())
 
 
-def waterfall(otlp: Mapping[str, object]) -> Waterfall:
-    """The rows of a trace in OTLP's JSON. Raises NotATrace."""
+def waterfall(otlp: Mapping[str, object], table: Sequence[StageRow] = STAGES) -> Waterfall:
+    """The rows of a trace in OTLP's JSON, of an application with the stages of `table`.
+
+    Raises NotATrace.
+    """
+    stages = (*_BEFORE, *(row.phase for row in table), *_AFTER)
     spans = read_spans(otlp)
     started = min(span.start_time_unix_nano for span in spans)
     length = max(1, max(span.end_ns for span in spans) - started)
@@ -124,7 +133,7 @@ def waterfall(otlp: Mapping[str, object]) -> Waterfall:
     while waiting:
         span, depth = waiting.pop()
         parts = children.pop(span.span_id, [])
-        rows.append(_row(span, depth, parts, started))
+        rows.append(_row(span, depth, parts, started, stages))
         waiting.extend((part, depth + 1) for part in reversed(parts))
         if not waiting and children:  # parents in a circle: break it anywhere
             waiting.extend((span, 0) for span in reversed(children.pop(next(iter(children)))))
@@ -133,7 +142,7 @@ def waterfall(otlp: Mapping[str, object]) -> Waterfall:
         started_ns=started,
         length_ns=length,
         rows=tuple(rows),
-        phases=tuple(_phases(rows, length)),
+        phases=tuple(_phases(rows, length, stages)),
     )
 
 
@@ -154,9 +163,11 @@ def _take_tops(spans: Iterable[ReadSpan], children: dict[str, list[ReadSpan]]) -
     return sorted(tops, key=lambda span: span.start_time_unix_nano)
 
 
-def _row(span: ReadSpan, depth: int, parts: Sequence[ReadSpan], started: int) -> Row:
+def _row(
+    span: ReadSpan, depth: int, parts: Sequence[ReadSpan], started: int, stages: Sequence[str]
+) -> Row:
     facts = span.plain()
-    stage, kind = _looks(span.name, depth, parts)
+    stage, kind = _looks(span.name, depth, parts, stages)
     return Row(
         span_id=span.span_id,
         depth=depth,
@@ -177,13 +188,15 @@ def _row(span: ReadSpan, depth: int, parts: Sequence[ReadSpan], started: int) ->
     )
 
 
-def _looks(name: str, depth: int, parts: Sequence[ReadSpan]) -> tuple[str, Kind]:
+def _looks(
+    name: str, depth: int, parts: Sequence[ReadSpan], stages: Sequence[str]
+) -> tuple[str, Kind]:
     if name == TICK:
         return "denoise", Kind.TICK
     stage, _, doing = name.partition(".")
     if name == TRANSFER:
         return TRANSFER, Kind.RUN
-    if stage not in STAGES:
+    if stage not in stages:
         stage = _OTHER
     if any(part.name != TICK for part in parts) or depth == 0 or name in _HOLDERS:
         return stage, Kind.GROUP
@@ -218,7 +231,7 @@ class _Edge(NamedTuple):
     change: int
 
 
-def _phases(rows: Sequence[Row], length: int) -> list[Phase]:
+def _phases(rows: Sequence[Row], length: int, stages: Sequence[str]) -> list[Phase]:
     """Where the time of the whole trace went, in the order of the stages."""
     leaves = [row for row in rows if row.kind not in (Kind.GROUP, Kind.TICK)]
     edges = [
@@ -230,7 +243,11 @@ def _phases(rows: Sequence[Row], length: int) -> list[Phase]:
         )
     ]
     shares = _shares(sorted(edges), length)
-    return sorted((Phase(*phase, elapsed) for phase, elapsed in shares.items()), key=_place)
+    order = (*stages, TRANSFER, _OTHER)
+    return sorted(
+        (Phase(*phase, elapsed) for phase, elapsed in shares.items()),
+        key=lambda phase: (order.index(phase.stage), _KINDS.index(phase.kind)),
+    )
 
 
 def _shares(edges: Sequence[_Edge], length: int) -> dict[tuple[str, Kind], float]:
@@ -248,9 +265,3 @@ def _shares(edges: Sequence[_Edge], length: int) -> dict[tuple[str, Kind], float
             reached = at
         active[phase] = active.get(phase, 0) + change
     return elapsed
-
-
-def _place(phase: Phase) -> tuple[int, int]:
-    order = (*STAGES, TRANSFER, _OTHER)
-    kinds = (Kind.WAIT, Kind.RUN, Kind.PAUSED, Kind.GROUP)
-    return order.index(phase.stage), kinds.index(phase.kind)

@@ -7,10 +7,12 @@ import pytest
 from deployments.graph.warnings import warnings_for
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import GenerationParams
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 
 FITS = PromptFacts(num_tokens=5)
-CUT = PromptFacts(num_tokens=16, unread=UnreadText(dropped_text="and a tail"))
+CUT = PromptFacts(
+    num_tokens=16, unread=UnreadText(dropped=(DroppedText("T5", "and a tail", max_tokens=16),))
+)
 
 
 def _params(**changes: Any) -> GenerationParams:
@@ -40,7 +42,11 @@ def test_the_dropped_tail_is_quoted() -> None:
 
 def test_a_long_tail_is_quoted_in_part() -> None:
     (warning,) = warnings_for(
-        _params(), PromptFacts(num_tokens=1, unread=UnreadText(dropped_text="x" * 30_000))
+        _params(),
+        PromptFacts(
+            num_tokens=1,
+            unread=UnreadText(dropped=(DroppedText("T5", "x" * 30_000, max_tokens=16),)),
+        ),
     )
     assert len(warning) < 200
 
@@ -54,8 +60,10 @@ def test_both_tails() -> None:
 
 def test_each_kind_of_unread_text_is_quoted() -> None:
     unread = UnreadText(
-        dropped_text="a Tail",
-        pooled_dropped_text="with a Tail",
+        dropped=(
+            DroppedText("T5", "a Tail", max_tokens=16),
+            DroppedText("CLIP", "with a Tail"),
+        ),
         unknown_words=("红色", "🦊", *(f"zz{index}" for index in range(9))),
         marks=("</s>",),
     )

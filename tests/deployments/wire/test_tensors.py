@@ -16,7 +16,7 @@ from deployments.wire.tensors import (
     unpack_tensor,
 )
 from pipelines.contracts import Checkpoint, Conditioning, Cut, Latents, TokenGroup
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -91,7 +91,9 @@ def test_conditioning_and_latents_keep_every_field() -> None:
         },
         groups=(TokenGroup("text", 4), TokenGroup("reference", 6)),
         num_tokens=3,
-        unread=UnreadText(dropped_text="tail", unknown_words=("zz",)),
+        unread=UnreadText(
+            dropped=(DroppedText("T5", "tail", max_tokens=3),), unknown_words=("zz",)
+        ),
         timings={"encode": 0.5},
     )
     arrived = unpack_conditioning(pack_conditioning(conditioning), device="cpu")

@@ -130,6 +130,7 @@ def test_weights_without_guidance_are_not_those_with_it(
     ("part", "content", "said"),
     [
         ("transformer/config.json", "{", "cannot be read"),
+        ("transformer/config.json", "[]", "is no JSON object"),
         ("transformer/config.json", "{}", "says nothing of num_layers"),
         ("vae/diffusion_pytorch_model.safetensors", "no weights", "cannot be read"),
         ("vae/diffusion_pytorch_model.safetensors", None, "no weights as safetensors"),

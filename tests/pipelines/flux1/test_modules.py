@@ -123,7 +123,7 @@ def test_an_index_that_names_what_is_no_file_of_its_folder_is_refused(
 def test_an_index_without_names_is_refused(dev_like: Path, tmp_path: Path, index: object) -> None:
     folder = changed(dev_like, tmp_path / "model")
     (folder / f"transformer/{WEIGHTS}.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"transformer: cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"transformer.*: cannot be"):
         load(folder)
 
 

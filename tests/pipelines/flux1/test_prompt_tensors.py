@@ -11,14 +11,14 @@ import torch
 from pipelines.contracts import TokenGroup
 from pipelines.errors import InvalidRequest
 from pipelines.flux1.prompt_tensors import PromptTensors
-from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.unread_text import DroppedText, UnreadText
 from tests.pipelines import second_family
 
 TENSORS = PromptTensors(torch.zeros(6, 40), torch.zeros(24))
 
 
 def test_a_conditioning_gives_back_the_tensors_and_counts_their_tokens() -> None:
-    unread = UnreadText(dropped_text="tail")
+    unread = UnreadText(dropped=(DroppedText("T5", "tail", max_tokens=4),))
     conditioning = TENSORS.conditioning(num_tokens=4, unread=unread)
     assert all(map(operator.is_, PromptTensors.of(conditioning), TENSORS))
     assert conditioning.sequence_length == 6

@@ -87,7 +87,7 @@ def test_both_encoders_of_a_stage(dev_like: Path) -> None:
         ]
     )
     assert short.unread == UnreadText()
-    assert long.unread.dropped_text == ""
-    assert long.unread.pooled_dropped_text
-    assert text.strip().endswith(long.unread.pooled_dropped_text)
+    (dropped,) = long.unread.dropped
+    assert (dropped.encoder, dropped.max_tokens) == ("CLIP", None)
+    assert text.strip().endswith(dropped.text)
     assert odd.unread.unknown_words == ("红",)

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from pipelines import catalog
 from pipelines.errors import ConfigurationError
 from serve.app import build
 from serve.capacity.placement import Placement, placements
 from serve.cli.configurations import read_configurations
 from serve.settings.settings import Settings
+from tests.pipelines.second_family import made_up_spec, registered
 
 CONFIGS = Path(__file__).resolve().parents[3] / "serve" / "configs"
 FLUX_WEIGHTS = 11_901_408_320
@@ -85,6 +87,16 @@ def test_degrees_that_do_not_divide_the_heads_are_refused_with_one_that_does():
             stages__denoiser__num_gpus=1,
             stages__denoiser__parallel__tensor=5,
         )
+
+
+def test_a_family_that_cannot_be_split_is_refused_ranks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog, "find", lambda name, source=None: made_up_spec())
+    with registered():
+        assert placed()["Denoiser"].num_gpus == 0
+        with pytest.raises(
+            ConfigurationError, match=r"^stages\.denoiser\.parallel: .* made-up.*; leave it out$"
+        ):
+            placed(stages__denoiser__parallel__ulysses=2)
 
 
 def test_fixed_replicas_have_equal_bounds():

@@ -32,9 +32,9 @@ def test_a_question_leaves_no_trace() -> None:
         first = work("0", group="g", tokens=10, steps=2, deadline=30.0)
         made = scheduler(works=[first, work("other", steps=3, deadline=9.0)])
         asked = work("1", group=group, tokens=80, steps=5, deadline=2.0, is_promised=True)
-        before = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        before = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.queued_s
         made.promise(asked, 0.0, num_images=3)
-        after = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.eta("0", 0.0)
+        after = made.promise(work("2", steps=2, deadline=8.0), 0.0), made.queued_s
         assert before == after
         assert not made.has_promised("g")
 

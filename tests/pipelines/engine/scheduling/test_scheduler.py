@@ -191,19 +191,6 @@ def test_what_is_queued_follows_steps_and_prices() -> None:
     assert made.queued_s == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_eta_is_when_it_is_done(policy: Policy) -> None:
-    made = scheduler(policy, cost=ONE_AT_A_TIME)
-    for i in range(6):
-        made.add(work(str(i), steps=i + 1, arrival=i / 10, deadline=80.0 + i))
-    etas = {str(i): made.eta(str(i), 0.0) for i in range(6)}
-    run = Run(made).until_idle()
-    for name, eta in etas.items():
-        assert eta is not None
-        assert run.done[name] == pytest.approx(eta, rel=0.15, abs=2.0)
-    assert made.eta("0", 0.0) is None
-
-
 @pytest.mark.parametrize("max_works", [1, 2, 100])
 def test_what_is_queued_is_what_it_takes(max_works: int) -> None:
     works = [work(str(i), tokens=10, steps=10) for i in range(19)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deployments.stage_table import STAGES, StageRow
 from serve.tracing.views.format import duration, moment, share
 from serve.tracing.views.otlp_reader import NotATrace, read_spans
 from serve.tracing.views.page import axis_marks
@@ -51,6 +52,14 @@ def test_what_a_row_looks_like_comes_from_its_name_and_its_parts():
     assert looks["tick"] == ("denoise", Kind.TICK)
     assert looks["transfer"] == ("transfer", Kind.RUN)
     assert looks["store"] == ("store", Kind.RUN)
+
+
+@pytest.mark.parametrize("row", STAGES, ids=lambda row: row.key)
+def test_every_stage_of_the_table_has_a_hue(row: StageRow):
+    built = TraceBuilder()
+    top = built.span("POST /v1/images/generations", 0, 10)
+    built.span(f"{row.phase}.run", 0, 10, top)
+    assert [each.stage for each in waterfall(built.otlp()).stages()] == [row.phase]
 
 
 def test_what_took_no_time_comes_before_what_began_then():
