@@ -42,7 +42,7 @@ class Attempt:
     start: int
     reached: int
     actor_id: str = ""
-    """Of the replica, in hexadecimal digits; "" until one has taken the call."""
+    """Of the replica, in hexadecimal digits; "" until one has taken the call, and without Ray."""
     was_handed_over: bool = False
     was_answered: bool = False
     """All steps are done, and the latents are here."""
@@ -81,7 +81,7 @@ class _WatchedStream:
         self._attempt = attempt
 
     async def __anext__(self) -> Any:
-        if not self._attempt.actor_id:
+        if not self._attempt.actor_id and ray.is_initialized():
             call = await self._stream._to_object_ref_gen()
             self._attempt.actor_id = call._generator_ref.task_id().actor_id().hex()
         item = await anext(self._stream)
