@@ -37,10 +37,11 @@ def test_what_keeps_the_machine_busy_ends_with_the_runs() -> None:
 
 
 def test_a_line_for_each_run_names_what_failed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tests = tmp_path / "test_some.py"
     tests.write_text(SOME)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
     logs = ["--logs", str(tmp_path / "logs"), "--busy", "0"]
     assert main(["--runs", "2", *logs, "--", "-p", "no:cacheprovider", str(tests)]) == 1
     first, name, second, _ = capsys.readouterr().out.splitlines()

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_phases_follow_each_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "COUNTS", (64, 16, 16, 16, 16))
+    monkeypatch.setattr(latents, "COUNTS", (16, 2, 2, 2, 2))
     monkeypatch.setattr(loop, "EVALUATED", ((world.CANVASES[0], 4),))
     latents.cache_examples(run, device="cpu")
     examples = latents.load_examples(run, world.CANVASES[0])

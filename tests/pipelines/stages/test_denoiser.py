@@ -72,7 +72,7 @@ def finished(stage: DenoiserStage, trajectory: Trajectory) -> torch.Tensor:
     stops=st.sets(st.integers(0, 8), max_size=3),
 )
 @settings(
-    max_examples=examples(25),
+    max_examples=examples(10),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_resumed_elsewhere_it_ends_with_the_same_bits(
@@ -116,7 +116,7 @@ def test_resumed_elsewhere_it_ends_with_the_same_bits(
     stop=st.integers(0, 8),
 )
 @settings(
-    max_examples=examples(25),
+    max_examples=examples(10),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_planned_cuts_draw_what_cuts_on_the_way_drew(

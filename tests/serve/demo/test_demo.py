@@ -156,6 +156,7 @@ def test_a_server_that_answers_no_more_is_said_to_be_dead(
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_demo_whose_raylet_dies_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLUICE_STAGES__LAYOUT", "fused")
     demo = Demo(tmp_path)
@@ -268,6 +269,7 @@ def test_stopped_while_starting_it_leaves_nothing_behind(tmp_path: Path):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_stage_that_cannot_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLUICE_MODEL_SOURCE", str(tmp_path / "no-weights"))
     monkeypatch.setenv("SLUICE_STAGES__LAYOUT", "fused")  # one process to wait for, not six
