@@ -54,7 +54,7 @@ def goes(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     name = SimpleNamespace(to_full_id_str=lambda: "SERVE_REPLICA::a#Ingress#1")
     context = SimpleNamespace(app_name="a", replica_id=name)
     monkeypatch.setattr(ray.serve, "get_replica_context", lambda: context)
-    monkeypatch.setattr(deployments.graph.draining_graph, "PERIOD_S", 0.001)
+    monkeypatch.setattr(deployments.graph.draining_graph, "_LOOK_EVERY_S", 0.001)
     monkeypatch.setattr(deployments.graph.draining_graph, "HOLD_S", 0.003)
     monkeypatch.setattr(
         deployments.graph.draining_graph, "replica_flag", lambda: lambda: bool(signs)
@@ -84,7 +84,9 @@ async def test_stages_are_held_as_long_as_there_are_requests(
     assert stages.holds == held
 
 
-async def test_nothing_is_held_where_other_replicas_go_on(goes: Callable[[bool], None]) -> None:
+async def test_nothing_is_held_on_to_where_other_replicas_go_on(
+    goes: Callable[[bool], None],
+) -> None:
     stages = HeldStages()
     graph = DrainingGraph(stages.handles())
 
@@ -96,7 +98,7 @@ async def test_nothing_is_held_where_other_replicas_go_on(goes: Callable[[bool],
 
     stages.on_denoise = ask_and_look
     assert len((await graph.generate(make_job())).images) == 1
-    assert not stages.holds
+    assert set(stages.holds.values()) <= {1}  # until it is known
 
 
 async def test_there_is_nothing_to_watch_outside_of_a_replica() -> None:
