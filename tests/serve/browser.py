@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -18,10 +18,15 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
+_PATIENCE_MS = 120_000
+"""For what surely comes: Playwright's 5 s for what is expected are a slow machine's page load."""
+
+
 @contextmanager
 def chromium(*options: str) -> Generator[Browser]:
     """A headless browser with these options of the command line."""
     assert CHROMIUM is not None, "CI needs chromium: `apt-get install chromium`"
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         # Without its sandbox, which root may not have; it opens nothing but our pages.
         browser = playwright.chromium.launch(
