@@ -27,7 +27,7 @@ from deployments.stage_table import STAGES, StageRow
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.tracing.open_spans import OpenSpan
 
-_DRAINING = RequestLog(request_id="closing")
+_DRAINING = RequestLog(request_id="draining")
 _LOOK_EVERY_S = 0.05
 """A replica without calls is gone within a second of the flag, on a slow machine too."""
 
@@ -73,14 +73,9 @@ class DrainingGraph(Graph):
             await asyncio.sleep(_LOOK_EVERY_S)
         app = ray.serve.get_replica_context().app_name
         with Calls(_DRAINING) as calls:
-            # Before the controller is asked: until a busy one has answered, they may be gone.
-            self._hold(calls)
-            if not await asyncio.to_thread(is_deleted, app):
-                return
-            while True:
+            # Held while the controller is asked, too: by when a busy one answers, they may be gone.
+            asked = asyncio.create_task(asyncio.to_thread(is_deleted, app))
+            while not asked.done() or asked.result():
+                for stage, handle in self._holds.items():
+                    calls.start(stage, handle)
                 await asyncio.sleep(HOLD_S / 3)
-                self._hold(calls)
-
-    def _hold(self, calls: Calls) -> None:
-        for stage, handle in self._holds.items():
-            calls.start(stage, handle)

@@ -29,7 +29,8 @@ from ray.serve.schema import ApplicationStatus
 logger = logging.getLogger("ray.serve")
 
 PERIOD_S = 0.2
-_ANSWER_S = 1.0
+_ANSWER_S = 5.0
+"""A busy controller may take over a second; from one that is down, a spot notice leaves 30 s."""
 
 Flag = Callable[[], bool]
 

@@ -34,7 +34,7 @@ def request_attributes(plan: Plan, model: str, *, with_prompts: bool) -> dict[st
 
 
 def requested_terms_attributes(requested: RequestedTerms) -> dict[str, Attribute]:
-    """When it is wanted."""
+    """Priority and deadline of a request, the deadline only where there is one."""
     found: dict[str, Attribute] = {"sluice.priority": requested.priority}
     if requested.deadline_ms is not None:
         found["sluice.deadline_ms"] = requested.deadline_ms

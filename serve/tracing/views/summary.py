@@ -62,7 +62,7 @@ class TraceList(BaseModel):
     data: tuple[TraceSummary, ...]
 
     def as_json(self) -> dict[str, object]:
-        """The list as JSON has it."""
+        """What `GET /traces` answers with `accept: application/json`."""
         return {"object": self.object, "data": [asdict(summary) for summary in self.data]}
 
 

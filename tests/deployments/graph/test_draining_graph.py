@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,7 +99,28 @@ async def test_nothing_is_held_on_to_where_other_replicas_go_on(
 
     stages.on_denoise = ask_and_look
     assert len((await graph.generate(make_job())).images) == 1
-    assert set(stages.holds.values()) <= {1}  # until it is known
+    held = stages.holds.copy()
+    await asyncio.sleep(0.01)
+    assert stages.holds == held
+
+
+async def test_stages_are_held_while_the_controller_has_not_answered(
+    goes: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_held = threading.Event()
+    monkeypatch.setattr(
+        deployments.graph.draining_graph, "is_deleted", lambda _: are_held.wait(timeout=60)
+    )
+
+    async def until_held_again(_: LatentJob) -> None:
+        goes(True)
+        async with asyncio.timeout(60):
+            while not all(stages.holds[key] >= 3 for key in STAGES):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        are_held.set()
+
+    stages = HeldStages(on_denoise=until_held_again)
+    assert len((await DrainingGraph(stages.handles()).generate(make_job())).images) == 1
 
 
 async def test_there_is_nothing_to_watch_outside_of_a_replica() -> None:
