@@ -60,12 +60,13 @@ unit: env
 
 # One after the other, because each starts many processes. On a busy machine, what computes with
 # more threads than it has cores mostly waits for them.
+CLUSTERS := -m "cluster and not long" $(shell grep -rl --include='test_*.py' 'mark\.cluster' tests)
 clusters: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "cluster and not long"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(CLUSTERS)
 
 RUNS ?= 5
 test-busy: env
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.busy --runs $(RUNS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.busy --runs $(RUNS) -- $(CLUSTERS)
 
 # The properties are searched at random there, ten times as far; see tests/conftest.py.
 test-long: env

@@ -1,4 +1,4 @@
-"""`make test-busy`: the tests of clusters again and again, on a machine that others keep busy.
+"""`make test-busy`: tests (of clusters) again and again, on a machine that others keep busy.
 
 Beside each run, as many processes as there are cores do nothing but compute, at the priority of the
 tests. Prints a line for each run. What a run printed is in its log.
@@ -25,7 +25,6 @@ while os.getppid() == parent:
     for _ in range(1_000_000):
         pass
 """
-_TESTS = "cluster and not long"
 
 
 class Outcome(NamedTuple):
@@ -71,14 +70,14 @@ def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def run(log: Path, arguments: Sequence[str]) -> Outcome:
-    """pytest with `arguments`, or else with the tests of clusters; what it prints goes to `log`."""
+    """pytest with `arguments`; what it prints goes to `log`."""
     report = log.with_suffix(".xml")
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", f"--junitxml={report}"]
     began = time.monotonic()
     with log.open("wb") as file:
         code = subprocess.run(
-            [*command, *(arguments or ["-m", _TESTS])],
+            [*command, *arguments],
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
@@ -103,7 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--busy", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--logs", type=Path, default=Path("output/busy"), help="folder")
-    parser.add_argument("pytest", nargs="*", help="other tests, after --: pytest's arguments")
+    parser.add_argument("pytest", nargs="+", help="after --: which tests, as pytest's arguments")
     return parser.parse_args(arguments)
 
 

@@ -30,7 +30,12 @@ bound on hanging, no promise. What is waited for has a bound of its own, `tests.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of clusters their time, and skip what needs a GPU where there is none."""
+    """Give tests of clusters their time, and skip what needs a GPU where there is none.
+
+    Those that start a cluster of their own come first: the shared one, once it is there, takes a
+    share of the processor even where nobody asks it for anything.
+    """
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))

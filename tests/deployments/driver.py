@@ -199,7 +199,10 @@ def bind_driver(
     """An application of the stages of `spec`, and a driver; those in `handles` are others'."""
     stages: dict[str, Any] = {**bind_stages(spec, config), **(handles or {})}
     decorate = ray.serve.deployment(
-        name="GraphDriver", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1}
+        name="GraphDriver",
+        max_ongoing_requests=100,
+        health_check_period_s=1,
+        ray_actor_options={"num_cpus": 0.1},
     )
     return decorate(GraphDriver).bind(config.scales_to_zero(), **stages)
 

@@ -52,7 +52,7 @@ from tests.specs import tiny_spec
 PLACED, APP = "placed", "nodes"
 SHARED = (StageName.SAFETY, StageName.FINISHER)
 JOBS = 8
-STEPS = 300
+STEPS = 200
 EARLY = 60
 """Steps that jobs may have taken when their node goes. It must also hear of that, which takes a
 denoiser a fraction of a second."""
@@ -125,9 +125,7 @@ def _losses(cluster: Cluster, folder: str, handles: dict[str, Any]) -> None:
     """A node gets notice, and then another vanishes, each with eight jobs under way."""
     # No CPUs: what has state of the jobs, and whatever else is not told to, goes to the head.
     config = StagesConfig(
-        text_encoder=TextEncoderOptions(
-            num_replicas=2, num_cpus=0, resources={"encoder": 1}, health_check_period_s=1
-        ),
+        text_encoder=TextEncoderOptions(num_cpus=0),
         denoiser=FakeGpuDenoiser(
             num_replicas=2, num_cpus=0, num_gpus=2, health_check_period_s=1, calibration_s=0.5
         ),
@@ -257,7 +255,7 @@ def _add_node(cluster: Cluster, pool: str) -> str:
         num_gpus=2,
         object_store_memory=_STORE_BYTES,
         labels={"sluice-pool": pool},
-        resources={"encoder": 1, "decoder": 1},
+        resources={"decoder": 1},
     )
     return node.node_id
 

@@ -89,7 +89,7 @@ class TestPlacement:
 
 
 class TestLosses:
-    """Each node that goes has an encoder, a decoder and a denoiser in the middle of jobs."""
+    """Each node that goes has a decoder and a denoiser in the middle of jobs."""
 
     @pytest.fixture
     def lines(self, printed: list[Line]) -> list[Line]:
@@ -127,7 +127,7 @@ class TestLosses:
 
     def test_the_node_that_vanished_held_more_than_a_denoiser(self, lines: list[Line]) -> None:
         (vanished,) = [line for line in lines if line.get("node") == "vanished"]
-        assert vanished["actors"] == ["Denoiser", "TextEncoder", "VaeDecoder"]
+        assert vanished["actors"] == ["Denoiser", "VaeDecoder"]
 
 
 def jobs(lines: list[Line], why: str) -> list[Line]:

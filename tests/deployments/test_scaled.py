@@ -24,9 +24,9 @@ pytestmark = pytest.mark.cluster
 
 APP = "scaled"
 START_UP_S = 1.0
-STEPS = 500
+STEPS = 250
 """Enough that a few images are seconds of work."""
-QUEUED = 24
+QUEUED = 16
 """Images under way, of which a denoiser takes four at once, until the second denoiser has some."""
 
 Driver = DeploymentHandle[Any]

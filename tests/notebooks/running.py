@@ -25,6 +25,11 @@ class Notebook:
         self.content = nbformat.read(path, as_version=4)
         self._id = uuid.uuid4().hex
 
+    def change(self, before: str, after: str) -> None:
+        """Let a line of its code be another one."""
+        (cell,) = (cell for cell in self.content.cells if before in cell.source.splitlines())
+        cell.source = cell.source.replace(before, after)
+
     def run(self, scratch: Path) -> None:
         """Execute all cells, as Jupyter would, in the notebook's folder.
 

@@ -1,4 +1,4 @@
-"""The product deployed from a file, as `serve deploy` does, and clients that never stop asking."""
+"""The product deployed from a file, as `serve deploy` does, and clients that ask on and on."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 """What the clients ask for, each its own request again and again."""
 
 BALLAST: tuple[dict[str, Any], ...] = tuple(
-    {"prompt": PROMPT, "seed": seed, "num_inference_steps": 100, "size": "256x256"}
+    {"prompt": PROMPT, "seed": seed, "num_inference_steps": 60, "size": "256x256"}
     for seed in (40, 50, 60, 70)
 )
 """Work of seconds, for what must be there when something happens."""
 
-AMPLE_S = 1.0
+_LOOK_S = 0.3
+
+AMPLE_S = 0.5
 """Work of a denoiser that is surely not done when it hears of it that it is to go, in a fraction of
 a second."""
 
@@ -219,9 +221,10 @@ def ask(client: httpx.Client, request: Mapping[str, Any]) -> Answer:
 
 @contextmanager
 def asking(url: str) -> Iterator[list[Answer]]:
-    """Clients that ask all the time, each over a connection that it keeps; their answers so far.
+    """Clients that ask on and on, each over a connection that it keeps; their answers so far.
 
-    Leaving waits for what is under way.
+    They look at each answer for a moment, which leaves new replicas time to start. Leaving waits
+    for what is under way.
     """
     answers: list[Answer] = []
     over = threading.Event()
@@ -230,6 +233,7 @@ def asking(url: str) -> Iterator[list[Answer]]:
         with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             while not over.is_set():
                 answers.append(ask(client, request))
+                over.wait(_LOOK_S)
 
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
         asked = [pool.submit(ask_on, request) for request in REQUESTS]

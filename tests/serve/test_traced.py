@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 URL = "/v1/images/generations"
 LEAST_COVERED = 0.98
-LONG = {"prompt": "a green star", "size": "256x256", "num_inference_steps": 100}
+LONG = {"prompt": "a green star", "size": "256x256", "num_inference_steps": 60}
 SHORT = {"prompt": "a red circle", "num_inference_steps": 8}
 AMPLE_S = 0.3
 """Work of a denoiser that is surely not done a few milliseconds later."""

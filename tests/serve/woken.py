@@ -20,7 +20,7 @@ from tests.cluster import PATIENCE_S, LocalCluster, wait_until
 
 APP = "served-test"
 STAGES = {"TextEncoder", "Denoiser", "VaeDecoder", "SafetyClassifier", "Finisher"}
-BODY_TIMEOUT_S = 15.0
+BODY_TIMEOUT_S = 10.0
 CONFIGURED_S = 60.0
 """Longer than the deadline that is refused, and than a start really takes."""
 
