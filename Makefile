@@ -60,7 +60,8 @@ unit: env
 
 # One after the other, because each starts many processes. On a busy machine, what computes with
 # more threads than it has cores mostly waits for them.
-CLUSTERS := -m "cluster and not long" $(shell grep -rl --include='test_*.py' 'mark\.cluster' tests)
+CLUSTERS := -m "cluster and not long" \
+  $(sort $(shell grep -rl --include='test_*.py' 'mark\.cluster' tests))
 clusters: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(CLUSTERS)
 
