@@ -30,7 +30,6 @@ from deployments.names import StageName
 from deployments.options.stages import (
     ParallelOptions,
     StagesConfig,
-    TextEncoderOptions,
     VaeDecoderOptions,
 )
 from pipelines.contracts import GenerationJob
@@ -125,7 +124,6 @@ def _losses(cluster: Cluster, folder: str, handles: dict[str, Any]) -> None:
     """A node gets notice, and then another vanishes, each with eight jobs under way."""
     # No CPUs: what has state of the jobs, and whatever else is not told to, goes to the head.
     config = StagesConfig(
-        text_encoder=TextEncoderOptions(num_cpus=0),
         denoiser=FakeGpuDenoiser(
             num_replicas=2, num_cpus=0, num_gpus=2, health_check_period_s=1, calibration_s=0.5
         ),
