@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -120,10 +121,22 @@ class Denoiser(Shim[DenoiserOptions]):
 
         Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
         """
-        with (
-            self._boundary.call(),
-            self._callers.watched(caller, lambda: self._engine.cancel(job.work_id)),
-        ):
+        items = self._denoising(job, positive, negative, start, step_every_s)
+        async with aclosing(
+            self._callers.streamed(caller, items, lambda: self._engine.cancel(job.work_id))
+        ) as stream:
+            async for item in stream:
+                yield item
+
+    async def _denoising(
+        self,
+        job: LatentJob,
+        positive: PackedConditioning,
+        negative: PackedConditioning | None,
+        start: PackedCheckpoint | None,
+        step_every_s: float | None,
+    ) -> AsyncGenerator[Denoising]:
+        with self._boundary.call():
             reports, future = _Reports(step_every_s), None
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.

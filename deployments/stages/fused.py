@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -62,16 +62,23 @@ class Fused:
         listener = events.put_nowait if tells else unheard
         task = loop.create_task(self._graph.generate(job, log, listener))
         task.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            with self._callers.watched(caller, lambda: _cancel_soon(loop, task)):
+
+        async def told() -> AsyncGenerator[Progress | GenerationResult]:
+            try:
                 while (progress := await events.get()) is not None:
                     yield progress
                 result = await task
-        finally:
-            task.cancel()
-            # Until the stages have noticed, the call is not over.
-            await asyncio.gather(task, return_exceptions=True)
-        yield replace(result, spans=log.span().children) if job.trace else result
+            finally:
+                task.cancel()
+                # Until the stages have noticed, the call is not over.
+                await asyncio.gather(task, return_exceptions=True)
+            yield replace(result, spans=log.span().children) if job.trace else result
+
+        async with contextlib.aclosing(
+            self._callers.streamed(caller, told(), lambda: _cancel_soon(loop, task))
+        ) as stream:
+            async for item in stream:
+                yield item
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""

@@ -21,6 +21,7 @@ from tests.cluster import (
     PATIENCE_S,
     is_whole,
     kill,
+    ongoing,
     paused,
     replica_processes,
     wait_until,
@@ -127,6 +128,9 @@ def test_the_works_of_a_caller_that_is_killed_leave(driver: Driver) -> None:
     wait_until(lambda: (now := engine()).works == 32 and now.steps > before.steps)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: engine().works == 0)
+    # The replica answers while these calls wait until nothing of them is on its way to nobody: as
+    # seen, each that ended earlier stopped it for a second.
+    assert ongoing("Denoiser", app=APP) == 32
     after = engine()
     assert after.cancelled - before.cancelled == 32
     assert after.steps - before.steps < 32 * ENDLESS / 4

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
+from collections.abc import AsyncGenerator
 
 import pytest
 import ray.exceptions
 
 from deployments.lifecycle import callers
 from deployments.lifecycle.callers import CallerWatch, is_dead, own_name
+from pipelines.errors import StageFailed
 
 
 class Cluster:
@@ -32,61 +36,122 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def watch(cluster: Cluster) -> CallerWatch:
-    return CallerWatch(has_died=cluster.has_died, period_s=0.01)
+    return CallerWatch(has_died=cluster.has_died, period_s=0.01, linger_s=0.0)
 
 
-def test_works_of_the_dead_leave_and_those_of_the_living_stay(
+class Call:
+    """A call of `caller` that streams what it is given, and ends with an error once it is told to
+    leave."""
+
+    def __init__(self, watch: CallerWatch, caller: str) -> None:
+        self.left = asyncio.Event()
+        self.items = asyncio.Queue[str]()
+        self._loop = asyncio.get_running_loop()
+        self._work = self._loop.create_future()
+        self.got: list[str] = []
+        self.task = asyncio.create_task(
+            self._consume(watch.streamed(caller, self._run(), self.leave))
+        )
+
+    async def _run(self) -> AsyncGenerator[str]:
+        try:
+            while True:
+                waiting = asyncio.ensure_future(self.items.get())
+                await asyncio.wait((waiting, self._work), return_when=asyncio.FIRST_COMPLETED)
+                if self._work.done():
+                    yield "of what was done"
+                    raise StageFailed("dropped", stage="Denoiser")
+                yield waiting.result()
+        finally:
+            self.left.set()
+
+    def leave(self) -> None:
+        self._loop.call_soon_threadsafe(self._work.set_result, None)
+
+    async def _consume(self, stream: AsyncGenerator[str]) -> None:
+        async with contextlib.aclosing(stream):
+            async for item in stream:
+                self.got.append(item)
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def rounds(cluster: Cluster, number: int = 5) -> None:
+    """The watch has looked so often."""
+    for _ in range(number):
+        assert await asyncio.to_thread(cluster.rounds.acquire, timeout=30)
+
+
+async def test_works_of_the_dead_leave_and_those_of_the_living_stay(
     watch: CallerWatch, cluster: Cluster
 ) -> None:
-    left: list[str] = []
-    gone = threading.Event()
-
-    def leave(name: str) -> None:
-        left.append(name)
-        if len(left) == 2:
-            gone.set()
-
-    with (
-        watch.watched("a", lambda: leave("a1")),
-        watch.watched("b", lambda: leave("b")),
-        watch.watched("a", lambda: leave("a2")),
-    ):
-        cluster.dead = {"a"}
-        assert gone.wait(30)
-        for _ in range(5):
-            cluster.rounds.acquire(timeout=30)
-        assert sorted(left) == ["a1", "a2"]
+    dead, other, living = Call(watch, "a"), Call(watch, "a"), Call(watch, "b")
+    await rounds(cluster)
+    cluster.dead = {"a"}
+    # Nothing more is sent, not even that they fail: Ray would wait for nobody to take it.
+    await asyncio.wait_for(asyncio.gather(dead.task, other.task), 30)
+    assert (dead.got, other.got) == ([], [])
+    assert dead.left.is_set()
+    assert other.left.is_set()
+    living.items.put_nowait("an item")
+    await rounds(cluster)
+    assert living.got == ["an item"]
+    await living.end()
+    assert living.left.is_set()
 
 
-def test_who_has_finished_is_not_told(watch: CallerWatch, cluster: Cluster) -> None:
-    left: list[str] = []
-    with watch.watched("b", lambda: None):
-        with watch.watched("a", lambda: left.append("a")):
-            pass
-        cluster.dead = {"a"}
-        for _ in range(5):
-            cluster.rounds.acquire(timeout=30)
-    assert left == []
+async def test_a_call_of_the_dead_ends_when_nothing_is_on_its_way(cluster: Cluster) -> None:
+    watch = CallerWatch(has_died=cluster.has_died, period_s=0.01, linger_s=3600.0)
+    call = Call(watch, "a")
+    cluster.dead = {"a"}
+    await asyncio.wait_for(call.left.wait(), 30)
+    await asyncio.sleep(0.05)
+    assert not call.task.done()
+    await call.end()
 
 
-def test_a_watch_begins_again_after_a_rest(watch: CallerWatch, cluster: Cluster) -> None:
+async def test_who_has_finished_is_not_told(watch: CallerWatch, cluster: Cluster) -> None:
+    left, living = Call(watch, "a"), Call(watch, "b")
+    await rounds(cluster)
+    await left.end()
+    cluster.dead = {"a"}
+    await rounds(cluster)
+    assert not left._work.done()
+    await living.end()
+
+
+async def test_errors_go_to_those_who_live(watch: CallerWatch) -> None:
+    call = Call(watch, "b")
+    call.leave()
+    with pytest.raises(StageFailed):
+        await asyncio.wait_for(call.task, 30)
+    assert call.got == ["of what was done"]
+
+
+async def test_a_watch_begins_again_after_a_rest(watch: CallerWatch, cluster: Cluster) -> None:
     for name in ("a", "b"):
-        with watch.watched(name, lambda: None):
-            assert cluster.rounds.acquire(timeout=30)
+        call = Call(watch, name)
+        await rounds(cluster, 1)
+        await call.end()
         for thread in threading.enumerate():
             if thread.name == "caller-watch":
-                thread.join(30)
+                await asyncio.to_thread(thread.join, 30)
         assert not watch._is_running
 
 
 @pytest.mark.parametrize("name", ["", "itself"])
-def test_nobody_and_itself_are_not_watched(
+async def test_nobody_and_itself_are_not_watched(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(callers, "own_name", lambda: "itself")
     watch = CallerWatch(has_died=cluster.has_died, period_s=0.01)
-    with watch.watched(name, lambda: None):
-        assert not watch._is_running
+    call = Call(watch, name)
+    call.leave()
+    with pytest.raises(StageFailed):
+        await asyncio.wait_for(call.task, 30)
+    assert not watch._is_running
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ async def test_works_of_an_ingress_that_has_died_leave_and_those_of_others_go_on
 ) -> None:
     """Over the remote graph as well, which says who calls."""
     dead: set[str] = set()
-    fused._callers = CallerWatch(has_died=dead.__contains__, period_s=0.01)
+    fused._callers = CallerWatch(has_died=dead.__contains__, period_s=0.01, linger_s=0.0)
     asked_by: dict[str, asyncio.Task[GenerationResult]] = {}
     for seed, name in enumerate(("one", "other")):
         ingress = RemoteGraph(_handle(fused))
