@@ -161,9 +161,10 @@ def paused_once(is_true: Callable[[], bool], processes: Iterable[psutil.Process]
                 return
         assert time.monotonic() < deadline, "it never became true"
         # Nothing else is done here, or they would run for as long as that takes. Where others keep
-        # the machine busy, they may have to wait for it longer than a turn was at first.
+        # the machine busy, they may have to wait for it longer than a turn was at first; but what
+        # is true for a moment only, short turns find.
         time.sleep(turn_s)
-        turn_s = min(1.1 * turn_s, _LONGEST_TURN_S)
+        turn_s = 1.1 * turn_s if turn_s < _LONGEST_TURN_S else _TURN_S
 
 
 def wait_until(is_true: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
