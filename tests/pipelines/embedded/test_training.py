@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_phases_follow_each_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latents, "COUNTS", (16, 2, 2, 2, 2))
     monkeypatch.setattr(loop, "EVALUATED", ((world.CANVASES[0], 4),))

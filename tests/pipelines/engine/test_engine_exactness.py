@@ -86,7 +86,7 @@ def stages(dev_like: Path) -> list[ScriptedStage]:
 
 
 @settings(
-    max_examples=examples(40),
+    max_examples=examples(30),
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
