@@ -103,7 +103,7 @@ class CallerWatch:
                         if not call.is_orphaned:
                             yield item
             except (Exception, asyncio.CancelledError):  # how it leaves is the stage's own
-                if not call.is_orphaned:
+                if not call.is_orphaned or _is_cancelled():
                     raise
         if call.is_orphaned:
             await asyncio.sleep(self._linger_s)
@@ -149,3 +149,9 @@ class CallerWatch:
         for call in gone:
             call.is_orphaned = True
             call.leave()
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task was told to end, and not only one that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

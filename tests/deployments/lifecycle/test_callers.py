@@ -112,6 +112,33 @@ async def test_a_call_of_the_dead_ends_when_nothing_is_on_its_way(cluster: Clust
     await call.end()
 
 
+@pytest.mark.parametrize("orphaned_by", ["an error", "a cancellation"])
+async def test_only_how_its_own_work_ends_is_kept_from_the_dead(
+    watch: CallerWatch, orphaned_by: str
+) -> None:
+    """The call's task may be cancelled as well, as when its replica goes."""
+    work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def stream() -> AsyncGenerator[str]:
+        yield await asyncio.shield(work)
+
+    async def consume() -> list[str]:
+        return [item async for item in watch.streamed("a", stream(), lambda: None)]
+
+    ended, cancelled = asyncio.create_task(consume()), asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    for call in list(watch._watched):
+        call.is_orphaned = True
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    if orphaned_by == "an error":
+        work.set_exception(StageFailed("dropped", stage="Denoiser"))
+    else:
+        work.cancel()
+    assert await asyncio.wait_for(ended, 30) == []
+
+
 async def test_who_has_finished_is_not_told(watch: CallerWatch, cluster: Cluster) -> None:
     left, living = Call(watch, "a"), Call(watch, "b")
     await rounds(cluster)
