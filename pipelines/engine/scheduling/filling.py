@@ -48,6 +48,22 @@ def fill(
     return chosen
 
 
+def endangered(
+    groups: Iterable[Group], chosen: Iterable[Work], seconds: float, now: float
+) -> list[Group]:
+    """Of `groups` those whose promise a tick of `chosen` works, `seconds` long, would break: who
+    stands before them lengthens their ticks too."""
+    stepped = {work.group for work in chosen}
+    found: list[Group] = []
+    for group in groups:
+        if group.is_promised and group.depth:
+            spare_s = group.deadline - now - max(group.cost, group.depth * group.tick_s)
+            bearable_s = spare_s + (group.tick_s if group.id in stepped else 0.0)
+            if spare_s >= 0 and seconds > bearable_s:
+                found.append(group)
+    return found
+
+
 def _bearable_s(group: Group, now: float) -> float:
     """How long a tick may be for all of the group's deadline to be kept."""
     bearable_s = (group.deadline - now) / (MARGIN * group.depth)

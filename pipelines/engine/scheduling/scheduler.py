@@ -15,10 +15,10 @@ from itertools import chain
 from operator import attrgetter
 
 from pipelines.cuts import Cut
-from pipelines.engine.costs.surface import EMPTY, CostSurface
+from pipelines.engine.costs.surface import EMPTY, CostSurface, Load
 from pipelines.engine.scheduling.ageing import Ageing
 from pipelines.engine.scheduling.fairness import Tenants
-from pipelines.engine.scheduling.filling import fill
+from pipelines.engine.scheduling.filling import endangered, fill
 from pipelines.engine.scheduling.group import MARGIN, Group, fewest, unbegun
 from pipelines.engine.scheduling.policies import Order, Policy, ordered
 from pipelines.engine.scheduling.pricing import Pricing
@@ -154,9 +154,13 @@ class Scheduler:
         first = [] if oldest is None else [oldest]
         rest = (group for group in order.groups if group is not oldest)
         chosen = fill(chain(first, rest), self._pricing, self._residents, now)
-        load = EMPTY
-        for work in chosen:
-            load = load.plus(work.load)
+        load = _load_of(chosen)
+        if order.promised_slack_s < self._plans_kept * self.cost.knee:
+            urgent = endangered(order.groups, chosen, self.cost.seconds(load), now)
+            if urgent:
+                rest = (group for group in order.groups if group not in urgent)
+                chosen = fill(chain(urgent, rest), self._pricing, self._residents, now)
+                load = _load_of(chosen)
         shares = {} if oldest is None else oldest.step_s
         given_s = sum(shares[work.id] for work in chosen if work.id in shares)
         seconds = self.cost.seconds(load)
@@ -273,6 +277,13 @@ class Scheduler:
             if num_steps < work.num_steps:
                 work.num_steps = num_steps
                 yield work.id, Cut(work.steps_done, num_steps)
+
+
+def _load_of(works: Iterable[Work]) -> Load:
+    load = EMPTY
+    for work in works:
+        load = load.plus(work.load)
+    return load
 
 
 _deadline: Callable[[Group], float] = attrgetter("deadline")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.engine.scheduling.group import MARGIN
@@ -72,6 +72,15 @@ requests = st.lists(
 @pytest.mark.parametrize("bounds", [(10_000, 100), (150, 2)], ids=["knee", "two works"])
 @settings(max_examples=examples(40))
 @given(drawn=requests)
+# One that comes later, is due earlier, and lengthens the ticks of a promised one.
+@example(
+    [
+        (10, 1, 1.0, 0.0, 0, False),
+        (10, 1, 1.0, 1.0, 0, False),
+        (10, 9, 1.0, 0.0, 0, True),
+        (40, 2, 1.0, 0.0, 0, False),
+    ]
+)
 def test_promised_requests_are_on_time_whatever_comes_later(
     bounds: tuple[int, int], drawn: list[tuple[int, int, float, float, int, bool]]
 ) -> None:
