@@ -30,6 +30,7 @@ from pipelines.moderation import PromptRules
 from serve.api.services import Services
 from serve.capacity.check_cluster import check_machines
 from serve.http import create_app, product_version
+from serve.leaving import LeavingMiddleware
 from serve.ray_metrics import node_metrics
 from serve.settings.reconfigure import live_settings
 from serve.settings.settings import Settings
@@ -88,7 +89,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxies put x-request-id on every response themselves.
-        return create_app(self._services, echo_request_id=False)
+        app = create_app(self._services, echo_request_id=False)
+        app.add_middleware(LeavingMiddleware)
+        return app
 
 
 def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:

@@ -129,8 +129,11 @@ class CallerWatch:
     def _run(self) -> None:
         while callers := self._wait():
             for caller in callers:
-                if self._has_died(caller):
-                    self._leave(caller)
+                try:
+                    if self._has_died(caller):
+                        self._leave(caller)
+                except Exception:  # the thread's edge: it has the others to look after
+                    logger.exception("%s could not be looked after", caller)
 
     def _wait(self) -> set[str]:
         """A period later: who is watched. None, and the thread's end, if nobody is any more."""

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -32,7 +32,8 @@ DEFAULT_PORT = 8000
 
 _POLL_S = 1.0
 _ANSWER_S = 10.0
-_MISSED = 3
+_SILENT_S = 30.0
+"""A proxy that died is back after some seconds; meanwhile connections are refused at once."""
 """Health checks in a row without an answer, each of so many seconds, after which a server is dead:
 Serve's proxy goes on when Ray has died behind it, and so does `serve run`."""
 _SPARE_S = 30.0
@@ -113,17 +114,20 @@ def _show(server: ChildServer, output: Path, *, once: bool, timeout_s: float) ->
         watch(server, client)
 
 
-def watch(server: ChildServer, client: SluiceClient) -> NoReturn:
+def watch(
+    server: ChildServer, client: SluiceClient, clock: Callable[[], float] = time.monotonic
+) -> NoReturn:
     """Look after a server that is ready. Raises ServerDied when it ends, or answers no more."""
-    missed = 0
+    answered = clock()
     while True:
         time.sleep(_POLL_S)
         server.check_running()
-        missed = 0 if client.is_alive(timeout_s=_ANSWER_S) else missed + 1
-        if missed == _MISSED:
+        if client.is_alive(timeout_s=_ANSWER_S):
+            answered = clock()
+        elif clock() - answered >= _SILENT_S:
             raise ServerDied(
-                f"{server.url}/healthz has not answered {_MISSED} times, {_ANSWER_S:g} s each:"
-                " Ray has died, or this machine is out of memory; start the demo again"
+                f"{server.url}/healthz has not answered for {_SILENT_S:g} s: Ray has died, or this"
+                " machine is out of memory; start the demo again"
             )
 
 

@@ -134,24 +134,30 @@ def test_a_request_to_a_dead_ray_ends(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_server_that_answers_no_more_is_said_to_be_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The demo's `serve run` still runs; what it started hangs, as behind a raylet that died."""
-    answers = iter([True, False, True, False, False, False, True])
+    """The demo's `serve run` still runs; what it started hangs, as behind a raylet that died. One
+    whose proxy died refuses at once, and is back after some seconds."""
+    refused, hangs = httpx.ConnectError("refused"), httpx.ReadTimeout("it hangs")
+    answers = iter([None, hangs, hangs, None, *[refused] * 20, None, hangs, hangs, hangs, None])
     asked: list[httpx.Request] = []
+    now = 0.0
 
     def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal now
         asked.append(request)
-        if next(answers):
+        error = next(answers)
+        now += 10.0 if error is hangs else 1.0
+        if error is None:
             return httpx.Response(200, json={"status": "alive"})
-        raise httpx.ReadTimeout("it hangs", request=request)
+        raise error
 
     monkeypatch.setattr("serve.demo.__main__._POLL_S", 0.0)
     client = SluiceClient("http://demo", transport=httpx.MockTransport(answer))
     with stand_in(tmp_path, monkeypatch) as server, client:
-        with pytest.raises(ServerDied, match="healthz has not answered 3 times"):
-            watch(server, client)
+        with pytest.raises(ServerDied, match="healthz has not answered for 30 s"):
+            watch(server, client, lambda: now)
         server.stop()
         assert server.processes() == []
-    assert [request.url.path for request in asked] == ["/healthz"] * 6
+    assert [request.url.path for request in asked] == ["/healthz"] * 28
     assert all(request.extensions["timeout"]["read"] == 10.0 for request in asked)
 
 
