@@ -30,8 +30,9 @@ logger = logging.getLogger("ray.serve")
 
 PERIOD_S = 1.0
 
-LINGER_S = 20.0
-"""Ray has given up items for a dead caller after a few seconds."""
+LINGER_S = 8.0
+"""Ray has given up items for a dead caller after less than 4 s. Serve waits for it, where the replica
+goes meanwhile."""
 
 T = TypeVar("T")
 
