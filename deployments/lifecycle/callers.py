@@ -31,8 +31,8 @@ logger = logging.getLogger("ray.serve")
 PERIOD_S = 1.0
 
 LINGER_S = 8.0
-"""Ray has given up items for a dead caller after less than 4 s. Serve waits for it, where the replica
-goes meanwhile."""
+"""Ray has given up items for a dead caller after less than 4 s. Serve waits for these calls where
+the replica goes meanwhile."""
 
 T = TypeVar("T")
 
