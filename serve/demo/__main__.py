@@ -33,9 +33,9 @@ DEFAULT_PORT = 8000
 _POLL_S = 1.0
 _ANSWER_S = 10.0
 _SILENT_S = 30.0
-"""A proxy that died is back after some seconds; meanwhile connections are refused at once."""
-"""Health checks in a row without an answer, each of so many seconds, after which a server is dead:
-Serve's proxy goes on when Ray has died behind it, and so does `serve run`."""
+"""Seconds without an answer after which a server is dead: Serve's proxy goes on when Ray has died
+behind it, and so does `serve run`. Shorter is a proxy that died, which is back after some seconds.
+"""
 _SPARE_S = 30.0
 
 _console = Console(highlight=False, soft_wrap=True)
