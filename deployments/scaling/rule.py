@@ -1,7 +1,7 @@
 """How many replicas a stage needs: a pure function of its load, and of what was wanted before.
 
 The load is in *seconds of work*, those that one replica takes (`pipelines.batching.demand`): what
-is queued, and how much comes per second. Replicas that are asked for now run only after the *lead*,
+is queued, and how much comes per second. A replica that is asked for runs only after the *lead*,
 so the rule looks at the queue as it will be then:
 
     later = queued + lead * (offered - running) - lead / 2 * starting         (seconds of work)

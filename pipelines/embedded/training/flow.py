@@ -114,13 +114,13 @@ def sample(
     assert isinstance(sigmas, Tensor)
     n, x = len(noise), noise
     g = torch.full((n,), guidance, device=noise.device)
-    for now, later in pairwise(sigmas):
-        t = now.expand(n).to(noise.device)
+    for sigma, next_sigma in pairwise(sigmas):
+        t = sigma.expand(n).to(noise.device)
         v = velocity(transformer, canvas, x, t, prompts, g)
         if negative is not None:
             v_negative = velocity(transformer, canvas, x, t, negative, g)
             v = v_negative + cfg_scale * (v - v_negative)
-        x = x + (later - now).to(noise.device) * v
+        x = x + (next_sigma - sigma).to(noise.device) * v
     return x
 
 
