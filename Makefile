@@ -36,6 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env
 	@$(BIN)/python -m serve.demo
 
+# Threads that wait for each other leave the cores to others meanwhile, instead of spinning: tests
+# that compute with two threads beside others took ten times as long.
+test test-busy test-long unit clusters: export OMP_WAIT_POLICY := PASSIVE
+
 # Side by side, as tests of a cluster often wait, and take the longest: the others get what they
 # leave of the cores, and print after them.
 BESIDE_LOG := $(VENV)/.beside.log

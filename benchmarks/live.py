@@ -55,6 +55,7 @@ class TimedStage:
         self.segments = stage.segments
         self.forwards = stage.forwards
         self.trajectory_bytes = stage.trajectory_bytes
+        self.can_cut = stage.can_cut
         self.cut = stage.cut
 
     def admit(

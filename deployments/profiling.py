@@ -20,6 +20,7 @@ from ray.serve.schema import ApplicationStatusOverview, ReplicaState
 from deployments.graph.failures import translate
 from deployments.graph.request_log import RequestLog
 from deployments.names import StageName
+from deployments.replica_load import ReplicaLoad
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, NotReady, RequestTimeout, SluiceError
 
@@ -29,15 +30,6 @@ _LOOK_S = 10.0
 _WRITE_S = 300.0
 """Within which a profile is stopped, written and sent, after its ticks."""
 _RETRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaLoad:
-    """What a denoiser replica has to do: `works` images, and `queued_s` seconds of its engine."""
-
-    replica: str
-    works: int
-    queued_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ class SingleFlight(Generic[Key, Result]):
         """
         if not self.is_running(key):
             task = asyncio.create_task(start(), context=Context() if context is None else context)
+            # An error that comes once all have left is nobody's.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._flights[key] = _Flight(task)
         flight = self._flights[key]
         flight.waiters += 1

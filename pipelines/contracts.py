@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
 from pipelines.prompts.unread_text import UnreadText
+from pipelines.provenance import Provenance
 from pipelines.tracing.spans import Spans, Timed
 
 if TYPE_CHECKING:
@@ -188,8 +189,8 @@ class Checkpoint:
 
     `latents` (S, D) on the CPU, in the denoiser's dtype, after `step` forwards. `cuts` are the
     changes made to the schedule so far. `velocity` (S, D) is the one predicted last, kept only
-    where a later step extrapolates from it (`skips_steps`). `spans` are those so far, of the engine
-    that made it.
+    where a later step extrapolates from it (`skips_steps`). `device_seconds` are those of all
+    engines that worked on it, `spans` those so far of the one that made it.
     """
 
     work_id: str
@@ -197,26 +198,34 @@ class Checkpoint:
     latents: torch.Tensor
     cuts: tuple[Cut, ...] = ()
     velocity: torch.Tensor | None = None
+    device_seconds: float = 0.0
     spans: Spans = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latents(Timed):
     """Packed (S, D), of `height` x `width` pixels; `steps_run` forwards have made them, with the
-    job's schedule changed by `cuts` on the way."""
+    job's schedule changed by `cuts` on the way.
+
+    `device_seconds` are the seconds of all its ticks, each shared out by tokens among the works
+    that it stepped.
+    """
 
     packed: torch.Tensor
     height: int
     width: int
     steps_run: int
     cuts: tuple[Cut, ...] = ()
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImage(Timed):
-    """RGB pixels (height, width, 3), uint8, checked to be finite and not all one value."""
+    """RGB pixels (height, width, 3), uint8, checked to be finite and not all one value; `drawn_by`
+    are the stages that made them, for their receipt."""
 
     pixels: np.ndarray
+    drawn_by: Provenance = ()
 
     @property
     def height(self) -> int:
@@ -245,7 +254,8 @@ class FinishSpec:
     `output_format` is "png", "jpeg" or "webp"; `output_compression` 0..100 is the quality of the
     lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
     id. `model` is the name to be written into the file; `parameters` is all the text of its
-    metadata, known once the image is drawn.
+    metadata, and `receipt` its receipt (`deployments.storage.receipt`), but for the stages, both
+    known once the image is drawn; "" is none.
     """
 
     output_format: str = "png"
@@ -255,6 +265,7 @@ class FinishSpec:
     seed: int
     model: str = ""
     parameters: str = ""
+    receipt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +273,7 @@ class FinishedImage(Timed):
     """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked.
 
     `not_stored` says why a file that should have been stored could not be: then there is the text,
-    whatever was asked for.
+    whatever was asked for. `steps_run` and `device_seconds` are its latents'.
     """
 
     b64: str | None
@@ -275,6 +286,12 @@ class FinishedImage(Timed):
     num_bytes: int
     not_stored: str = ""
     steps_run: int | None = None
+    device_seconds: float = 0.0
+
+    @property
+    def megapixel_steps(self) -> float:
+        """Its forwards times its area, in 1e6 pixels."""
+        return (self.steps_run or 0) * self.width * self.height / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,10 +312,14 @@ class GenerationJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Text tokens in (negative prompt included), latent tokens out."""
+    """Text tokens in (negative prompt included), latent tokens out, and the denoiser's part of the
+    work: its seconds (`Latents.device_seconds`), and forwards times pixels in 1e6, of all images.
+    """
 
     input_tokens: int
     output_tokens: int
+    device_seconds: float = 0.0
+    megapixel_steps: float = 0.0
 
     @property
     def total_tokens(self) -> int:

@@ -1,4 +1,5 @@
-"""Cuts of a schedule: those made on the way to keep a deadline, and those asked for beforehand.
+"""Cuts of a schedule: those made on the way, to keep a deadline or an image that is good enough,
+and those asked for beforehand.
 
 A cut made on the way can be asked for beforehand, and then the same image is drawn again. Pure: how
 the noise levels are laid out anew is the family's affair (`FlowModel.cut_schedule`).
@@ -16,6 +17,14 @@ class Cut(NamedTuple):
 
     step: int
     num_steps: int
+
+
+def joined_cuts(planned: Sequence[Cut], made: Sequence[Cut]) -> tuple[Cut, ...]:
+    """All cuts of a schedule: those that were `planned`, as far as those `made` on the way did not
+    come before them."""
+    if not made:
+        return tuple(planned)
+    return (*(cut for cut in planned if cut.step < made[0].step), *made)
 
 
 def redrawn_by(num_steps: int, cuts: Sequence[Cut]) -> tuple[int, tuple[Cut, ...]]:

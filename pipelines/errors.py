@@ -7,6 +7,11 @@
     ├── ModelNotFound             no model of that name is served here
     ├── FileNotStored             no stored file of that id (or it has expired)
     ├── TraceNotKept              no trace of that id is kept (any more)
+    ├── JobNotFound               no job of that id, or it is another's
+    ├── DeliveryNotFound          no webhook delivery of that id, or it is another's
+    ├── JobConflict               the job's state forbids what is asked of it
+    ├── IdempotencyKeyReused      the key came before, with another body
+    ├── StoreUnavailable          the store of jobs cannot be used now; carries when to come back
     ├── ContentPolicyViolation    refused by a prompt rule or by the image classifier
     ├── DegenerateImage           the result is not finite, or all one value
     ├── Overloaded                the queue is full; carries when to come back
@@ -91,6 +96,33 @@ class TraceNotKept(SluiceError):
     """No trace has this id; they are kept for a while, those that are recorded."""
 
 
+class JobNotFound(SluiceError):
+    """No job has this id, or it is another owner's, which nobody is told."""
+
+
+class DeliveryNotFound(SluiceError):
+    """No webhook delivery has this id, or it is another owner's, which nobody is told."""
+
+
+class JobConflict(SluiceError):
+    """What is asked of a job is not possible in the state that it is in."""
+
+
+class IdempotencyKeyReused(SluiceError):
+    """An idempotency key came again, with another body."""
+
+    param = "Idempotency-Key"
+
+
+class StoreUnavailable(SluiceError):
+    """The store of jobs cannot be reached, or cannot write, now; `retry_after_s` says when to come
+    back."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
 class ContentPolicyViolation(SluiceError):
     """A prompt or an image was refused.
 
@@ -148,6 +180,8 @@ class DeadlineUnreachable(Overloaded):
     request could be promised its deadline after `retry_after_s`, or never if that is None: the
     deadline is shorter than the work.
     """
+
+    param = "deadline_ms"
 
     def __init__(
         self, message: str, *, earliest_s: float, retry_after_s: float | None = None

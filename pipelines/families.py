@@ -133,6 +133,10 @@ class FlowModel(Protocol):
         """Starting latents (S, D), the same on every device."""
         ...
 
+    def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Latents (S, D) of an image of this size, rearranged to (C, h, w)."""
+        ...
+
     def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
         """Rotary factors of one segment's text and image."""
         ...

@@ -22,6 +22,7 @@ from serve.capacity.check_cluster import check_machines
 from serve.capacity.placement import placements
 from serve.ingress import Ingress
 from serve.settings.settings import PromptRulesConfig, Settings
+from serve.webhooks.secrets import WebhookSecrets
 
 _HEALTH_CHECK_PERIOD_S = 2.0
 """As the stages': an ingress replica that died is replaced after that; by Serve's own, 10 s."""
@@ -40,6 +41,8 @@ def build(args: Mapping[str, Any]) -> Application:
     spec = settings.model_spec()
     placements(settings)  # refuses what cannot be: other weights, too little memory, ranks
     check_machines(settings)
+    if settings.webhooks.secrets_file is None:
+        WebhookSecrets.load(settings.webhooks)  # a file may be on the ingress's machines alone
     rules = load_rules(settings.prompt_rules)
     stages = bind_stages(spec, settings.stages)
     return ingress_deployment(settings).bind(settings, spec, rules, stages)

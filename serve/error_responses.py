@@ -37,18 +37,23 @@ class ApiResponse(Response):
 
 def error_response(error: errors.SluiceError) -> Response:
     """The response for one of our own errors."""
-    return _response(
-        _rule_for(error),
-        error.message,
-        param=getattr(error, "param", None),
-        extras=_extras(error),
-        headers=_headers(error),
-    )
+    return _response(_rule_for(error), error_body(error), _headers(error))
+
+
+def error_body(error: errors.SluiceError) -> dict[str, Any]:
+    """What a client is told of one of our own errors, in whatever comes after the headers."""
+    param = getattr(error, "param", None)
+    return _body(_rule_for(error), error.message, param=param, extras=_extras(error))
 
 
 def internal_error_response() -> Response:
     """The response for an error that nobody foresaw; its text stays in the server's log."""
-    return _response(
+    return _response(ERROR_TABLE[errors.SluiceError], internal_error_body())
+
+
+def internal_error_body() -> dict[str, Any]:
+    """What a client is told of it."""
+    return _body(
         ERROR_TABLE[errors.SluiceError],
         "the server failed in a way it did not foresee; the log names it by this x-request-id",
     )
@@ -60,22 +65,27 @@ def http_error_response(
     """The response for an error of the framework's own."""
     kind = INVALID_REQUEST if status < 500 else SERVER_ERROR
     rule = ErrorRule(status, kind, http_error_code(status))
-    return _response(rule, message, headers=headers)
+    return _response(rule, _body(rule, message), headers)
 
 
-def _response(
+def _body(
     rule: ErrorRule,
     message: str,
     *,
     param: str | None = None,
     extras: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
+) -> dict[str, Any]:
     body = {"message": message, "type": rule.type, "param": param, "code": rule.code}
+    return {"error": {**body, **(extras or {})}}
+
+
+def _response(
+    rule: ErrorRule, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
     sent = dict(headers or {})
     if rule.should_retry is not None:
         sent["x-should-retry"] = "true" if rule.should_retry else "false"
-    return ApiResponse({"error": {**body, **(extras or {})}}, rule.status, headers=sent)
+    return ApiResponse(body, rule.status, headers=sent)
 
 
 def _rule_for(error: errors.SluiceError) -> ErrorRule:
@@ -103,6 +113,8 @@ def _extras(error: errors.SluiceError) -> dict[str, Any]:
 def _headers(error: errors.SluiceError) -> dict[str, str]:
     if isinstance(error, errors.Overloaded):
         return {} if error.retry_after_s is None else _retry_after(error.retry_after_s)
+    if isinstance(error, errors.StoreUnavailable):
+        return _retry_after(error.retry_after_s)
     if isinstance(error, errors.NotReady):
         return _retry_after(_NOT_READY_RETRY_S)
     if isinstance(error, errors.BodyTimeout):

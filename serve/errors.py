@@ -36,6 +36,13 @@ ERROR_TABLE: Mapping[type[errors.SluiceError], ErrorRule] = {
     errors.ModelNotFound: ErrorRule(404, INVALID_REQUEST, "model_not_found"),
     errors.FileNotStored: ErrorRule(404, INVALID_REQUEST, "file_not_found"),
     errors.TraceNotKept: ErrorRule(404, INVALID_REQUEST, "trace_not_found"),
+    errors.JobNotFound: ErrorRule(404, INVALID_REQUEST, "job_not_found"),
+    errors.DeliveryNotFound: ErrorRule(404, INVALID_REQUEST, "delivery_not_found"),
+    errors.JobConflict: ErrorRule(409, INVALID_REQUEST, "job_conflict", should_retry=False),
+    errors.IdempotencyKeyReused: ErrorRule(
+        409, INVALID_REQUEST, "idempotency_key_reused", should_retry=False
+    ),
+    errors.StoreUnavailable: ErrorRule(503, SERVER_ERROR, "store_unavailable", should_retry=True),
     errors.ContentPolicyViolation: ErrorRule(400, INVALID_REQUEST, "content_policy_violation"),
     # The same seed degenerates again, and a request without one has cost a whole run already.
     errors.DegenerateImage: ErrorRule(500, SERVER_ERROR, "degenerate_image", should_retry=False),

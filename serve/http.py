@@ -9,11 +9,27 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from serve.api import files, health, images, models, node_metrics, preflight, traces
+from serve.api import (
+    files,
+    health,
+    images,
+    load,
+    models,
+    node_metrics,
+    preflight,
+    receipts,
+    traces,
+    webhooks,
+)
 from serve.api.docs import add_docs
 from serve.api.error_handlers import install_error_handlers
+from serve.api.jobs import events as job_events
+from serve.api.jobs import routes as job_routes
 from serve.api.openapi.document import DescribedApi
+from serve.api.page import add_page
 from serve.api.services import Services
+from serve.api.vendors import fal, hugging_face, replicate
+from serve.api.vendors.messages import message_of
 from serve.middleware import middleware
 
 TITLE = "Sluice"
@@ -30,7 +46,16 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        if services.jobs is not None:
+            await services.jobs.open()
+            services.jobs.start()
+        public_url = services.settings.public_url
+        files_s = services.settings.stages.storage.ttl_s
+        services.webhooks.start(lambda job: message_of(job, public_url, files_s=files_s))
         yield
+        await services.webhooks.close()
+        if services.jobs is not None:
+            await services.jobs.close()
         await run_in_threadpool(services.recorder.close)
 
     app = DescribedApi(
@@ -42,6 +67,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
             lambda: services.settings.limits,
             services.recorder,
             echo_request_id=echo_request_id,
+            file_paths=(receipts.PATH,),
         ),
         lifespan=lifespan,
         redirect_slashes=False,
@@ -53,10 +79,28 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app.state.services = services
     install_error_handlers(app)
     add_docs(app)
-    for module in (images, preflight, models, files, traces, health):
+    for module in (
+        images,
+        preflight,
+        receipts,
+        job_routes,
+        job_events,
+        webhooks,
+        hugging_face,
+        fal,
+        replicate,
+        models,
+        files,
+        traces,
+        health,
+    ):
         app.include_router(module.router)
+    if services.settings.page.enabled and services.settings.jobs.enabled:
+        add_page(app)
     if services.settings.metrics.route:
         app.include_router(node_metrics.router)
+    if services.settings.metrics.load:
+        app.include_router(load.router)
     return app
 
 

@@ -13,24 +13,32 @@ from typing import Any, cast
 import ray.serve
 import ray.serve.context
 from fastapi import FastAPI
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.draining_graph import DrainingGraph
 from deployments.graph.graph import Graph
 from deployments.graph.remote_graph import RemoteGraph
+from deployments.graph.running_stages import RunningStages
 from deployments.lifecycle.boundary import own_replica
-from deployments.names import INGRESS_NAME
+from deployments.lifecycle.callers import own_name
+from deployments.lifecycle.draining import DrainWatch
+from deployments.lifecycle.refusals_in_log import log_refusals_in_one_line
+from deployments.names import INGRESS_NAME, StageName
 from deployments.stage_table import FUSED
 from deployments.storage.store import open_store
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.moderation import PromptRules
+from serve.access_log import leave_polls_out_of_access_log
 from serve.api.services import Services
 from serve.capacity.check_cluster import check_machines
 from serve.http import create_app, product_version
+from serve.jobs.job import JobAction
+from serve.jobs.previews import Marker, Shown
+from serve.jobs.store.open_store import Store, open_job_store
 from serve.leaving import LeavingMiddleware
+from serve.load.ray_load import RayLoad, ask_replicas
+from serve.load.recent_requests import IngressLoad
 from serve.ray_metrics import node_metrics
 from serve.settings.reconfigure import live_settings
 from serve.settings.settings import Settings
@@ -40,16 +48,14 @@ from serve.tracing.recorder import Trace
 
 logger = logging.getLogger("ray.serve")
 
-_ASK_TIMEOUT_S = 5.0
-"""For all ingress replicas to tell of their traces."""
-
 
 # Ray's decorators are untyped.
 @ray.serve.ingress()  # pyright: ignore[reportUnknownMemberType, reportUntypedClassDecorator]
 class Ingress:
     """HTTP in front of the graph. `handles` are the stages by their keys in `StagesConfig`."""
 
-    def __init__(
+    # Serve awaits it. The store of jobs is opened here, so that a replica does not start without.
+    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]
         self,
         settings: Settings,
         spec: ModelSpec,
@@ -58,6 +64,8 @@ class Ingress:
     ) -> None:
         # Where the application was built before Ray ran, nobody has looked yet.
         check_machines(settings)
+        log_refusals_in_one_line()
+        leave_polls_out_of_access_log()
         self._settings = settings
         self._services = Services.over(
             _graph(settings, handles),
@@ -70,7 +78,16 @@ class Ingress:
             sinks=sinks(settings.tracing),
             ask_all=ask_all_ingresses,
             node_metrics=node_metrics,
+            running=RunningStages(_computing(settings, handles)).ask,
+            cluster_load=RayLoad(_denoiser(settings, handles)),
+            job_store=_job_store(settings),
+            replica=own_name(),
         )
+        if self._services.jobs is not None:
+            await self._services.jobs.open()
+        # Serve waits for what is under way: streams that last as long as a job must end by
+        # themselves.
+        DrainWatch(self._services.shutdown.begin).start()
 
     async def kept_traces(self, trace_id: str) -> list[Trace]:
         """For other replicas: what this one keeps of a trace."""
@@ -79,6 +96,21 @@ class Ingress:
     async def latest_traces(self) -> list[Trace]:
         """For other replicas: the roots of this one's latest traces."""
         return roots_of(self._services.traces)
+
+    async def ingress_load(self) -> IngressLoad:
+        """For other replicas: what this one has to do, and has done lately."""
+        return self._services.generations.load()
+
+    async def job_action(self, job_id: str, action: JobAction) -> None:
+        """For other replicas: the owner of a job, which may run here, wants this."""
+        if self._services.jobs is not None:
+            self._services.jobs.on_action(job_id, action)
+
+    async def job_previews(self, job_id: str, seen: Marker | None) -> Shown | None:
+        """For other replicas: what is new of a job that runs here, while somebody watches there;
+        answered as soon as there is something."""
+        jobs = self._services.jobs
+        return None if jobs is None else await jobs.previews(job_id, seen)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: sections `limits` and `deadlines`, in place."""
@@ -107,15 +139,32 @@ def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Gra
     )
 
 
+def _computing(
+    settings: Settings, handles: dict[str, DeploymentHandle[Any]]
+) -> list[DeploymentHandle[Any]]:
+    """The deployments that compute with a part of the model."""
+    rows = settings.stages.deployed()
+    return [handles[row.key] for row in rows if row is FUSED or row.holds is not None]
+
+
+def _denoiser(
+    settings: Settings, handles: dict[str, DeploymentHandle[Any]]
+) -> DeploymentHandle[Any]:
+    """The deployment that denoises."""
+    row = FUSED if settings.stages.layout == "fused" else StageName.DENOISER
+    return handles[row.key]
+
+
+def _job_store(settings: Settings) -> Store | None:
+    jobs = settings.jobs
+    return open_job_store(jobs.location, ttl_s=jobs.ttl_s) if jobs.enabled else None
+
+
 async def ask_all_ingresses(method: str, *arguments: Any) -> list[Any]:
     """What each ingress replica of this application answers, or the error that it does not."""
     application = ray.serve.get_replica_context().app_name
     handle = cast(Any, ray.serve).get_deployment_handle(INGRESS_NAME, application)
-    response = handle.broadcast(method, *arguments)
-    try:
-        return await response.results_async(timeout_s=_ASK_TIMEOUT_S, return_exceptions=True)
-    except (TimeoutError, RayError, RayServeException) as error:
-        return [error]
+    return await ask_replicas(handle, method, *arguments)
 
 
 def own_context(request_id: str) -> Context:

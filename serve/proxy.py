@@ -5,6 +5,7 @@ every `ray start` (README.md, "Headers and Ray"). It mends what the ingress come
 
 - A proxy reads some headers as UTF-8, and answers other bytes with a 500 in plain text.
 - It puts the client's `x-request-id` into its log and onto every answer, whatever that is.
+- It has a line in its log for each health check.
 
 Imports no settings: a proxy has none.
 """
@@ -14,13 +15,15 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.access_log import leave_polls_out_of_access_log
 from serve.request_id import HEADER, sane_request_id
 
 _HEADER = HEADER.encode()
 
 
 def middleware() -> list[Middleware]:
-    """What each proxy puts around itself."""
+    """What each proxy puts around itself. Called in its process, at its start."""
+    leave_polls_out_of_access_log()
     return [Middleware(ReadableHeadersMiddleware)]
 
 

@@ -9,15 +9,20 @@ from pipelines.errors import InvalidRequest
 
 
 def recorded_fields(file: Path) -> Mapping[str, object]:
-    """The fields of the generation that draws `file` again, from its metadata.
+    """The fields of the generation that draws `file` again, from its metadata: its receipt, or the
+    record of a file that has none.
 
     Raises InvalidRequest for a file that does not have them, OSError for one that cannot be read.
     """
     from deployments.storage.encode import read_parameters
     from deployments.storage.parameters import read_record
+    from deployments.storage.receipt_reading import find_receipt
 
+    data = file.read_bytes()
     try:
-        return read_record(read_parameters(file.read_bytes()))
+        if (receipt := find_receipt(data)) is not None:
+            return receipt.request
+        return read_record(read_parameters(data))
     except InvalidRequest as error:
         raise InvalidRequest(f"{file}: {error.message}") from error
 

@@ -95,8 +95,13 @@ def replicas_in(state: ReplicaState, deployment: str, *, app: str) -> int:
 
 def ongoing(deployment: str, *, app: str) -> int:
     """Requests that the replicas of a deployment have taken in and not answered."""
+    return sum(ongoing_of_each(deployment, app=app))
+
+
+def ongoing_of_each(deployment: str, *, app: str) -> list[int]:
+    """The same for each replica, in no order."""
     replicas = [ray.get_actor(name, namespace="serve") for name in replica_names(app, deployment)]
-    return sum(ray.get([replica.get_num_ongoing_requests.remote() for replica in replicas]))
+    return ray.get([replica.get_num_ongoing_requests.remote() for replica in replicas])
 
 
 def replica_processes(deployment: str, *, app: str) -> list[psutil.Process]:

@@ -60,6 +60,14 @@ def test_files_stay_small_enough_to_read() -> None:
     assert {path.name: n for path, n in lengths.items() if n > 340} == {}
 
 
+LOGGER = re.compile(r"^(\w+) = logging\.getLogger\(", re.MULTILINE)
+
+
+def test_the_logger_of_a_module_is_called_logger() -> None:
+    names = {name for path in product_files() for name in LOGGER.findall(path.read_text("utf-8"))}
+    assert names == {"logger"}
+
+
 REQUESTS = re.compile(
     r"^\s*(?:from starlette\.requests import|import starlette\.requests"
     r"|from fastapi import [^\n]*\bRequest\b)",
@@ -200,7 +208,12 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
         "pipelines/moderation/default_rules.yaml",
         "serve/configs/embedded.yaml",
         "serve/icon.svg",
+        "serve/jobs/store/redis/save.lua",
+        "serve/jobs/store/sqlite/schema.sql",
         "serve/configs/flux-dev.yaml",
+        "serve/page/scripts/main.js",
+        "serve/page/templates/page.html",
+        "serve/page/texts.json",
         "serve/tracing/views/templates/trace.html",
         "serve/tracing/views/templates/page.css",
         "serve/monitoring/grafana.json",

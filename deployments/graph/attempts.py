@@ -63,17 +63,21 @@ class DenoiseAttempts:
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
     start from noise, after `count` attempts in all, which are parts of `span`. `was_accepted` once
-    a replica has taken it on.
+    a replica has taken it on. With `start`, its request is taken up again there.
     """
 
-    def __init__(self, log: RequestLog, span: OpenSpan) -> None:
-        self.checkpoint: PackedCheckpoint | None = None
+    def __init__(
+        self, log: RequestLog, span: OpenSpan, start: PackedCheckpoint | None = None
+    ) -> None:
+        self.checkpoint = start
         self.resumed_at: list[int] = []
         self.count = 0
         self.was_accepted = False
         self._log = log
         self._span = span
         self._losses = 0
+        if start is not None:
+            self._go_on("its request is taken up again")
 
     async def run(
         self, attempt: Callable[[], Awaitable[PackedLatents | HandOver]]

@@ -20,6 +20,7 @@ from ray.serve.schema import ReplicaState
 
 from deployments.graph.failures import CALL_ERRORS, ReplicaLost, translate
 from deployments.graph.request_log import RequestLog
+from deployments.wire.packed import Refusal
 from pipelines.errors import Overloaded, SluiceError
 
 _READINESS = RequestLog(request_id="readiness")
@@ -72,16 +73,20 @@ class Calls:
             raise self._translated(error, stage) from error
 
     async def next_item(self, stage: str, stream: Any) -> Any:
-        """What `stream`, started here, yields next. Raises as `result`; ReplicaLost at its end.
+        """What `stream`, started here, yields next. Raises as `result`, and what a `Refusal` says;
+        ReplicaLost at its end.
 
         A stream may be left once the item that was waited for has come.
         """
         try:
-            return await anext(stream)
+            item = await anext(stream)
         except StopAsyncIteration:
             raise ReplicaLost(stage) from None
         except CALL_ERRORS as error:
             raise self._translated(error, stage) from error
+        if isinstance(item, Refusal):
+            raise item.error
+        return item
 
     def _translated(self, error: BaseException, stage: str) -> BaseException:
         """Our own cancellation as it is, and anything else as one of our errors."""

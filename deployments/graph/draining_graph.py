@@ -19,11 +19,13 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.calls import Calls
 from deployments.graph.graph import Graph
-from deployments.graph.progress import Listener, unheard
+from deployments.graph.listening.listener import Listener, unheard
 from deployments.graph.request_log import RequestLog
+from deployments.graph.steering.steering import Steering
 from deployments.lifecycle.boundary import HOLD_S
 from deployments.lifecycle.draining import is_deleted, replica_flag
 from deployments.stage_table import STAGES, StageRow
+from deployments.wire.parts import NOTHING_DONE, Part
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.tracing.open_spans import OpenSpan
 
@@ -49,7 +51,13 @@ class DrainingGraph(Graph):
         self._watch: asyncio.Task[None] | None = None
 
     async def generate(
-        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+        self,
+        job: GenerationJob,
+        log: OpenSpan | None = None,
+        listener: Listener = unheard,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
     ) -> GenerationResult:
         """As `Graph.generate`."""
         self._in_flight += 1
@@ -57,7 +65,7 @@ class DrainingGraph(Graph):
             # Not in the request's context: Serve would take what is held for the request's own.
             self._watch = asyncio.create_task(self._hold_if_deleted(), context=Context())
         try:
-            return await super().generate(job, log, listener)
+            return await super().generate(job, log, listener, resume=resume, steering=steering)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

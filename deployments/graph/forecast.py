@@ -34,7 +34,8 @@ class Forecast:
     `asleep` are the names of the stages that sleep, `cold_start_s` is how much later it is answered
     because of them. `queued_s` is how long it waits behind others, `eta_s` when it is answered, and
     `earliest_s` about the shortest deadline that could be promised: all None as long as no denoiser
-    has reported, and never a guess. `work_s` is by how much later others are answered for it.
+    has reported, and never a guess. `work_s` is by how much later others are answered for it, and
+    `device_s` what it takes of denoisers, its time in shared ticks by their shares; None likewise.
     """
 
     asleep: tuple[str, ...]
@@ -43,6 +44,7 @@ class Forecast:
     eta_s: float | None = None
     earliest_s: float | None = None
     work_s: float = 0.0
+    device_s: float | None = None
 
 
 class Forecasts:
@@ -90,7 +92,8 @@ class Forecasts:
             queued_s=denoising.queued_s,
             eta_s=decodable_s + rest_s,
             earliest_s=starts.until(denoising.queued_s + denoising.promised_s) + rest_s,
-            work_s=denoising.work_s,
+            work_s=denoising.device_s / denoising.replicas,
+            device_s=denoising.device_s,
         )
 
     def refuse_late(self, job: GenerationJob) -> None:
@@ -139,7 +142,8 @@ class Forecasts:
             queued_s=spread_s(queues, shape, works) - alone_s,
             alone_s=alone_s,
             promised_s=MARGIN * least_s + least_s / fewest.forwards,
-            work_s=works * queues[0].report.share_s(shape) / len(queues),
+            device_s=works * queues[0].report.share_s(shape),
+            replicas=len(queues),
         )
 
     def _shape(self, params: GenerationParams) -> JobShape:
@@ -158,10 +162,11 @@ class _Starts(NamedTuple):
 
 
 class _Denoising(NamedTuple):
-    """Seconds behind others, of one's own, of all denoisers together that it takes from others, and
-    that an idle engine promises the latents in."""
+    """Seconds behind others, of one's own, that it takes of the denoisers, of which so many are
+    there, and that an idle engine promises the latents in."""
 
     queued_s: float
     alone_s: float
-    work_s: float
+    device_s: float
+    replicas: int
     promised_s: float

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,21 +28,26 @@ from deployments.graph.forecast import COLD_START, Forecast, Forecasts
 from deployments.graph.image import (
     Drawn,
     Image,
+    drawn_before,
     finish_spec,
     pixel_count,
     refuse_if_flagged,
-    usage_of,
+    result_of,
+    tell_drawn,
 )
-from deployments.graph.progress import ImageProgress, Listener, Phase, unheard
+from deployments.graph.listening.events import Phase
+from deployments.graph.listening.listener import Listener, unheard
 from deployments.graph.request_log import RequestLog
+from deployments.graph.steering.relay import relayed
+from deployments.graph.steering.steering import Steering
 from deployments.graph.waking import ColdPools
-from deployments.graph.warnings import warnings_for
 from deployments.lifecycle.callers import own_name
 from deployments.names import StageName
 from deployments.routing.balance import Balance
 from deployments.routing.pools import pool_of
 from deployments.stage_table import STAGES, StageRow
 from deployments.wire.packed import HandOver, PackedCheckpoint, PackedLatents
+from deployments.wire.parts import NOTHING_DONE, Part
 from pipelines.contracts import (
     FinishedImage,
     GenerationJob,
@@ -53,6 +58,7 @@ from pipelines.contracts import (
     TextPrompt,
 )
 from pipelines.errors import DeadlineUnreachable
+from pipelines.previews.preview import Preview
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import TRANSFER, Timings
 
@@ -106,9 +112,16 @@ class Graph:
             self._cold_pools, backlogs, before_latents=self._before_latents, spreads=True
         )
         self._balance = Balance(backlogs, denoiser)
+        self._denoiser = denoiser
 
     async def generate(
-        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+        self,
+        job: GenerationJob,
+        log: OpenSpan | None = None,
+        listener: Listener = unheard,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
     ) -> GenerationResult:
         """All images of a request, or the first error, after which none of its work goes on.
 
@@ -117,32 +130,51 @@ class Graph:
         goes away costs time, not the request: see `deployments.graph.attempts`. Stages that sleep
         are all woken at once, be the request refused for it or not. What is done is added to `log`,
         and `listener` is told how far each image is.
+
+        Images in `resume` go on from there, and of those that are drawn already no stage is asked
+        anything; such a request was accepted before, and is not refused for its deadline any more.
+        Raises ValueError for a part of an image that the request does not have.
         """
         log = OpenSpan("generate") if log is None else log
         began = time.perf_counter()
-        self._cold_pools.wake(began)
-        self._forecasts.refuse_late(job)
+        if resume:
+            job = replace(job, terms=accepted(job.terms))
+        drawn = drawn_before(job, resume)
+        tell_drawn(job, drawn, listener)
+        if was_asked := len(drawn) < job.params.num_images:
+            self._cold_pools.wake(began)
+            self._forecasts.refuse_late(job)
+            drawn |= await self._draw_others(job, drawn.keys(), log, listener, resume, steering)
+        result = result_of(job.params, drawn, time.perf_counter() - began)
+        if was_asked:
+            self._forecasts.observe(job.params, result.timings)
+        return result
+
+    async def _draw_others(
+        self,
+        job: GenerationJob,
+        drawn: Collection[int],
+        log: OpenSpan,
+        listener: Listener,
+        resume: Mapping[int, Part],
+        steering: Steering | None,
+    ) -> dict[int, Drawn]:
+        """The images of a request that are not drawn yet, by their index."""
         # Not the request's id, which a client may choose, and twice.
         group = uuid.uuid4().hex
         images = [
-            Image(job, index, group, ImageProgress(index, job.params, listener))
+            Image.of(job, index, group, listener, steering, resume.get(index))
             for index in range(job.params.num_images)
+            if index not in drawn
         ]
-        with Calls(RequestLog.of(job)) as calls, self._balance.kept():
+        with (
+            Calls(RequestLog.of(job)) as calls,
+            self._balance.kept(),
+            relayed(steering, self._denoiser, group),
+        ):
             prompts = self._start_encoding(calls, job)
-            drawn = await all_or_none(*(self._draw(image, prompts, log) for image in images))
-        facts = drawn[0].prompts
-        slowest = max(drawn, key=lambda image: image.seconds)
-        timings = {**slowest.file.timings, "total": time.perf_counter() - began}
-        self._forecasts.observe(job.params, timings)
-        return GenerationResult(
-            images=tuple(image.file for image in drawn),
-            usage=usage_of(job.params, facts),
-            warnings=warnings_for(job.params, *facts),
-            timings=timings,
-            resumed_at=tuple(step for image in drawn for step in image.resumed_at),
-            cold_stages=slowest.cold_stages,
-        )
+            others = await all_or_none(*(self._draw(image, prompts, log) for image in images))
+        return {image.index: other for image, other in zip(images, others, strict=True)}
 
     def forecast(self, params: GenerationParams) -> Forecast:
         """When such a request would be answered. Nothing is run, and nobody woken."""
@@ -178,13 +210,12 @@ class Graph:
         image.progress.enters(Phase.ENCODE)
         began, about = time.perf_counter(), RequestLog.of(image.job)
         with log.part("image", gaps=TRANSFER, image=image.index) as part:
-            attempts = DenoiseAttempts(about, part)
+            attempts = DenoiseAttempts(about, part, image.start)
             latents = await attempts.run(lambda: self._denoise_on(image, shared, attempts, part))
             image.progress.denoised(latents.steps_run)
             denoised = time.perf_counter()
             file = await retried(about, part, lambda _: self._finish_image(image, latents, part))
         finished = time.perf_counter()
-        image.progress.enters(Phase.DONE)
         early = self._cold_pools.waited_s(self._before_latents, began)
         late = self._cold_pools.waited_s(self._after_latents, denoised)
         late_s = max(late.values(), default=0.0)
@@ -194,6 +225,7 @@ class Graph:
         if early or late:
             cold_s = max(early.values(), default=0.0) + late_s
             file = replace(file, timings={**file.timings, COLD_START: cold_s})
+        image.progress.drawn(file, latents.prompts)
         resumed_at, cold_stages = tuple(attempts.resumed_at), tuple(map(str, (*early, *late)))
         return Drawn(file, latents.prompts, finished - began, resumed_at, cold_stages)
 
@@ -212,7 +244,9 @@ class Graph:
                 *prompts,
                 start=attempts.checkpoint,
                 caller=self._caller,
-                step_every_s=STEP_EVERY_S if image.progress.is_heard else None,
+                controls=image.controls,
+                previews=image.progress.wants_previews,
+                step_every_s=STEP_EVERY_S if image.progress.wants_steps else None,
             )
             while True:
                 try:
@@ -227,12 +261,15 @@ class Graph:
                 if isinstance(item, StepEvent):
                     image.progress.stepped(item.step, item.num_steps)
                     continue
+                if isinstance(item, Preview):
+                    image.progress.previewed(item)
+                    continue
                 attempt.ends_with(item)
                 return item
 
     def _latent_job(self, image: Image, *, was_accepted: bool) -> LatentJob:
         """The image's job, as one more work; one that was accepted keeps what it was promised."""
-        job, index, group, _ = image
+        job, index, group = image.job, image.index, image.group
         terms = job.terms
         if terms.deadline is not None:
             terms = replace(terms, deadline=terms.deadline - self._decode_s(job.params))
@@ -260,7 +297,7 @@ class Graph:
     async def _finish_image(
         self, image: Image, latents: PackedLatents, part: OpenSpan
     ) -> FinishedImage:
-        job, index, _, progress = image
+        job, index, progress = image.job, image.index, image.progress
         with (
             part.part("finish", gaps=TRANSFER, attempt_in=job.trace) as log,
             Calls(RequestLog.of(job)) as calls,
@@ -277,4 +314,10 @@ class Graph:
             file = await calls.result(StageName.FINISHER, self._finish, pixels, spec)
             log.add(file.spans)
         timings = {**file.timings, **timings}
-        return replace(file, steps_run=latents.steps_run, timings=timings, spans=())
+        return replace(
+            file,
+            steps_run=latents.steps_run,
+            device_seconds=latents.device_seconds,
+            timings=timings,
+            spans=(),
+        )

@@ -26,6 +26,9 @@ import ray.serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from deployments.wire.packed import Refusal
+from pipelines.errors import SluiceError
+
 logger = logging.getLogger("ray.serve")
 
 PERIOD_S = 1.0
@@ -91,8 +94,8 @@ class CallerWatch:
 
     async def streamed(
         self, caller: str, stream: AsyncGenerator[T], leave: Callable[[], object]
-    ) -> AsyncGenerator[T]:
-        """The items of `stream`, for a call to stream to `caller`.
+    ) -> AsyncGenerator[T | Refusal]:
+        """The items of `stream`, for a call to stream to `caller`, and its own error as the last.
 
         If that dies, `leave` is called from the watch's thread, and should make `stream` end,
         however it does. "" is nobody to watch, and neither is this replica itself.
@@ -103,6 +106,9 @@ class CallerWatch:
                     async for item in stream:
                         if not call.is_orphaned:
                             yield item
+            except SluiceError as error:
+                if not call.is_orphaned:
+                    yield Refusal(error=error)
             except (Exception, asyncio.CancelledError):  # how it leaves is the stage's own
                 if not call.is_orphaned or _is_cancelled():
                     raise

@@ -97,6 +97,18 @@ RESUMED_IMAGES = Counter(
     where=_INGRESS,
     help="Times that an image went on from a checkpoint on another replica.",
 )
+WEBHOOK_ATTEMPTS = Counter(
+    name="sluice_webhook_attempts",
+    labels=("outcome",),
+    where=_INGRESS,
+    help="Attempts to send a webhook: delivered, waiting (it is sent again) or dead (given up).",
+)
+WEBHOOK_SECONDS = Histogram(
+    name="sluice_webhook_seconds",
+    where=_INGRESS,
+    help="What an attempt to send a webhook took, until the receiver's answer or its failure.",
+    boundaries=_LONG,
+)
 
 STAGE_SECONDS = Histogram(
     name="sluice_stage_seconds",
@@ -195,7 +207,8 @@ SAVED_STEPS = Counter(
     name="sluice_saved_steps",
     labels=("reason",),
     where=_DENOISER,
-    help="Steps not run: cancelled, cut to keep a deadline (min_steps), or skipped (quality low).",
+    help="Steps not run: cancelled, cut to keep a deadline (min_steps), kept (the image was good"
+    " enough), or skipped (quality low).",
 )
 DEVICE_SECONDS = Counter(
     name="sluice_device_seconds",

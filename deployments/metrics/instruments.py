@@ -21,6 +21,8 @@ MAX_TENANTS = 50
 Those that come later are "other"."""
 
 _MAX_TENANT_CHARS = 64
+NO_TENANT, OTHER_TENANTS = "none", "other"
+"""The labels of those without a name, and of those beyond the bound."""
 
 Record = Callable[[float, dict[str, str]], None]
 
@@ -131,13 +133,13 @@ class TenantLabels:
         self._labels: dict[str, str] = {}
 
     def of(self, tenant: str) -> str:
-        """The label of a tenant: its name, "none" for those without, or "other"."""
+        """The label of a tenant: its name, `NO_TENANT` or `OTHER_TENANTS`."""
         if not tenant:
-            return "none"
+            return NO_TENANT
         label = self._labels.get(tenant)
         if label is None:
             if len(self._labels) >= self._limit:
-                return "other"
+                return OTHER_TENANTS
             label = self._labels[tenant] = _printable(tenant[:_MAX_TENANT_CHARS])
         return label
 

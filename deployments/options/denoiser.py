@@ -66,6 +66,11 @@ class DenoiserOptions(StageOptions):
     eager results instead of equal."""
     trace_ticks_every: PositiveInt = 1
     """Of so many ticks one is a span of its own, in the traces of the requests that it stepped."""
+    previews: bool = True
+    """Whether images can be shown while they are drawn, to who asks for it."""
+    preview_decoder: Path | None = None
+    """Folder of a diffusers `AutoencoderTiny` of the model's family (`config.json` and weights as
+    safetensors) that draws previews; left out, colours are guessed from latents."""
     parallel: ParallelOptions = Field(default_factory=ParallelOptions)
     """Several GPUs for one replica; `num_cpus` and `num_gpus` are then each rank's."""
 

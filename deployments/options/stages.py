@@ -22,6 +22,7 @@ from deployments.options.autoscaling import (
     RequestAutoscalingOptions,
 )
 from deployments.options.base import Options
+from deployments.options.c2pa import C2paOptions
 from deployments.options.denoiser import GPU_MEMORY_SHARE, DenoiserOptions, ParallelOptions
 from deployments.options.files import StorageOptions, WeightsOptions
 from deployments.options.stage import StageOptions
@@ -34,6 +35,7 @@ __all__ = [
     "GPU_MEMORY_SHARE",
     "AutoscalingOptions",
     "BatchingStageOptions",
+    "C2paOptions",
     "DenoiserOptions",
     "FinisherOptions",
     "Options",
@@ -136,6 +138,8 @@ class FinisherOptions(StageOptions):
 
     num_cpus: NonNegativeFloat = 0.1
     """CPUs that Ray reserves for each replica; fractions share a core."""
+    c2pa: C2paOptions = Field(default_factory=C2paOptions)
+    """C2PA content credentials that files are signed with; none without a certificate."""
 
     @model_validator(mode="after")
     def _check_gpus(self) -> Self:

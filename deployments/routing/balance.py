@@ -23,6 +23,7 @@ import ray.exceptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.broadcast import ask_all_replicas
 from deployments.metrics import declared as metrics
 from deployments.routing.backlog import REPORT_EVERY_S, Backlogs
 
@@ -83,9 +84,10 @@ class Balance:
 
     async def _rebalance(self, kept: float) -> None:
         try:
-            response = self._denoiser.broadcast("rebalance", kept)
             # Those of replicas that are lost meanwhile, which have nothing to give, among them.
-            answers = await response.results_async(timeout_s=_TIMEOUT_S, return_exceptions=True)
+            answers = await ask_all_replicas(
+                self._denoiser, "rebalance", kept, timeout_s=_TIMEOUT_S
+            )
         except (TimeoutError, ray.exceptions.RayError, RayServeException) as error:
             logger.warning("works stay where they are until the next look: %s", error)
             return

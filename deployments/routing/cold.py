@@ -19,7 +19,7 @@ SILENCE_S = 0.5
 class ColdState:
     """The replicas of a pool, the last start of a first one, and how long starts have taken.
 
-    A start is measured from the first wish for a pool that slept until a replica runs. Wishes of
+    A start is measured from the first wish for a pool that slept until a replica runs. Controls of
     other processes are not seen, and a start that they began seems shorter than it was.
     """
 

@@ -11,24 +11,29 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray.serve
 
+from deployments.graph.steering.steering import NO_CONTROLS, Controls
 from deployments.lifecycle.boundary import end_process
 from deployments.lifecycle.callers import CallerWatch
 from deployments.lifecycle.draining import DrainWatch, is_deleted
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, WeightsOptions
-from deployments.profiling import ReplicaLoad, TickProfile
+from deployments.profiling import TickProfile
+from deployments.replica_load import ReplicaLoad
 from deployments.routing.backlog import Report
 from deployments.stages.engine_builder import build_engine, tokens_of
 from deployments.stages.engine_metrics import EngineMetrics
+from deployments.stages.preview_builder import build_previewer
+from deployments.stages.provenance import OwnProvenance, stage_provenance
+from deployments.stages.reports import Reports, result_of
 from deployments.stages.shim import Shim
 from deployments.weights.fetch import fetch
+from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import (
     Denoising,
     HandOver,
@@ -45,12 +50,13 @@ from deployments.wire.tensors import (
 )
 from pipelines.batching.demand import Demand
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import Checkpoint, LatentJob, Latents, StepEvent
+from pipelines.contracts import Checkpoint, LatentJob, StepEvent
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
-from pipelines.errors import StageFailed
 from pipelines.families import family_of
+from pipelines.previews.preview import Preview
+from pipelines.provenance import joined
 from pipelines.tracing.spans import tagged
 
 logger = logging.getLogger("ray.serve")
@@ -78,18 +84,26 @@ class Denoiser(Shim[DenoiserOptions]):
             import torch
 
             torch.set_num_threads(options.resolved_threads)
-            folder = str(fetch(spec.source, family_of(spec).transformer_files, weights))
-            self._stage = self._load(folder, spec.family, options)
+            parts = family_of(spec).transformer_files
+            folder = fetch(spec.source, parts, weights)
+            self._stage = self._load(str(folder), spec.family, options)
             if options.ranks > 1:
                 self._opened.callback(self._stage.close)
             self._metrics = EngineMetrics(options, tokens_of(spec))
-            self._engine = build_engine(self._stage, spec, options, on_tick=self._metrics.ticked)
+            previewer = build_previewer(self._stage, spec, options, weights)
+            if previewer is not None:
+                self._opened.callback(previewer.close)
+            self._engine = build_engine(
+                self._stage, spec, options, on_tick=self._metrics.ticked, previewer=previewer
+            )
             self._opened.callback(self._engine.stop)
             if options.ranks > 1:
                 from deployments.stages.ranks import end_when_lost
 
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = family_of(spec).text_tokens(spec)
+            # After the ticks were measured, which it would slow down.
+            self._tells_provenance(_own_provenance(options, Fingerprint(folder, parts, weights)))
             self._engine.start()
         self._callers = CallerWatch()
         self._hands_over = hands_over
@@ -110,18 +124,25 @@ class Denoiser(Shim[DenoiserOptions]):
         start: PackedCheckpoint | None = None,
         caller: str = "",
         step_every_s: float | None = None,
+        controls: Controls = NO_CONTROLS,
+        previews: bool = False,
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
         With `step_every_s` its latest step too, if as many seconds have passed since the last one.
         With `start`, a checkpoint of another call with the same job and conditionings, it goes on
-        from there. The latents' `timings` are the encoder's and this engine's. A call that is
-        cancelled or closed takes its work out of the engine at the next tick, and so does one whose
-        `caller` (`deployments.lifecycle.callers`) dies.
+        from there. What `steer` would ask of its request is in `controls`; unless that says
+        something of `previews`, they are yielded if those are asked for. The latents' `timings` are
+        the encoder's and this engine's. A call that is cancelled or closed takes its work out of
+        the engine at the next tick, and so does one whose `caller`
+        (`deployments.lifecycle.callers`) dies.
 
-        Raises DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded, StageFailed.
+        Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded,
+        StageFailed.
         """
-        items = self._denoising(job, positive, negative, start, step_every_s)
+        items = self._denoising(
+            job, positive, negative, start, step_every_s, controls, shows=_shows(controls, previews)
+        )
         async with aclosing(
             self._callers.streamed(caller, items, lambda: self._engine.cancel(job.work_id))
         ) as stream:
@@ -135,9 +156,12 @@ class Denoiser(Shim[DenoiserOptions]):
         negative: PackedConditioning | None,
         start: PackedCheckpoint | None,
         step_every_s: float | None,
+        controls: Controls,
+        *,
+        shows: bool,
     ) -> AsyncGenerator[Denoising]:
         with self._boundary.call():
-            reports, future = _Reports(step_every_s), None
+            reports, future = Reports(step_every_s), None
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
                 future = self._engine.submit(
@@ -147,18 +171,32 @@ class Denoiser(Shim[DenoiserOptions]):
                     start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
                     on_step=None if step_every_s is None else reports.put_step,
                     on_checkpoint=reports.put,
+                    on_preview=reports.put,
+                    is_shown=shows,
                 )
                 try:
+                    self._ask(job.group, controls)
                     future.add_done_callback(reports.put)
-                    while isinstance(report := await reports.get(), Checkpoint | StepEvent):
-                        if isinstance(report, StepEvent):
+                    drawn_by = joined(
+                        *(
+                            each.drawn_by
+                            for each in (positive, negative, start)
+                            if each is not None
+                        ),
+                        await self.provenance(),
+                    )
+                    while isinstance(
+                        report := await reports.get(), Checkpoint | StepEvent | Preview
+                    ):
+                        if isinstance(report, StepEvent | Preview):
                             yield report
                         else:
-                            yield self._signed(pack_checkpoint(report))
-                    latents = self._signed(pack_latents(_result(future)))
+                            checkpoint = self._signed(pack_checkpoint(report))
+                            yield replace(checkpoint, drawn_by=drawn_by)
+                    latents = self._signed(pack_latents(result_of(future)))
                     timings = latents.timings
                     self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
-                    yield replace(latents, prompts=_facts(positive, negative))
+                    yield replace(latents, prompts=_facts(positive, negative), drawn_by=drawn_by)
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:
@@ -187,6 +225,16 @@ class Denoiser(Shim[DenoiserOptions]):
         """Works, queued seconds, ticks and steps of this replica's engine."""
         return self._engine.stats()
 
+    async def steer(self, group: str, controls: Controls) -> None:
+        """Ask this of the works of a request, as far as they are here; may be said again."""
+        self._ask(group, controls)
+
+    def _ask(self, group: str, controls: Controls) -> None:
+        if controls.keep:
+            self._engine.keep(group)
+        if controls.previews is not None:
+            self._engine.show(group, controls.previews)
+
     async def rebalance(self, keep_s: float) -> int:
         """Hand back works that have not begun, as long as `keep_s` seconds are left to do here.
 
@@ -197,9 +245,15 @@ class Denoiser(Shim[DenoiserOptions]):
 
     async def load(self) -> ReplicaLoad:
         """What this replica has to do, with its name."""
-        stats = self._engine.stats()
+        stats, recent = self._engine.stats(), self._metrics.recent
         return ReplicaLoad(
-            replica=self._boundary.replica, works=stats.works, queued_s=stats.queued_s
+            replica=self._boundary.replica,
+            works=stats.works,
+            queued_s=stats.queued_s,
+            tick_tokens=recent.mean_tokens,
+            tick_s=recent.mean_s,
+            knee_tokens=self._metrics.knee_tokens(stats.cost),
+            knee_s=stats.cost.knee,
         )
 
     async def profile(self, request: ProfileRequest, *, replica: str) -> TickProfile | None:
@@ -257,29 +311,21 @@ class Denoiser(Shim[DenoiserOptions]):
         return self._engine.stats().works
 
 
-class _Reports:
-    """What the engine's thread reports of one work, for the event loop that made this object."""
+def _own_provenance(options: DenoiserOptions, fingerprint: Fingerprint) -> OwnProvenance:
+    degrees = options.parallel.degrees
+    stage = stage_provenance(
+        "transformer",
+        device=options.resolved_device,
+        dtype=options.dtype,
+        attention=options.attention,
+        compile=options.compile,
+        parallel=f"{degrees.tensor} x {degrees.ulysses}" if options.ranks > 1 else "",
+    )
+    return OwnProvenance(stage, fingerprint)
 
-    def __init__(self, step_every_s: float | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Checkpoint | StepEvent | Future[Latents]] = asyncio.Queue()
-        self._step_every_s = step_every_s or 0.0
-        self._reported_at = time.monotonic()
 
-    def put_step(self, event: StepEvent) -> None:
-        """Called from the engine's thread with every step; does not block."""
-        now = time.monotonic()
-        if event.step < event.num_steps and now - self._reported_at >= self._step_every_s:
-            self._reported_at = now
-            self.put(event)
-
-    def put(self, report: Checkpoint | StepEvent | Future[Latents]) -> None:
-        """Called from any thread; does not block."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, report)
-
-    async def get(self) -> Checkpoint | StepEvent | Future[Latents]:
-        """The next report; the future, once it is done, is the last."""
-        return await self._queue.get()
+def _shows(controls: Controls, previews: bool) -> bool:
+    return previews if controls.previews is None else controls.previews
 
 
 def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
@@ -289,10 +335,3 @@ def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]
         for each in conditionings
         if each is not None
     )
-
-
-def _result(future: Future[Latents]) -> Latents:
-    """The result of a future that is done; the engine cancels one whose work was taken out."""
-    if future.cancelled():
-        raise StageFailed("the denoiser dropped this image", stage="Denoiser")
-    return future.result()

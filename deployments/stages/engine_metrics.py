@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from deployments.metrics import declared as metrics
 from deployments.metrics.instruments import Growth, tenant_label
@@ -17,6 +18,27 @@ from pipelines.engine.observe.stats import EngineStats, RanTick
 
 _TICKS_KEPT = 4096
 """Between two times of publishing: many more than there are in a second."""
+
+_RECENT = 10
+"""Times of publishing that count as recent: there is one a second."""
+
+
+class TickSums(NamedTuple):
+    """So many ticks, and the tokens and seconds of all of them."""
+
+    ticks: int
+    tokens: int
+    seconds: float
+
+    @property
+    def mean_tokens(self) -> float | None:
+        """Of a tick; None without any."""
+        return self.tokens / self.ticks if self.ticks else None
+
+    @property
+    def mean_s(self) -> float | None:
+        """Of a tick; None without any."""
+        return self.seconds / self.ticks if self.ticks else None
 
 
 class EngineMetrics:
@@ -28,6 +50,21 @@ class EngineMetrics:
         self._length = length
         self._ticks: deque[RanTick] = deque(maxlen=_TICKS_KEPT)
         self._growth, self._saved = Growth(), Growth()
+        self._published: deque[TickSums] = deque(maxlen=_RECENT)
+
+    @property
+    def recent(self) -> TickSums:
+        """The ticks of the last seconds. For the thread that publishes."""
+        lately = tuple(self._published)
+        return TickSums(
+            ticks=sum(each.ticks for each in lately),
+            tokens=sum(each.tokens for each in lately),
+            seconds=sum(each.seconds for each in lately),
+        )
+
+    def knee_tokens(self, cost: CostSurface) -> int:
+        """The knee of `cost`, for images of the model's own size."""
+        return cost.knee_tokens(self._length)
 
     def ticked(self, tick: RanTick) -> None:
         """Keep a tick until the next `publish`. Called by the engine's thread."""
@@ -51,24 +88,26 @@ class EngineMetrics:
             metrics.SAVED_STEPS.add(steps, reason=reason)
         metrics.WORKS.set(stats.works)
         metrics.KNEE_SECONDS.set(stats.cost.knee)
-        metrics.KNEE_TOKENS.set(stats.cost.knee_tokens(self._length))
+        metrics.KNEE_TOKENS.set(self.knee_tokens(stats.cost))
         self._publish_ticks(stats.cost)
 
     def _publish_ticks(self, cost: CostSurface) -> None:
         seconds: defaultdict[str, float] = defaultdict(float)
-        tokens = 0
-        for _ in range(len(self._ticks)):
+        tokens, ticks_s, ticks = 0, 0.0, len(self._ticks)
+        for _ in range(ticks):
             tick = self._ticks.popleft()
             total = _sum(load for _, load in tick.works)
             metrics.TICK_SECONDS.observe(tick.seconds)
             metrics.TICK_TOKENS.observe(total.tokens)
             metrics.TICK_SEGMENTS.observe(total.segments)
             tokens += total.tokens
+            ticks_s += tick.seconds
             # What a tick costs beside its works is shared as these are.
             whole = cost.marginal(total)
             for tenant, load in tick.works:
                 share = cost.marginal(load) / whole if whole else 1 / len(tick.works)
                 seconds[tenant_label(tenant)] += share * tick.seconds
+        self._published.append(TickSums(ticks, tokens, ticks_s))
         metrics.TOKENS.add(tokens)
         for tenant, taken in seconds.items():
             metrics.DEVICE_SECONDS.add(self._devices * taken, tenant=tenant, device=self._device)

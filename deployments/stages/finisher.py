@@ -1,7 +1,7 @@
-"""Finisher: pixels to a file with its metadata, kept and/or returned as base64.
+"""Finisher: pixels to a file with its metadata, signed, kept and/or returned as base64.
 
-Compression, hashing, base64 and storage are seconds of work on large images: all of it runs in a
-worker thread, so that the replica's event loop stays free.
+Compression, signing, hashing, base64 and storage are seconds of work on large images: all of it
+runs in a worker thread, so that the replica's event loop stays free.
 """
 
 from __future__ import annotations
@@ -9,20 +9,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from deployments.metrics import declared as metrics
 from deployments.names import StageName
-from deployments.options.stages import FinisherOptions, StorageOptions
+from deployments.options.stages import C2paOptions, FinisherOptions, StorageOptions
+from deployments.stages.provenance import version_of
 from deployments.stages.shim import Shim
+from deployments.storage.credentials import ContentCredentials
 from deployments.storage.encode import CONTENT_TYPES, encode_image
+from deployments.storage.receipt import MAX_BYTES, with_stages
 from deployments.storage.store import open_store
 from pipelines.batching.demand import Demand, Meter
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.errors import StageFailed
 from pipelines.tracing.spans import Spans, lately
+
+logger = logging.getLogger("ray.serve")
 
 
 class Finisher(Shim[FinisherOptions]):
@@ -32,6 +38,7 @@ class Finisher(Shim[FinisherOptions]):
         super().__init__(StageName.FINISHER, options)
         with self._starting():
             self._store = open_store(storage)
+            self._credentials = _credentials(options.c2pa)
             self._workers = ThreadPoolExecutor(
                 max_workers=options.resolved_threads, thread_name_prefix="finisher"
             )
@@ -83,12 +90,16 @@ class Finisher(Shim[FinisherOptions]):
 
     def _finish(self, image: DecodedImage, spec: FinishSpec, arrived: float) -> FinishedImage:
         began = time.perf_counter()
+        receipt = _receipt(image, spec)
         data = encode_image(
             image.pixels,
             output_format=spec.output_format,
             output_compression=spec.output_compression,
             parameters=spec.parameters,
+            receipt=receipt,
         )
+        if self._credentials is not None:
+            data = self._credentials.sign(data, spec.output_format, receipt)
         digest = hashlib.sha256(data).hexdigest()
         text = base64.b64encode(data).decode("ascii") if spec.inline else None
         encoded = time.perf_counter()
@@ -117,3 +128,17 @@ class Finisher(Shim[FinisherOptions]):
                 "store": time.perf_counter() - encoded,
             },
         )
+
+
+def _receipt(image: DecodedImage, spec: FinishSpec) -> str:
+    """The file's receipt, with the stages that drew the image; "" if there is to be none."""
+    if not spec.receipt:
+        return ""
+    receipt = with_stages(spec.receipt, image.drawn_by)
+    if not receipt:
+        logger.warning("a file has no receipt: it would have over %d bytes", MAX_BYTES)
+    return receipt
+
+
+def _credentials(options: C2paOptions) -> ContentCredentials | None:
+    return ContentCredentials(options, version=version_of("sluice")) if options.is_on else None

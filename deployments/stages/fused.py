@@ -2,7 +2,7 @@
 
 The same stages, graph and engine as split, called as methods instead of over handles: one call from
 the ingress for each request. What is given up is what processes give: scaling and placing stages by
-themselves, and moving images when a replica goes. One that is told to go finishes what it has; one
+themselves, and moving images when a replica goes. One that is items to go finishes what it has; one
 that dies loses its requests' steps, which begin anew elsewhere.
 """
 
@@ -11,21 +11,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from deployments.graph.graph import Graph
-from deployments.graph.progress import Progress, unheard
+from deployments.graph.listening.events import GraphEvent
+from deployments.graph.listening.listener import (
+    NO_WANTS,
+    CallbackListener,
+    Listener,
+    Wants,
+    unheard,
+)
+from deployments.graph.steering.steering import NO_CONTROLS, Controls, Steering
 from deployments.lifecycle.callers import CallerWatch
 from deployments.options.reconfigure import check_sections
 from deployments.options.stages import StagesConfig
-from deployments.profiling import ReplicaLoad, TickProfile
+from deployments.profiling import TickProfile
+from deployments.replica_load import ReplicaLoad
 from deployments.stages.local_handle import LocalHandle
+from deployments.wire.packed import Refusal
+from deployments.wire.parts import NOTHING_DONE, Part
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import GenerationJob, GenerationResult
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError
+from pipelines.provenance import Provenance, joined
 from pipelines.tracing.open_spans import OpenSpan
 
 logger = logging.getLogger("ray.serve")
@@ -48,37 +60,63 @@ class Fused:
             handles, classifies=config.safety.classifier != "off", table=config.table
         )
         self._callers = CallerWatch()
+        self._steerings: dict[str, Steering] = {}
 
     async def generate(
-        self, job: GenerationJob, *, caller: str = "", tells: bool = False
-    ) -> AsyncIterator[Progress | GenerationResult]:
-        """The images' result, and before it their progress if it `tells`; raises as
-        `Graph.generate`.
+        self,
+        job: GenerationJob,
+        *,
+        caller: str = "",
+        wants: Wants = NO_WANTS,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        name: str = "",
+        controls: Controls = NO_CONTROLS,
+    ) -> AsyncIterator[GraphEvent | GenerationResult | Refusal]:
+        """The images' result, and before it what a listener that `wants` so is told; goes on from
+        `resume` as `Graph.generate`, whose errors come as a `Refusal`. Of what `steer` will call
+        `name`, that is asked already which is in `controls`.
 
         Cancelled if its `caller` (`deployments.lifecycle.callers`) dies.
         """
-        log, events = OpenSpan("generate"), asyncio.Queue[Progress | None]()
+        log, events = OpenSpan("generate"), asyncio.Queue[GraphEvent | None]()
         loop = asyncio.get_running_loop()
-        listener = events.put_nowait if tells else unheard
-        task = loop.create_task(self._graph.generate(job, log, listener))
+        listener: Listener = unheard
+        if any(wants) or name:
+            # Always a listener for previews: `steer` may ask for them on the way, and `controls`
+            # say whether any are made.
+            listener = CallbackListener(events.put_nowait, *wants._replace(previews=True))
+        if controls.previews is None:
+            controls = controls._replace(previews=wants.previews)
+        steering = Steering(controls)
+        if name:
+            self._steerings[name] = steering
+        task = loop.create_task(
+            self._graph.generate(job, log, listener, resume=resume, steering=steering)
+        )
         task.add_done_callback(lambda _: events.put_nowait(None))
 
-        async def told() -> AsyncGenerator[Progress | GenerationResult]:
+        async def items() -> AsyncGenerator[GraphEvent | GenerationResult]:
             try:
-                while (progress := await events.get()) is not None:
-                    yield progress
+                while (event := await events.get()) is not None:
+                    yield event
                 result = await task
             finally:
+                self._steerings.pop(name, None)
                 task.cancel()
                 # Until the stages have noticed, the call is not over.
                 await asyncio.gather(task, return_exceptions=True)
             yield replace(result, spans=log.span().children) if job.trace else result
 
         async with contextlib.aclosing(
-            self._callers.streamed(caller, told(), lambda: _cancel_soon(loop, task))
+            self._callers.streamed(caller, items(), lambda: _cancel_soon(loop, task))
         ) as stream:
             async for item in stream:
                 yield item
+
+    async def steer(self, name: str, controls: Controls) -> None:
+        """Ask this of the request of that name, if it is here."""
+        if (steering := self._steerings.get(name)) is not None:
+            steering.ask(controls)
 
     def reconfigure(self, user_config: dict[str, Any] | None, rank: Any = None) -> None:
         """Take over Serve's `user_config`: of each stage what it has, by the stage's key."""
@@ -98,6 +136,10 @@ class Fused:
         """The next ticks of its denoiser; see `Denoiser.profile`."""
         return await self._stages["denoiser"].profile(request, replica=replica)
 
+    async def provenance(self) -> Provenance:
+        """What its stages put into receipts."""
+        return joined(*[await stage.provenance() for stage in self._stages.values()])
+
     async def ready(self) -> bool:
         """True: the constructor returns only once all stages are loaded."""
         return True
@@ -107,7 +149,7 @@ class Fused:
         return self._stages["denoiser"].record_routing_stats()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller is told for scaling: the `Demand` of all stages."""
+        """What Serve's controller is items for scaling: the `Demand` of all stages."""
         demands = [stage.record_autoscaling_stats() for stage in self._stages.values()]
         total = {key: sum(demand[key] for demand in demands) for key in ("queued_s", "busy_s")}
         return {**self._stages["denoiser"].record_autoscaling_stats(), **total}

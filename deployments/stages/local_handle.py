@@ -32,6 +32,25 @@ class LocalHandle:
             return LocalStream(method, args, kwargs)
         return LocalResponse(method, args, kwargs)
 
+    def broadcast(self, method_name: str, *args: Any, **kwargs: Any) -> LocalBroadcast:
+        """Call the method of all replicas: of this one."""
+        return LocalBroadcast(LocalHandle(self._stage, method_name).remote(*args, **kwargs))
+
+
+class LocalBroadcast:
+    """Calls under way, as `DeploymentBroadcastResponse`."""
+
+    def __init__(self, response: LocalResponse | LocalStream) -> None:
+        assert isinstance(response, LocalResponse)
+        self._response = response
+
+    async def results_async(
+        self, *, timeout_s: float | None = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """The answers; as there, errors are among them with `return_exceptions`."""
+        async with asyncio.timeout(timeout_s):
+            return [*await asyncio.gather(self._response, return_exceptions=return_exceptions)]
+
 
 class LocalResponse:
     """A call under way, as `DeploymentResponse`."""

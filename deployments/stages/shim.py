@@ -11,13 +11,16 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from deployments.lifecycle.boundary import Boundary, KeepAlive, starting
+from deployments.lifecycle.refusals_in_log import log_refusals_in_one_line
 from deployments.options.autoscaling import reported_targets
 from deployments.options.reconfigure import taken_over
 from deployments.options.stage import StageOptions
 from deployments.options.stages import BatchingStageOptions
+from deployments.stages.provenance import OwnProvenance
 from pipelines.batching.batcher import Batcher
 from pipelines.batching.demand import Demand
 from pipelines.contracts import ServiceTerms
+from pipelines.provenance import Provenance
 from pipelines.tracing.open_spans import waited_and_ran
 from pipelines.tracing.spans import Spans, Timings
 
@@ -35,11 +38,13 @@ class Shim(KeepAlive, ABC, Generic[AnyOptions]):
     """
 
     def __init__(self, name: str, options: AnyOptions) -> None:
+        log_refusals_in_one_line()
         self._name = str(name)
         self._opened = ExitStack()
         self._options = options
         self._autoscaling = options.autoscaling
         self._boundary = Boundary(self._name)
+        self._own_provenance: OwnProvenance | None = None
 
     @property
     @abstractmethod
@@ -51,6 +56,13 @@ class Shim(KeepAlive, ABC, Generic[AnyOptions]):
         if (options := taken_over(self._options, user_config)) is not None:
             self._autoscaling = options.autoscaling
             self._take_over(options)
+
+    async def provenance(self) -> Provenance:
+        """What this stage puts into receipts of what it makes; empty if it has no part in pixels.
+
+        Waits, after a start, until its files have been read.
+        """
+        return () if self._own_provenance is None else await self._own_provenance.known()
 
     async def ready(self) -> bool:
         """True: the constructor returns only once everything is loaded."""
@@ -77,6 +89,10 @@ class Shim(KeepAlive, ABC, Generic[AnyOptions]):
     def _starting(self) -> AbstractContextManager[None]:
         """Around what loads: a failure is logged, with its cause."""
         return starting(self._name, self._options)
+
+    def _tells_provenance(self, own: OwnProvenance) -> None:
+        """From now on, as the stage has computed with its part of the model since its start."""
+        self._own_provenance = own
 
     def _take_over(self, options: AnyOptions) -> None:
         """Go by `options` from now on, in all that the base does not know."""

@@ -14,8 +14,10 @@ from deployments.metrics import declared as metrics
 from deployments.names import StageName
 from deployments.options.stages import TextEncoderOptions, WeightsOptions
 from deployments.single_flight import SingleFlight
+from deployments.stages.provenance import OwnProvenance, stage_provenance
 from deployments.stages.shim import BatchingShim
 from deployments.weights.fetch import fetch
+from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import PackedConditioning
 from deployments.wire.tensors import pack_conditioning
 from pipelines.catalog import ModelSpec
@@ -40,11 +42,21 @@ class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditionin
             from pipelines.stages.text_encoder import TextEncoderStage
 
             torch.set_num_threads(options.resolved_threads)
+            parts = family_of(spec).text_files
+            folder = fetch(spec.source, parts, weights)
             self._stage = TextEncoderStage.load(
-                str(fetch(spec.source, family_of(spec).text_files, weights)),
+                str(folder),
                 family=spec.family,
                 device=options.resolved_device,
                 dtype=options.dtype,
+            )
+            self._tells_provenance(
+                OwnProvenance(
+                    stage_provenance(
+                        "text_encoder", device=options.resolved_device, dtype=options.dtype
+                    ),
+                    Fingerprint(folder, parts, weights),
+                )
             )
         self._start_batching(self._run, key=lambda prompt: prompt.max_sequence_length)
         self._cache: OrderedDict[TextPrompt, PackedConditioning] = OrderedDict()
@@ -61,7 +73,8 @@ class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditionin
             metrics.PROMPTS.add(result="cached")
             spans = waited_and_ran("encode", 0.0, 0.0, cached=True, replica=self._boundary.replica)
             timings = {"encode_wait": 0.0, "encode": 0.0}
-            return replace(self._cache[prompt], timings=timings, spans=spans[1:])
+            cached = replace(self._cache[prompt], timings=timings, spans=spans[1:])
+            return replace(cached, drawn_by=await self.provenance())
         with self._boundary.call():
             shares = self._in_flight.is_running(prompt)
             metrics.PROMPTS.add(result="shared" if shares else "encoded")
@@ -74,7 +87,9 @@ class TextEncoder(BatchingShim[TextEncoderOptions, TextPrompt, PackedConditionin
                 "encode", elapsed - busy, busy, cached=False, replica=self._boundary.replica
             )
             timings = {"encode_wait": elapsed - busy, "encode": busy}
-            return replace(conditioning, timings=timings, spans=spans)
+            return replace(
+                conditioning, timings=timings, spans=spans, drawn_by=await self.provenance()
+            )
 
     def _take_over(self, options: TextEncoderOptions) -> None:
         super()._take_over(options)

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 from deployments.names import StageName
 from deployments.options.stages import VaeDecoderOptions, WeightsOptions
+from deployments.stages.provenance import OwnProvenance, stage_provenance
 from deployments.stages.shim import BatchingShim
 from deployments.weights.fetch import fetch
+from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import PackedLatents
 from deployments.wire.tensors import unpack_latents
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.families import family_of
+from pipelines.provenance import joined
 
 
 class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
@@ -33,9 +36,16 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
 
             torch.set_num_threads(options.resolved_threads)
             self._device = options.resolved_device
-            folder = str(fetch(spec.source, family_of(spec).decoder_files, weights))
+            parts = family_of(spec).decoder_files
+            folder = fetch(spec.source, parts, weights)
             self._stage = VaeDecoderStage.load(
-                folder, family=spec.family, device=self._device, dtype=options.dtype
+                str(folder), family=spec.family, device=self._device, dtype=options.dtype
+            )
+            self._tells_provenance(
+                OwnProvenance(
+                    stage_provenance("vae", device=self._device, dtype=options.dtype),
+                    Fingerprint(folder, parts, weights),
+                )
             )
         self._start_batching(self._run, key=lambda latents: (latents.height, latents.width))
 
@@ -48,7 +58,12 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
         """
         with self._boundary.call():
             image, timings, spans = await self._submit(latents, terms)
-            return replace(image, timings={**latents.timings, **timings}, spans=spans)
+            return replace(
+                image,
+                timings={**latents.timings, **timings},
+                spans=spans,
+                drawn_by=joined(latents.drawn_by, await self.provenance()),
+            )
 
     def _run(self, latents: Sequence[PackedLatents]) -> Sequence[DecodedImage | Exception]:
         return self._stage.decode([unpack_latents(item, device=self._device) for item in latents])

@@ -1,7 +1,8 @@
 """Image files: pixels to PNG, JPEG or WebP, with the generation's parameters inside.
 
 The text goes where the tools of this field look for it: the PNG chunk "parameters", and the EXIF
-UserComment of JPEG and WebP. Pure functions; nothing here knows where files are kept.
+UserComment of JPEG and WebP. The receipt is apart from it: in a PNG chunk of its own, and in the
+XMP of JPEG and WebP. Pure functions; nothing here knows where files are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from deployments.storage.parameters import without_record
+from deployments.storage.receipt import PNG_KEYWORD
+from deployments.storage.xmp import jpeg_packet, packet
 from pipelines.errors import InvalidRequest
 
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -22,6 +25,8 @@ CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _PNG_COMPRESS_LEVEL = 3
 """A third of the time of zlib's default level, for files a few per cent larger."""
 
+_APP1 = b"\xff\xe1"
+
 _UNICODE_COMMENT = b"UNICODE\x00"
 
 _MAX_JPEG_COMMENT_BYTES = 65_000
@@ -29,12 +34,17 @@ _MAX_JPEG_COMMENT_BYTES = 65_000
 
 
 def encode_image(
-    pixels: np.ndarray, *, output_format: str, output_compression: int, parameters: str
+    pixels: np.ndarray,
+    *,
+    output_format: str,
+    output_compression: int,
+    parameters: str = "",
+    receipt: str = "",
 ) -> bytes:
     """The file's bytes, for RGB `pixels` (height, width, 3) of uint8.
 
-    `output_compression` 0..100 is the quality of JPEG and WebP. Empty `parameters` are left out.
-    Raises ValueError for another format.
+    `output_compression` 0..100 is the quality of JPEG and WebP. `parameters` and `receipt` are left
+    out if empty. Raises ValueError for another format.
     """
     if output_format not in CONTENT_TYPES:
         raise ValueError(
@@ -45,7 +55,7 @@ def encode_image(
         file,
         format=output_format,
         **_save_options(output_format, output_compression),
-        **_metadata(output_format, parameters),
+        **_metadata(output_format, parameters, receipt),
     )
     return file.getvalue()
 
@@ -72,18 +82,27 @@ def _save_options(output_format: str, compression: int) -> dict[str, Any]:
     return {"quality": max(compression, 1)}
 
 
-def _metadata(output_format: str, parameters: str) -> dict[str, Any]:
-    if not parameters:
-        return {}
+def _metadata(output_format: str, parameters: str, receipt: str) -> dict[str, Any]:
     # A lone surrogate is legal in JSON, and in no encoding.
     parameters = parameters.encode("utf-8", "replace").decode("utf-8")
     if output_format == "png":
         chunks = PngInfo()
-        chunks.add_itxt("parameters", parameters)
+        for keyword, text in (("parameters", parameters), (PNG_KEYWORD, receipt)):
+            if text:
+                chunks.add_itxt(keyword, text)
         return {"pnginfo": chunks}
     if output_format == "jpeg":
         parameters = _shortened(parameters)
-    return {"exif": _user_comment(parameters)}
+    comment = {"exif": _user_comment(parameters)} if parameters else {}
+    return comment | (_xmp(output_format, receipt) if receipt else {})
+
+
+def _xmp(output_format: str, receipt: str) -> dict[str, Any]:
+    if output_format == "webp":
+        return {"xmp": packet(receipt)}
+    xmp = jpeg_packet(receipt)
+    further = [_APP1 + (2 + len(each)).to_bytes(2) + each for each in xmp.portions]
+    return {"xmp": xmp.packet, "extra": b"".join(further)}
 
 
 def _user_comment(text: str) -> Image.Exif:

@@ -50,7 +50,9 @@ def parameters_text(
         "Model": _quoted(finish.model),
     }
     line = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    record = json.dumps(_record(params, finish, cuts), ensure_ascii=False).translate(_SPLITS)
+    record = json.dumps(redrawing_fields(params, finish, cuts), ensure_ascii=False).translate(
+        _SPLITS
+    )
     return "\n".join([*lines, line + _RECORD + record])
 
 
@@ -78,10 +80,11 @@ def without_record(settings: str) -> str:
     return settings.rpartition(_RECORD)[0] or settings
 
 
-def _record(
+def redrawing_fields(
     params: GenerationParams, finish: FinishSpec, cuts: Sequence[Cut]
-) -> Mapping[str, object]:
-    """All that decides on the file's bytes, and no more."""
+) -> dict[str, object]:
+    """The fields of the request that draws the image again: all that decides on the file's bytes,
+    and no more."""
     num_steps, planned = redrawn_by(params.num_inference_steps, cuts)
     fields: dict[str, object] = {"prompt": params.prompt}
     if params.uses_true_cfg:

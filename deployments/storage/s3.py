@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deployments.storage.store import StoredFile, check_id, new_file_id, not_stored, suffix_of
-from pipelines.errors import StageFailed
+from pipelines.errors import FileNotStored, StageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,13 @@ class S3Store:
             if self._clock() - found["LastModified"].timestamp() > self._ttl_s:
                 raise not_stored(file_id)
             return StoredFile(data=found["Body"].read(), content_type=found["ContentType"])
+
+    def delete(self, file_id: str) -> None:
+        """Remove the file; see `FileStore.delete`."""
+        with contextlib.suppress(FileNotStored):
+            check_id(file_id)
+            with _s3_errors():
+                self._client().delete_object(Bucket=self._bucket, Key=self._key(file_id))
 
     def _client(self) -> Any:
         """Made at first use, so that building an application needs neither boto3 nor a network."""

@@ -61,6 +61,10 @@ class FileStore(Protocol):
         """The file. Raises FileNotStored if there is none (any more), StageFailed otherwise."""
         ...
 
+    def delete(self, file_id: str) -> None:
+        """Remove the file, if there is one. Raises StageFailed if that is not possible."""
+        ...
+
 
 def open_store(options: StorageOptions) -> FileStore:
     """The store that `options` describe. Nothing is read, made or connected yet."""
@@ -162,6 +166,17 @@ class LocalStore:
             logger.error("storage.directory %s cannot be used: %s", self._directory, error)
             raise StageFailed("a file could not be read", stage="storage") from error
         raise not_stored(file_id)
+
+    def delete(self, file_id: str) -> None:
+        """Remove the file; see `FileStore.delete`."""
+        if not _FILE_ID.fullmatch(file_id):
+            return
+        try:
+            for suffix in _SUFFIXES.values():
+                (self._directory / (file_id + suffix)).unlink(missing_ok=True)
+        except OSError as error:
+            logger.error("storage.directory %s cannot be used: %s", self._directory, error)
+            raise StageFailed("a file could not be deleted", stage="storage") from error
 
     def _evict(self, num_bytes: int) -> bool:
         """Remove files, the oldest first, until so many bytes are free; whether any were."""

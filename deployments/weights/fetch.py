@@ -65,8 +65,8 @@ def _fetch_remote(remote: Remote, parts: Sequence[str], cache: Path) -> Path:
     key = remote.key()
     folder = cache / key
     for part in parts:
-        name = _file_name(part)
-        with _locked(cache / "locks" / key / name, f"{remote.name}: {part}"):
+        name = file_name(part)
+        with locked(cache / "locks" / key / name, f"{remote.name}: {part}"):
             record = Record(folder / ".checked" / name)
             files = record.expected
             if not files or any(expected.digest is None for expected in files.values()):
@@ -112,25 +112,31 @@ def _check_folder(folder: Path, parts: Sequence[str], cache: Path) -> None:
     manifest = None
     if MANIFEST in paths:
         manifest = Manifest((folder / MANIFEST).read_bytes(), source=folder)
-    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    place = identity(folder)
     for part in parts:
         names = files_of(part, paths, source=folder)
         check_structure(folder, names, source=folder)
         if manifest is not None:
             files = {name: manifest[name] for name in names}
-            name = _file_name(part)
-            with _locked(cache / "locks/folders" / identity / name, f"{folder}: {part}"):
-                record = Record(cache / "folders" / identity / name)
+            name = file_name(part)
+            with locked(cache / "locks/folders" / place / name, f"{folder}: {part}"):
+                record = Record(cache / "folders" / place / name)
                 if verify(folder, files, record, source=folder, mend="copy it anew"):
                     record.save(folder, files)
 
 
-def _file_name(part: str) -> str:
+def identity(folder: Path) -> str:
+    """The folder's own name below the cache."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+
+
+def file_name(part: str) -> str:
+    """The name below the cache of what is known of a part."""
     return "root" if part == "." else part
 
 
 @contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[None]:
     """Alone on this machine; the lock goes with the process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -13,7 +13,10 @@ import numpy as np
 
 from pipelines.contracts import StepEvent, TokenGroup
 from pipelines.cuts import Cut
+from pipelines.errors import SluiceError
+from pipelines.previews.preview import Preview
 from pipelines.prompts.unread_text import UnreadText
+from pipelines.provenance import Provenance
 from pipelines.tracing.spans import Spans, Timed
 
 
@@ -35,35 +38,42 @@ class PackedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedConditioning(Timed):
-    """`Conditioning` on the wire."""
+    """`Conditioning` on the wire, and who encoded it."""
 
     tensors: Mapping[str, PackedTensor]
     groups: tuple[TokenGroup, ...]
     num_tokens: int
     unread: UnreadText
+    drawn_by: Provenance = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedLatents(Timed):
-    """`Latents` on the wire, with what is to be told of the prompts that they were drawn from."""
+    """`Latents` on the wire, with what is to be told of the prompts that they were drawn from, and
+    all stages that have had a part in them."""
 
     packed: PackedTensor
     height: int
     width: int
     steps_run: int
     cuts: tuple[Cut, ...] = ()
+    device_seconds: float = 0.0
     prompts: tuple[PromptFacts, ...] = ()
+    drawn_by: Provenance = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedCheckpoint:
-    """`Checkpoint` on the wire, without its work's id: each attempt at an image has its own."""
+    """`Checkpoint` on the wire, without its work's id: each attempt at an image has its own. With
+    all stages that have had a part in it so far."""
 
     step: int
     latents: PackedTensor
     cuts: tuple[Cut, ...] = ()
     velocity: PackedTensor | None = None
+    device_seconds: float = 0.0
     spans: Spans = ()
+    drawn_by: Provenance = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,18 @@ class HandOver:
     was_accepted: bool = True
 
 
-Denoising = PackedCheckpoint | StepEvent | PackedLatents | HandOver
-"""What a call to denoise yields: any number of checkpoints, steps if they were asked for, and
-last latents or `HandOver`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The last item of a stream that ends with one of our own errors, which `Calls` raises.
+
+    To refuse is ordinary. Raised through Serve, an error would leave a traceback in the log here,
+    and others in both processes where nobody waits for it any more: of an image whose sibling was
+    refused first.
+    """
+
+    error: SluiceError
+
+
+Denoising = PackedCheckpoint | StepEvent | Preview | PackedLatents | HandOver | Refusal
+"""What a call to denoise yields: any number of checkpoints, steps and previews if they were asked
+for, and last latents, `HandOver` or `Refusal`."""

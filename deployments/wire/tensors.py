@@ -82,6 +82,7 @@ def pack_latents(latents: Latents) -> PackedLatents:
         width=latents.width,
         steps_run=latents.steps_run,
         cuts=latents.cuts,
+        device_seconds=latents.device_seconds,
         timings=latents.timings,
         spans=latents.spans,
     )
@@ -95,6 +96,7 @@ def unpack_latents(packed: PackedLatents, *, device: str = "cpu") -> Latents:
         width=packed.width,
         steps_run=packed.steps_run,
         cuts=packed.cuts,
+        device_seconds=packed.device_seconds,
         timings=packed.timings,
         spans=packed.spans,
     )
@@ -108,6 +110,7 @@ def pack_checkpoint(checkpoint: Checkpoint) -> PackedCheckpoint:
         latents=pack_tensor(checkpoint.latents),
         cuts=checkpoint.cuts,
         velocity=None if velocity is None else pack_tensor(velocity),
+        device_seconds=checkpoint.device_seconds,
         spans=checkpoint.spans,
     )
 
@@ -121,4 +124,5 @@ def unpack_checkpoint(packed: PackedCheckpoint, *, work_id: str) -> Checkpoint:
         latents=unpack_tensor(packed.latents),
         cuts=packed.cuts,
         velocity=None if velocity is None else unpack_tensor(velocity),
+        device_seconds=packed.device_seconds,
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
@@ -24,18 +24,24 @@ from pipelines.engine.entry import (
     Entry,
     HandedOver,
     OnCheckpoint,
+    OnPreview,
     OnStep,
+    charge,
     note,
     shutting_down,
     work_of,
 )
 from pipelines.engine.observe.profiling import Profiling
 from pipelines.engine.observe.stats import Counters, EngineStats, OnTick
+from pipelines.engine.previewing import Previewing
 from pipelines.engine.scheduling.policies import Policy
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.engine.scheduling.work import Tick
 from pipelines.engine.stepper import Stepper
 from pipelines.engine.stepping import step
+
+if TYPE_CHECKING:
+    from pipelines.previews.previewer import Previewer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,7 @@ class Engine:
     `checkpoint_every` steps an image's state is handed to who listens. `cost`, if given, learns
     from every tick. `max_queued_works` bounds what is accepted at all. Of works with a `trace`,
     every `tick_every`-th tick is kept as a span; `on_tick` hears of all, see `Counters`.
-    `profiling` records ticks on request.
+    `profiling` records ticks on request; `previewer` shows images on their way.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Engine:
         max_queued_works: int = 10_000,
         tick_every: int = 1,
         on_tick: OnTick | None = None,
+        previewer: Previewer | None = None,
     ) -> None:
         self._stage, self._scheduler, self._cost = stage, scheduler, cost
         self._checkpoint_every = checkpoint_every
@@ -69,6 +76,7 @@ class Engine:
         self._is_stopping = self._is_handing_over = False
         self._counters = Counters(on_tick)
         self._breaker = Breaker()
+        self._previewing = Previewing(previewer)
         self._entries = Entries(scheduler, self._changed, on_failure=self._breaker.failed)
         self._thread = threading.Thread(target=self._run, name="sluice-engine", daemon=True)
 
@@ -117,10 +125,13 @@ class Engine:
         start: Checkpoint | None = None,
         on_step: OnStep | None = None,
         on_checkpoint: OnCheckpoint | None = None,
+        on_preview: OnPreview | None = None,
+        is_shown: bool = False,
     ) -> Future[Latents]:
         """Queue a job, to go on from `start` if given.
 
-        `on_step` and `on_checkpoint` are called from the engine's thread and must not block. The
+        `on_step` and `on_checkpoint` are called from the engine's thread and must not block, nor
+        must `on_preview`, which is called from the previewer's while the work `is_shown`. The
         future raises what went wrong with this job alone. Raises DeadlineUnreachable for a job
         that refuses to be late and would be, InvalidRequest for one that can never fit, Overloaded
         when the queue is full, HandedOver, StageFailed after `stop`, ValueError for a running id.
@@ -135,6 +146,8 @@ class Engine:
             submitted=time.monotonic(),
             start=start,
             tick_every=self._tick_every,
+            on_preview=on_preview,
+            is_shown=is_shown,
         )
         work = entry.work = work_of(entry, self._stage)
         with self._changed:
@@ -151,6 +164,21 @@ class Engine:
         with self._changed:
             self._scheduler.configure(policy, max_works)
             self._checkpoint_every = checkpoint_every
+
+    def keep(self, group: str) -> None:
+        """Finish the images of a request as they are: each goes with its next step, from the second
+        on, from where it is to the clean image. Where schedules cannot be cut they end as planned.
+
+        Does nothing for a request that is not here (any more).
+        """
+        with self._changed:
+            self._scheduler.keep(group)
+
+    def show(self, group: str, is_shown: bool) -> None:
+        """Whether the images of a request are shown from now on, those that are here."""
+        with self._changed:
+            for entry in self._entries.of_group(group):
+                entry.is_shown = is_shown
 
     def cancel(self, work_id: str) -> bool:
         """Drop a work; it leaves at the next tick. False if it is not here (any more)."""
@@ -242,9 +270,12 @@ class Engine:
         if not entries:
             return []
         began, start_ns = time.perf_counter(), time.time_ns()
+        self._previewing.choose(entries)
         stepped = step(self._stage, entries, breaker=self._breaker, alone=self._entries.alone)
         seconds = time.perf_counter() - began
         self._counters.count_tick(stepped.entries, seconds)
+        charge(stepped.entries, seconds)
+        self._previewing.show(stepped.entries)
         if stepped.together and len(entries) == len(tick.work_ids) and not self.profiling.is_on:
             self._learn(tick, seconds)
         note(stepped.entries, tick, number=self._counters.ticks, start_ns=start_ns)
@@ -273,6 +304,15 @@ class Engine:
     def _finish(self, entry: Entry) -> None:
         latents = self._stage.finish(entry.trajectory)
         entry.trajectory = None
-        self._counters.count_finished(entry.job.sampling, latents.steps_run)
+        self._counters.count_finished(
+            entry.job.sampling, latents.steps_run, is_kept=entry.work.is_kept
+        )
         if self._entries.leave(entry):
-            entry.future.set_result(replace(latents, timings=entry.timings(), spans=entry.spans()))
+            entry.future.set_result(
+                replace(
+                    latents,
+                    device_seconds=entry.device_seconds,
+                    timings=entry.timings(),
+                    spans=entry.spans(),
+                )
+            )

@@ -48,6 +48,10 @@ class Entries:
         """Those of them that are here, in this order."""
         return [self._entries[each] for each in work_ids if each in self._entries]
 
+    def of_group(self, group: str) -> list[Entry]:
+        """Entries of the images of one request, `group`, that are here now."""
+        return [entry for entry in self._entries.values() if entry.job.group == group]
+
     def add(self, entry: Entry) -> None:
         """Let it run as the work that it has."""
         self._scheduler.add(entry.work)

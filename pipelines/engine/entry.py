@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,12 +16,14 @@ from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.scheduling.work import Tick, Work
 from pipelines.engine.stepper import Stepper
 from pipelines.errors import SluiceError, StageFailed
+from pipelines.previews.preview import Preview
 from pipelines.tracing.spans import Spans
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[StepEvent], None]
 OnCheckpoint = Callable[[Checkpoint], None]
+OnPreview = Callable[[Preview], None]
 
 
 class HandedOver(Exception):
@@ -48,12 +51,19 @@ class Entry:
     began: float | None = None
     trajectory: Any = None
     tick_every: int = 1
+    on_preview: OnPreview | None = None
+    is_shown: bool = False
+    """Whether anybody wants its previews now, and when the last one was made."""
+    shown_at: float = -math.inf
+    device_seconds: float = field(init=False)
+    """Its share of the ticks that stepped it, those before `start` among them."""
     work: Work = field(init=False)
     """As the scheduler sees it."""
     journal: Journal | None = field(init=False, default=None)
     """Kept if the job has a trace, with every `tick_every`-th tick."""
 
     def __post_init__(self) -> None:
+        self.device_seconds = 0.0 if self.start is None else self.start.device_seconds
         if self.job.trace:
             self.journal = Journal(time.time_ns(), trace=self.job.trace, tick_every=self.tick_every)
 
@@ -84,7 +94,7 @@ class Entry:
         try:
             self.park(stage)
             if self.on_checkpoint is not None and self.began is not None and self.start:
-                self.on_checkpoint(self._with_spans(self.start))
+                self.on_checkpoint(self._completed(self.start))
         except SluiceError:  # of this image, wherever it is drawn
             raise
         except Exception:  # whatever a device raises
@@ -96,9 +106,11 @@ class Entry:
         if self.on_step is not None:
             self.on_step(StepEvent(work_id=self.id, step=step, num_steps=num_steps))
         if self.on_checkpoint and not is_finished and step % checkpoint_every == 0:
-            self.on_checkpoint(self._with_spans(stage.checkpoint(self.trajectory)))
+            self.on_checkpoint(self._completed(stage.checkpoint(self.trajectory)))
 
-    def _with_spans(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _completed(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With what the engine knows beside the stage."""
+        checkpoint = replace(checkpoint, device_seconds=self.device_seconds)
         if self.journal is None:
             return checkpoint
         self.journal.checkpointed(step=checkpoint.step, at_ns=time.time_ns())
@@ -119,6 +131,13 @@ class Entry:
             return ()
         negative = () if self.negative is None else self.negative.spans
         return (*self.positive.spans, *negative, *self.journal.spans())
+
+
+def charge(entries: Sequence[Entry], seconds: float) -> None:
+    """Share the seconds of a tick out among those that it stepped, by their tokens."""
+    tokens = sum(entry.work.tokens for entry in entries)
+    for entry in entries:
+        entry.device_seconds += seconds * entry.work.tokens / tokens
 
 
 def note(entries: Sequence[Entry], tick: Tick, *, number: int, start_ns: int) -> None:
@@ -154,5 +173,6 @@ def work_of(entry: Entry, stage: Stepper[Any]) -> Work:
         deadline=deadline,
         priority=terms.priority,
         is_promised=(terms.refuses_late or terms.is_promised) and deadline is not None,
+        can_cut=stage.can_cut(job),
         steps_done=0 if start is None else start.step,
     )

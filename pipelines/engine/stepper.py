@@ -39,6 +39,10 @@ class Stepper(Protocol[Trajectory]):
         """A trajectory from its noise, or from where `start` left it."""
         ...
 
+    def can_cut(self, job: LatentJob) -> bool:
+        """Whether the job's schedule can be cut on the way."""
+        ...
+
     def cut(self, trajectory: Trajectory, num_steps: int) -> None:
         """Shorten the rest of the schedule, to `num_steps` in all."""
         ...

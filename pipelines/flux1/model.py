@@ -15,7 +15,7 @@ from pipelines.errors import DegenerateImage, InvalidRequest
 from pipelines.families import EmbeddedText, Family
 from pipelines.flux1 import memory, schedule
 from pipelines.flux1.family import FAMILY
-from pipelines.flux1.latents import draw_noise, position_ids
+from pipelines.flux1.latents import draw_noise, position_ids, unpack
 from pipelines.flux1.prompt_tensors import PromptTensors
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
@@ -87,6 +87,9 @@ class FluxModel:
             device=self.device,
             dtype=self.dtype,
         )
+
+    def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return unpack(latents[None], height=height, width=width)[0]
 
     def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
         ids = position_ids(

@@ -81,8 +81,17 @@ def noise_levels(
         shifted = _shifted(unshifted, config.get("shift", 1.0))
     else:
         is_linear = config.get("time_shift_type") == "linear"
-        strength = mu if is_linear else math.exp(mu)
-        shifted = strength / (strength + (1 / unshifted - 1))
+        try:
+            strength = mu if is_linear else math.exp(mu)
+        except OverflowError:
+            strength = math.inf
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = strength / (strength + (1 / unshifted - 1))
+        if not np.isfinite(shifted).all():
+            raise CheckpointError(
+                f"scheduler: max_shift and max_image_seq_len shift an image of this size by"
+                f" {mu:.4g}, which leaves no noise levels"
+            )
     sigmas = torch.from_numpy(shifted).to(dtype=torch.float32, device=device)
     timesteps = sigmas * config.get("num_train_timesteps", 1000)
     return NoiseLevels(timesteps, torch.cat([sigmas, torch.zeros(1, device=device)]))

@@ -13,8 +13,8 @@ import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents, SamplingParams
-from pipelines.cuts import Cut
-from pipelines.errors import StageFailed
+from pipelines.cuts import Cut, joined_cuts
+from pipelines.errors import StageFailed, UnsupportedFeature
 from pipelines.families import FlowModel, family_named
 from pipelines.job_shape import shape_of
 from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
@@ -82,6 +82,21 @@ class DenoiserStage:
         """Text that means nothing, of the right widths: for measuring how long ticks take."""
         return self._model.random_conditioning(text_tokens)
 
+    @property
+    def device(self) -> torch.device:
+        """Where latents are."""
+        return self._model.device
+
+    @property
+    def latent_channels(self) -> int:
+        """C: channels of latents as a decoder takes them."""
+        side = self._model.family.size_multiple
+        return len(self.unpacked(torch.empty(1, self._model.latent_width), side, side))
+
+    def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Latents (S, D) of an image of this size as (C, h, w)."""
+        return self._model.unpacked(latents, height, width)
+
     @torch.inference_mode()
     def admit(
         self,
@@ -112,7 +127,7 @@ class DenoiserStage:
             conditionings, segment_shapes(conditionings, image), strict=True
         ):
             txt, pooled = model.embed(conditioning)
-            if sampling.planned_cuts:
+            if sampling.planned_cuts and not cuts:
                 vec = self._planned_modulation(sampling, pooled, image)
             else:
                 vec = self._modulation(sampling, pooled, schedule, cuts)
@@ -144,15 +159,29 @@ class DenoiserStage:
         try:
             velocities = self._velocities(trajectories)
             moved = [item.moved(v) for item, v in zip(trajectories, velocities, strict=True)]
+            predicted = [
+                item.predicted_by(v) if item.predicts else None
+                for item, v in zip(trajectories, velocities, strict=True)
+            ]
             if self._model.device.type == "cuda":
                 torch.cuda.synchronize(self._model.device)
         except torch.OutOfMemoryError as error:  # of these works, and no sign of a broken device
             raise StageFailed("too little memory for this step", stage="Denoiser") from error
-        for item, velocity, latents in zip(trajectories, velocities, moved, strict=True):
-            item.latents = latents
+        for item, velocity, latents, clean in zip(
+            trajectories, velocities, moved, predicted, strict=True
+        ):
+            item.latents, item.predicted = latents, clean
             item.step += 1
             # Cloned: a view would keep the velocities of the whole batch.
             item.velocity = velocity.clone() if item.schedule.forecast(item.step) else None
+
+    def can_cut(self, job: LatentJob) -> bool:
+        """Whether the job's schedule can be cut on the way."""
+        try:
+            self._model.check_can_cut("keep")
+        except UnsupportedFeature:
+            return False
+        return not job.sampling.skips_steps
 
     @torch.inference_mode()
     def cut(self, trajectory: Trajectory, num_steps: int) -> None:
@@ -160,10 +189,10 @@ class DenoiserStage:
 
         Cut before its first step, a trajectory is that of a job of `num_steps`. Raises ValueError
         unless `num_steps` is between what is done and what was to be done, and for a job that
-        skips steps or has planned cuts; UnsupportedFeature where schedules cannot be cut.
+        skips steps; UnsupportedFeature where schedules cannot be cut.
         """
         job, sampling = trajectory.job, trajectory.job.sampling
-        if sampling.skips_steps or sampling.planned_cuts:
+        if sampling.skips_steps:
             raise ValueError(f"{job.work_id}: a schedule that is planned to be short is not cut")
         cut = Cut(trajectory.step, num_steps)
         cuts = (*trajectory.cuts, cut)
@@ -198,7 +227,7 @@ class DenoiserStage:
             height=sampling.height,
             width=sampling.width,
             steps_run=trajectory.step,
-            cuts=(*sampling.planned_cuts, *trajectory.cuts),
+            cuts=joined_cuts(sampling.planned_cuts, trajectory.cuts),
         )
 
     def _schedule_after(

@@ -36,6 +36,7 @@ class Trajectory:
     `latents` is (S, D), and so is `velocity`, the one predicted last, kept only where the next
     step extrapolates from it. A step changes these and `step`; a cut changes `cuts`, `schedule`
     and the segments. `cuts` are those made on the way; the job's planned ones are in `schedule`.
+    If it `predicts`, a step leaves the clean latents (S, D) that it sees ahead in `predicted`.
     """
 
     job: LatentJob
@@ -45,6 +46,8 @@ class Trajectory:
     step: int = 0
     cuts: tuple[Cut, ...] = ()
     velocity: torch.Tensor | None = None
+    predicts: bool = False
+    predicted: torch.Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -66,6 +69,11 @@ class Trajectory:
         if share and self.velocity is not None:
             velocity = extrapolate(velocity, self.velocity, share)
         return euler_step(self.latents, velocity, self.schedule.sigmas[self.step : self.step + 2])
+
+    def predicted_by(self, velocity: torch.Tensor) -> torch.Tensor:
+        """The clean latents that a step with `velocity` sees ahead: x - sigma v, float32."""
+        sigma = self.schedule.sigmas[self.step]
+        return self.latents.to(torch.float32) - sigma * velocity.to(torch.float32)
 
     def latents_on_cpu(self) -> torch.Tensor:
         """The latents on the CPU. Raises DegenerateImage if they are not finite."""

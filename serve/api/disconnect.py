@@ -7,10 +7,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
+from starlette.types import Receive, Scope
 
 from serve.errors import ClientGone
 
 T = TypeVar("T")
+
+_STATE_KEY = "has_left"
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -19,11 +22,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     The request's body must have been read. Raises ClientGone, or whatever `work` raises.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_until_gone(request))
+    watch = asyncio.ensure_future(until_gone(request.receive))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
+        mark_left(request.scope)
         raise ClientGone
     finally:
         task.cancel()
@@ -32,6 +36,17 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def until_gone(receive: Receive) -> None:
+    """Until the client disconnects; what its body still brings is dropped."""
+    while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def mark_left(scope: Scope) -> None:
+    """For what is cancelled next: it is because the client has left."""
+    scope.setdefault("state", {})[_STATE_KEY] = True
+
+
+def has_left(scope: Scope) -> bool:
+    """Whether the client left while its answer was being sent."""
+    return scope.get("state", {}).get(_STATE_KEY, False)

@@ -7,8 +7,6 @@ place: Redoc would load a logo.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from importlib.resources import files
 
@@ -19,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from serve import icon
+from serve.csp import hash_source
 
 _ASSETS = "/docs-assets"
 _SPECIFICATION = "openapi.json"
@@ -68,14 +67,10 @@ def add_docs(app: FastAPI) -> None:
 def _page(made: HTMLResponse) -> Response:
     """The page, with a policy that lets it ask nobody but this server."""
     html = bytes(made.body).decode()
-    scripts = " ".join(f"'{_hash(script)}'" for script in _INLINE.findall(html))
+    scripts = " ".join(hash_source(script) for script in _INLINE.findall(html))
     policy = (
         f"default-src 'none'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data:; font-src data:; connect-src 'self'; worker-src blob:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return HTMLResponse(html, headers={"content-security-policy": policy})
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,61 +10,90 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.contracts import FinishedImage, GenerationParams, GenerationResult, Usage
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
+from serve.api.event_stream import STREAM_HEADERS, event_stream, stream_content
 from serve.api.file_response import file_response
+from serve.api.image_stream import ImageStream
+from serve.api.images_response import images_response, milliseconds
+from serve.api.jobs.job_view import JobView
+from serve.api.jobs.submitting import (
+    IDEMPOTENCY_KEY,
+    JOB_HEADERS,
+    KEY_PARAMETER,
+    PREFER_PARAMETER,
+    RESPOND_ASYNC,
+    idempotency_key_in,
+    submit_body,
+    submitted_response,
+    wants_job,
+)
 from serve.api.json_body import read_json_object
-from serve.api.links import base_url
-from serve.api.openapi.failures import DRAWS, READS_GENERATION, failures
+from serve.api.openapi.failures import DRAWS, KEEPS, READS_GENERATION, failures
 from serve.api.planning import log_entry, plan_of, tenant_in, trace_of
 from serve.api.schemas import (
     GENERATION_BODY,
-    ImageData,
     ImageGenerationRequest,
     ImagesResponse,
-    InputTokens,
-    OutputTokens,
-    UsageReport,
     parse_request,
 )
 from serve.api.services import Services, services_of
 from serve.error_responses import ApiResponse
-from serve.generation.plan import Plan, Punctuality
 from serve.generation.sharing import Answer
+
+ABOUT_DRAWN: dict[str, Any] = {
+    "server-timing": {
+        "description": "Milliseconds by phase, of the slowest image.",
+        "schema": {"type": "string"},
+    },
+    "x-sluice-cache": {
+        "description": "`hit`: an answer that was kept. `shared`: drawn together with an"
+        " equal request. Absent: drawn for this request.",
+        "schema": {"type": "string", "enum": ["hit", "shared"]},
+    },
+    "content-disposition": {
+        "description": "With `response_format: file`: a name for the file.",
+        "schema": {"type": "string"},
+    },
+    "x-sluice-seed": {
+        "description": "With `response_format: file`: the seed of the first image.",
+        "schema": {"type": "integer"},
+    },
+    "x-sluice-warnings": {
+        "description": "With `response_format: file`: a JSON array of strings, if any.",
+        "schema": {"type": "string"},
+    },
+}
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "headers": {
-            "server-timing": {
-                "description": "Milliseconds by phase, of the slowest image.",
-                "schema": {"type": "string"},
-            },
-            "x-sluice-cache": {
-                "description": "`hit`: an answer that was kept. `shared`: drawn together with an"
-                " equal request. Absent: drawn for this request.",
-                "schema": {"type": "string", "enum": ["hit", "shared"]},
-            },
-            "content-disposition": {
-                "description": "With `response_format: file`: a name for the file.",
-                "schema": {"type": "string"},
-            },
-            "x-sluice-seed": {
-                "description": "With `response_format: file`: the seed of the first image.",
-                "schema": {"type": "integer"},
-            },
-            "x-sluice-warnings": {
-                "description": "With `response_format: file`: a JSON array of strings, if any.",
-                "schema": {"type": "string"},
-            },
-        },
+        "headers": {**ABOUT_DRAWN, **STREAM_HEADERS},
         "content": {
-            media_type: {"schema": {"type": "string", "format": "binary"}}
-            for media_type in ("image/png", "image/jpeg", "image/webp", "application/zip")
+            **{
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in ("image/png", "image/jpeg", "image/webp", "application/zip")
+            },
+            **stream_content("With `stream`: one of many."),
         },
     },
-    **failures(*READS_GENERATION, *DRAWS),
+    202: {
+        "description": "With `prefer: respond-async`: a job was stored. It may have a"
+        " `webhook_url`.",
+        "model": JobView,
+        "headers": {
+            **JOB_HEADERS,
+            "preference-applied": {
+                "required": True,
+                "schema": {"type": "string", "const": RESPOND_ASYNC},
+            },
+        },
+    },
+    **failures(*READS_GENERATION, *DRAWS, *KEEPS),
 }
+
+_KEY_NOT_USED = (
+    f"{IDEMPOTENCY_KEY}: not used, as nothing is stored; with `prefer: {RESPOND_ASYNC}` it is"
+)
 
 router = APIRouter(tags=["images"])
 
@@ -75,126 +102,61 @@ router = APIRouter(tags=["images"])
     "/v1/images/generations",
     response_model=ImagesResponse,
     responses=_RESPONSES,
-    openapi_extra=GENERATION_BODY,
+    openapi_extra={**GENERATION_BODY, "parameters": [PREFER_PARAMETER, KEY_PARAMETER]},
 )
 async def generate_images(request: Request) -> Response:
-    """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed."""
+    """Draw `n` images from a prompt; 400 names the field that is wrong and what is allowed.
+
+    With `stream`, events: `image_generation.partial_image`, up to `partial_images` of each image,
+    and at the end `image_generation.completed` for each; `image_index` says which image it is. The
+    `usage` of all completed events together is that of the request: the input tokens are counted
+    with the first. An event whose JSON has an `error`, as an error's answer has, is the last.
+    """
     services = services_of(request)
     arrived = services.now()
-    trace = trace_of(request)
-    with trace.root.part("read"):
-        fields = parse_request(await read_json_object(request))
+    with trace_of(request).root.part("read"):
+        body = await read_json_object(request)
+        if wants_job(request) and services.jobs is not None:
+            return await _as_job(request, services, body)
+        fields = parse_request(body)
+    if fields.stream:
+        stream = ImageStream(request, services, fields, arrived)
+        await while_connected(request, stream.begin())
+        return event_stream(stream, request, resumable=False)
+    return await draw(request, services, fields, arrived)
+
+
+async def draw(
+    request: Request, services: Services, fields: ImageGenerationRequest, arrived: float
+) -> Response:
+    """Draw what `fields` ask for, while the client is there, and answer as `response_format` says;
+    the request came at `arrived`."""
+    key = idempotency_key_in(request)
     with services.generations.logged(log_entry(request, fields, arrived)) as entry:
         entry.tenant = tenant_in(request, services, fields)
         plan = plan_of(services, fields)
         terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
         answer = await while_connected(request, services.generations.generate(plan, terms, entry))
-    with trace.root.part("respond"):
-        body = _images_response(request, services, fields, plan, answer.result, entry.punctuality)
+    with trace_of(request).root.part("respond"):
+        images = images_response(request, services, fields, plan, answer.result, entry.punctuality)
+        if key is not None:
+            images.warnings.append(_KEY_NOT_USED)
         headers = _headers(answer)
         if fields.response_format == "file":
             return await run_in_threadpool(
                 file_response,
                 answer.result.images,
-                warnings=body.warnings,
+                warnings=images.warnings,
                 headers=headers,
             )
-        return ApiResponse(body.model_dump(exclude_none=True), headers=headers)
+        return ApiResponse(images.model_dump(exclude_none=True), headers=headers)
 
 
-def _images_response(
-    request: Request,
-    services: Services,
-    fields: ImageGenerationRequest,
-    plan: Plan,
-    result: GenerationResult,
-    punctuality: Punctuality | None,
-) -> ImagesResponse:
-    start = base_url(request, services.settings.public_url)
-    size = f"{plan.params.width}x{plan.params.height}"
-    return ImagesResponse(
-        created=int(time.time()),
-        model=services.settings.model_id,
-        data=[_image(image, plan, start) for image in result.images],
-        output_format=fields.output_format,
-        quality=plan.quality,
-        size=size,
-        usage=_usage(result.usage),
-        deadline_met=None if punctuality is None else punctuality.is_met,
-        warnings=[
-            *plan.warnings,
-            *result.warnings,
-            *_missed(punctuality),
-            *_cut_short(plan.params, result.images, punctuality),
-            *_not_stored(result.images),
-            *_cold_start(result),
-        ],
-    )
-
-
-def _image(image: FinishedImage, plan: Plan, links_begin: str) -> ImageData:
-    return ImageData(
-        b64_json=image.b64,
-        url=None if image.file_id is None else f"{links_begin}/v1/files/{image.file_id}",
-        revised_prompt=plan.revised_prompt,
-        seed=image.seed,
-        steps=image.steps_run,
-    )
-
-
-def _missed(punctuality: Punctuality | None) -> list[str]:
-    """A warning, if there was a deadline and the answer is late."""
-    if punctuality is None or punctuality.is_met:
-        return []
-    wanted, took = punctuality.deadline_ms, punctuality.took_ms
-    return [f"deadline_ms: missed; the answer took {took} ms instead of {wanted}"]
-
-
-def _cut_short(
-    params: GenerationParams, images: Sequence[FinishedImage], punctuality: Punctuality | None
-) -> list[str]:
-    """A warning for each image that got fewer steps than were asked for, as `min_steps` allows."""
-    if params.min_inference_steps is None:
-        return []
-    wanted = params.num_inference_steps
-    is_kept = punctuality is not None and punctuality.is_met
-    why = "to keep the deadline" if is_kept else "and the deadline was missed all the same"
-    return [
-        f"min_steps: image {index} was drawn in {image.steps_run} of {wanted} steps, {why}"
-        for index, image in enumerate(images)
-        if image.steps_run is not None and image.steps_run < wanted
-    ]
-
-
-def _not_stored(images: Sequence[FinishedImage]) -> list[str]:
-    """A warning for each image that comes as base64, as it could not be stored for a link."""
-    return [
-        f"response_format: image {index} is in b64_json and has no url: {image.not_stored}"
-        for index, image in enumerate(images)
-        if image.not_stored
-    ]
-
-
-def _cold_start(result: GenerationResult) -> list[str]:
-    """A warning that names the stages whose start the request waited for."""
-    if not result.cold_stages:
-        return []
-    *others, last = result.cold_stages
-    stages, whose = (f"{', '.join(others)} and {last}", "their") if others else (last, "its")
-    return [
-        f"cold start: {stages} slept; {result.timings['cold_start']:.1f} s of this request were"
-        f" {whose} start"
-    ]
-
-
-def _usage(usage: Usage) -> UsageReport:
-    return UsageReport(
-        input_tokens=usage.input_tokens,
-        input_tokens_details=InputTokens(text_tokens=usage.input_tokens),
-        output_tokens=usage.output_tokens,
-        output_tokens_details=OutputTokens(image_tokens=usage.output_tokens),
-        total_tokens=usage.total_tokens,
-    )
+async def _as_job(request: Request, services: Services, body: Mapping[str, Any]) -> Response:
+    """As the client prefers: nobody waits for the images, which are stored."""
+    submitted = await submit_body(request, services, body)
+    applied = {"preference-applied": RESPOND_ASYNC}
+    return await submitted_response(request, services, submitted, headers=applied)
 
 
 def _headers(answer: Answer) -> dict[str, str]:
@@ -206,7 +168,4 @@ def _headers(answer: Answer) -> dict[str, str]:
 
 def server_timing(timings: Timings) -> str:
     """The `server-timing` header: milliseconds by phase."""
-    return ", ".join(
-        f"{re.sub('[^A-Za-z0-9_]', '_', phase)};dur={seconds * 1000:.1f}"
-        for phase, seconds in timings.items()
-    )
+    return ", ".join(f"{phase};dur={took:.1f}" for phase, took in milliseconds(timings).items())

@@ -73,7 +73,7 @@ class ModelList(BaseModel):
 @router.get("/v1/models", responses=failures())
 async def list_models(request: Request) -> ModelList:
     """The one model of this application."""
-    return ModelList(data=[_card(services_of(request))])
+    return ModelList(data=[model_card(services_of(request))])
 
 
 @router.get("/v1/models/{model_id:path}", responses=failures(ModelNotFound))
@@ -85,10 +85,11 @@ async def get_model(model_id: str, request: Request) -> ModelCard:
             f"model: {model_id[:80]!r} is not served here; served: {services.served_names[0]}",
             model=model_id[:80],
         )
-    return _card(services)
+    return model_card(services)
 
 
-def _card(services: Services) -> ModelCard:
+def model_card(services: Services) -> ModelCard:
+    """What is served, by the limits of the moment."""
     spec, limits, deadlines = services.spec, services.settings.limits, services.settings.deadlines
     sizes = SizeRules.of(spec, limits)
     return ModelCard(

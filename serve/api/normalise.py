@@ -1,6 +1,7 @@
 """From a request as written to one with every value final: a pure function.
 
-Each field is used, adjusted (and named in `warnings`) or refused with its name and what is allowed.
+Each field is used, adjusted or refused with its name and what is allowed. What is adjusted has a
+warning that begins with its name; one that says "used" after it is advice (`treatment.py`).
 Knows the model's defaults and the server's limits; no HTTP, no clock, no random numbers.
 """
 
@@ -14,6 +15,7 @@ from pipelines.cuts import Cut, check_cuts
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from pipelines.prompts.markup import markup_warnings
 from pipelines.prompts.syntax import parse_prompt
+from serve.api.problems import Problems
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Ratio, Size, SizeRules
 from serve.api.values import check_number, check_within
@@ -31,6 +33,8 @@ MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1
 """What most tools send for a seed that is to be drawn at random."""
 MAX_GUIDANCE = 100.0
+MAX_PARTIAL_IMAGES = 3
+"""Of one image, as OpenAI has it."""
 MAX_IDENTIFIER_CHARS = 256
 
 
@@ -45,75 +49,105 @@ def normalise(
 ) -> Plan:
     """Settle every value of `request`; `random_seed` is used when it names none.
 
-    Raises InvalidRequest, UnsupportedFeature or ModelNotFound, with `param` naming the field.
+    Raises InvalidRequest, UnsupportedFeature or ModelNotFound, with `param` naming the field; of
+    several mistakes all are told, and `param` is the first one's.
     """
     if request.model is not None and request.model not in served_names:
         raise ModelNotFound(
             f"model: {request.model[:80]!r} is not served here; served: {served_names[0]}",
             model=request.model[:80],
         )
-    _refuse_unsupported(request)
-    warnings = list(request.notes)
+    warnings, problems = list(request.notes), Problems()
+    _refuse_unsupported(request, problems)
     if request.style is not None:
         warnings.append("style: not used, there are no style presets; say it in the prompt")
-    prompt, size = _prompt_and_size(request, spec, limits, warnings)
-    if spec.trained_sizes and size not in spec.trained_sizes:
-        known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
-        warnings.append(f"size: {spec.name} draws worse at sizes other than {known}")
-    steps, quality = _steps(request, spec, limits, warnings)
-    cuts, skips_steps = _shortened(request, quality)
-    requested = _requested_terms(request, deadlines)
-    negative_prompt, true_cfg_scale = _true_cfg(request, spec, limits, warnings)
-    count = check_within("n", request.n, 1, limits.max_images)
+    problems.check(lambda: _check_streaming(request, warnings))
+    drawn = problems.check(lambda: _prompt_and_size(request, spec, limits, warnings))
+    chosen = problems.check(lambda: _steps(request, spec, limits, warnings))
+    shortened = problems.check(lambda: _shortened(request, *chosen.value))
+    requested = problems.check(lambda: _requested_terms(request, deadlines))
+    negative = problems.check(lambda: _true_cfg(request, spec, limits, warnings))
+    count = problems.check(lambda: check_within("n", request.n, 1, limits.max_images))
+    guidance = problems.check(lambda: _guidance(request, spec, warnings))
+    seed = problems.check(lambda: _seed(request, count.value, random_seed, warnings))
+    min_steps = problems.check(
+        lambda: _min_steps(request, chosen.value[0], requested.value, warnings)
+    )
+    finish = problems.check(lambda: _finish(request, seed.value, served_names[0], warnings))
+    problems.tell()
+    prompt, size = drawn.value
+    steps, quality = chosen.value
+    cuts, skips_steps = shortened.value
+    negative_prompt, true_cfg_scale = negative.value
     params = GenerationParams(
         prompt=prompt,
         negative_prompt=negative_prompt,
         height=size.height,
         width=size.width,
         num_inference_steps=steps,
-        guidance_scale=_guidance(request, spec, warnings),
+        guidance_scale=guidance.value,
         true_cfg_scale=true_cfg_scale,
-        seed=_seed(request, count, random_seed, warnings),
-        num_images=count,
+        seed=seed.value,
+        num_images=count.value,
         max_sequence_length=spec.max_sequence_length,
-        min_inference_steps=_min_steps(request, steps, requested, warnings),
-        planned_cuts=_checked_cuts(cuts, steps),
+        min_inference_steps=min_steps.value,
+        planned_cuts=cuts,
         skips_steps=skips_steps,
         family=spec.family,
     )
     return Plan(
         params=params,
-        finish=_finish(request, params.seed, served_names[0], warnings),
-        requested=requested,
+        finish=finish.value,
+        requested=requested.value,
         quality=quality,
         revised_prompt=prompt if prompt != request.prompt else None,
         warnings=tuple(warnings),
     )
 
 
-def _refuse_unsupported(request: ImageGenerationRequest) -> None:
-    if request.stream:
-        raise UnsupportedFeature("stream: this version does not stream; send false", param="stream")
-    if check_within("partial_images", request.partial_images, 0, 3) > 0:
-        raise UnsupportedFeature(
-            "partial_images: this version does not stream; send 0", param="partial_images"
+def _refuse_unsupported(request: ImageGenerationRequest, problems: Problems) -> None:
+    if request.stream and request.response_format == "file":
+        problems.add(
+            InvalidRequest(
+                "response_format: 'file' cannot stand beside stream, whose events hold base64;"
+                " leave one of them out",
+                param="response_format",
+            )
         )
     if request.background == "transparent":
-        raise UnsupportedFeature(
-            "background: this model draws opaque images; send 'opaque' or 'auto'",
-            param="background",
+        problems.add(
+            UnsupportedFeature(
+                "background: this model draws opaque images; send 'opaque' or 'auto'",
+                param="background",
+            )
         )
     if request.moderation == "low":
-        raise UnsupportedFeature(
-            "moderation: the operator sets how strict this server is; send 'auto'",
-            param="moderation",
+        problems.add(
+            UnsupportedFeature(
+                "moderation: the operator sets how strict this server is; send 'auto'",
+                param="moderation",
+            )
         )
     for name in ("user", "safety_identifier"):
         value: str = getattr(request, name) or ""
         if len(value) > MAX_IDENTIFIER_CHARS:
-            raise InvalidRequest(
-                f"{name}: at most {MAX_IDENTIFIER_CHARS} characters, got {len(value)}", param=name
+            problems.add(
+                InvalidRequest(
+                    f"{name}: at most {MAX_IDENTIFIER_CHARS} characters, got {len(value)}",
+                    param=name,
+                )
             )
+
+
+def _check_streaming(request: ImageGenerationRequest, warnings: list[str]) -> None:
+    most = check_within("partial_images", request.partial_images, 0, MAX_PARTIAL_IMAGES)
+    if most > 0 and not request.stream:
+        warnings.append("partial_images: not used without stream")
+    if request.stream and request.response_format == "url":
+        warnings.append(
+            "response_format: the events hold b64_json all the same, as OpenAI's do; those of"
+            " finished images have a url too"
+        )
 
 
 def _prompt_and_size(
@@ -126,7 +160,21 @@ def _prompt_and_size(
     ratios = [Ratio.in_prompt(parsed.aspect_ratio)] if parsed.aspect_ratio else []
     if request.aspect_ratio is not None:
         ratios.append(Ratio.parse(request.aspect_ratio))
-    return parsed.text, SizeRules.of(spec, limits).choose(request.size, ratios)
+    size = SizeRules.of(spec, limits).choose(request.size, ratios)
+    if spec.trained_sizes and size not in spec.trained_sizes:
+        warnings.append(_untrained(request, ratios, size, spec))
+    return parsed.text, size
+
+
+def _untrained(
+    request: ImageGenerationRequest, ratios: Sequence[Ratio], size: Size, spec: ModelSpec
+) -> str:
+    """Advice about a size that is used all the same, under the field that asks for it."""
+    known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
+    advice = f"{spec.name} draws worse at sizes other than {known}"
+    if request.size != "auto" or not ratios:
+        return f"size: used; {advice}"
+    return f"{ratios[0].field}: used; {ratios[0].written} is {size} here, and {advice}"
 
 
 def _steps(
@@ -161,9 +209,9 @@ def _min_steps(
 
 
 def _shortened(
-    request: ImageGenerationRequest, quality: ResolvedQuality | None
+    request: ImageGenerationRequest, steps: int, quality: ResolvedQuality | None
 ) -> tuple[tuple[Cut, ...], bool]:
-    """(cuts to be made, whether steps are skipped): of these and `min_steps` one at most."""
+    """(cuts of `steps`, whether steps are skipped): of these and `min_steps` one at most."""
     by_quality = request.skip_steps is None and quality == SKIPPING_QUALITY
     skips = by_quality or bool(request.skip_steps)
     cuts = tuple(Cut(*pair) for pair in request.step_cuts or ())
@@ -181,7 +229,7 @@ def _shortened(
             " them out",
             param="step_cuts",
         )
-    return cuts, skips
+    return _checked_cuts(cuts, steps), skips
 
 
 def _checked_cuts(cuts: tuple[Cut, ...], steps: int) -> tuple[Cut, ...]:
@@ -258,10 +306,14 @@ def _finish(
     quality = check_within("output_compression", request.output_compression, 0, 100)
     if request.output_format == "png" and "output_compression" in request.model_fields_set:
         warnings.append("output_compression: not used, png is lossless")
+    if request.return_stage_metrics and request.response_format == "file":
+        warnings.append(
+            "return_stage_metrics: the header server-timing has them, a file has no place for them"
+        )
     return FinishSpec(
         output_format=request.output_format,
         output_compression=quality,
-        inline=request.response_format != "url",
+        inline=request.stream or request.response_format != "url",
         store=request.response_format in (None, "url"),
         seed=seed,
         model=model,

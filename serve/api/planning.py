@@ -7,10 +7,11 @@ import secrets
 from starlette.requests import Request
 
 from pipelines.errors import RequestTimeout
+from serve.api.disconnect import has_left
 from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import Services
-from serve.errors import ERROR_TABLE
+from serve.errors import CLIENT_GONE_OUTCOME, ERROR_TABLE
 from serve.generation.log import CANCELLED, LogEntry
 from serve.generation.plan import Plan
 from serve.middleware.timeout import is_over_time
@@ -31,13 +32,15 @@ def log_entry(request: Request, fields: ImageGenerationRequest, arrived: float) 
 
     def cancelled_as() -> str:
         # The error itself is made further out, where the time is measured.
-        return ERROR_TABLE[RequestTimeout].code if is_over_time(request.scope) else CANCELLED
+        if is_over_time(request.scope):
+            return ERROR_TABLE[RequestTimeout].code
+        return CLIENT_GONE_OUTCOME if has_left(request.scope) else CANCELLED
 
     return LogEntry(
         request_id=request.state.request_id,
         trace=trace_of(request),
         arrived=arrived,
-        user=_user_in(fields),
+        user=user_in(fields),
         cancelled_as=cancelled_as,
     )
 
@@ -46,7 +49,7 @@ def tenant_in(request: Request, services: Services, fields: ImageGenerationReque
     """The tenant's name. Raises InvalidRequest."""
     tenants = services.settings.tenants
     sent = request.headers.getlist(tenants.header) if tenants.header is not None else []
-    return tenant_of(_user_in(fields), sent, tenants)
+    return tenant_of(user_in(fields), sent, tenants)
 
 
 def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
@@ -61,6 +64,6 @@ def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
     )
 
 
-def _user_in(fields: ImageGenerationRequest) -> str | None:
+def user_in(fields: ImageGenerationRequest) -> str | None:
     """The client's name for its user."""
     return fields.safety_identifier or fields.user

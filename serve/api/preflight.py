@@ -1,5 +1,8 @@
 """`POST /v1/images/preflight`: what a generation would become, and when. Nothing is run or woken.
 
+The body may be that of any route that draws: with `stream` it is drawn as a stream of events, with
+a `webhook_url`, or where the client prefers `respond-async`, as a job.
+
 What is said of time is known to this process already: nobody is asked, and no place is taken.
 """
 
@@ -11,18 +14,24 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from deployments.graph.forecast import Forecast
 from deployments.metrics import declared as metrics
+from pipelines.contracts import GenerationParams
+from pipelines.job_shape import shape_of
+from serve.api.jobs.submitting import (
+    PREFER_PARAMETER,
+    WEBHOOK_URL,
+    job_plan,
+    parse_job,
+    wants_job,
+)
 from serve.api.json_body import read_json_object
 from serve.api.normalise import RANDOM_SEED
 from serve.api.openapi.failures import READS_GENERATION, failures
 from serve.api.planning import plan_of, tenant_in
-from serve.api.schemas import (
-    GENERATION_BODY,
-    ImageGenerationRequest,
-    OutputFormat,
-    parse_request,
-)
+from serve.api.schemas import GENERATION_BODY, ImageGenerationRequest, OutputFormat
 from serve.api.services import services_of
+from serve.api.treatment import Treatment, treatment_of
 from serve.generation.plan import Plan
 
 router = APIRouter(tags=["images"])
@@ -50,11 +59,27 @@ class SettledParameters(BaseModel):
     priority: int
 
 
+class Cost(BaseModel):
+    """What drawing all images would take of the server."""
+
+    device_seconds: float | None = Field(
+        description="Seconds of a denoiser, its time in shared steps by their shares; null until a"
+        " denoiser has reported."
+    )
+    megapixel_steps: float = Field(
+        description="Forwards of each image times its area in millions of pixels."
+    )
+
+
 class PreflightResponse(BaseModel):
     """What would be drawn, and when, as far as that is known; milliseconds from now."""
 
     parameters: SettledParameters
     warnings: list[str]
+    treatment: dict[str, Treatment] = Field(
+        description="What became of each field as it was sent, such as `extra_body.steps`."
+    )
+    cost: Cost
     eta_ms: int | None = Field(
         description="When the request would be answered; null until a denoiser has reported."
     )
@@ -72,14 +97,22 @@ class PreflightResponse(BaseModel):
 @router.post(
     "/v1/images/preflight",
     responses=failures(*READS_GENERATION),
-    openapi_extra=GENERATION_BODY,
+    openapi_extra={**GENERATION_BODY, "parameters": [PREFER_PARAMETER]},
 )
 async def preflight_images(request: Request) -> PreflightResponse:
-    """Check the body of a generation and say when it would be answered, without running it."""
+    """Check the body of a generation and say when it would be answered, without running it.
+
+    It may have the `webhook_url` of a job.
+    """
     services = services_of(request)
-    fields = parse_request(await read_json_object(request))
+    fields, webhook = parse_job(await read_json_object(request))
     tenant_in(request, services, fields)
-    plan = plan_of(services, fields)
+    is_job = webhook is not None or (wants_job(request) and services.jobs is not None)
+    plan = job_plan(services, fields) if is_job else plan_of(services, fields)
+    treatment = treatment_of(fields, plan.warnings)
+    if webhook is not None:
+        services.webhooks.check(webhook)
+        treatment[WEBHOOK_URL] = Treatment(status="used", field=WEBHOOK_URL, reason=None)
     await services.generations.check_prompt(plan)
     forecast = services.generations.forecast(plan)
     metrics.PREFLIGHTS.add()
@@ -89,12 +122,22 @@ async def preflight_images(request: Request) -> PreflightResponse:
     return PreflightResponse(
         parameters=_settled(fields, plan, services.settings.model_id),
         warnings=list(plan.warnings),
+        treatment=treatment,
+        cost=_cost(plan.params, forecast),
         eta_ms=_milliseconds(forecast.eta_s),
         cold_start_ms=math.ceil(forecast.cold_start_s * 1000),
         asleep=list(forecast.asleep),
         queue_ms=_milliseconds(forecast.queued_s),
         earliest_deadline_ms=earliest_ms,
         deadline_can_be_met=can_be_met,
+    )
+
+
+def _cost(params: GenerationParams, forecast: Forecast) -> Cost:
+    pixels = params.num_images * params.height * params.width
+    return Cost(
+        device_seconds=forecast.device_s,
+        megapixel_steps=shape_of(params).forwards * pixels / 1e6,
     )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import ErrorDetails
 
 from pipelines.errors import InvalidRequest
-from serve.api.dialects.translation import shown, translate
+from serve.api.complaints import complaint
+from serve.api.dialects.translation import Translation, translate
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high"]
@@ -72,8 +72,15 @@ class ImageGenerationRequest(BaseModel):
     safety_identifier: Text | None = Field(
         default=None, description="As `user`, over which it takes precedence."
     )
-    stream: bool = False
-    partial_images: int = 0
+    stream: bool = Field(
+        default=False,
+        description="Events instead of JSON: partial images, then each image in base64.",
+    )
+    partial_images: int = Field(
+        default=0,
+        description="0..3, with `stream`: previews of each image, evenly over its steps; fewer"
+        " where the server has no time for them.",
+    )
     style: Literal["vivid", "natural"] | None = Field(
         default=None, description="Not used: there are no style presets."
     )
@@ -109,24 +116,38 @@ class ImageGenerationRequest(BaseModel):
         description="Whether to take some steps without a forward; absent: with quality low.",
     )
 
+    return_stage_metrics: bool = Field(
+        default=False, description="Whether the answer says in `metrics` what `server-timing` does."
+    )
+
     _notes: tuple[str, ...] = PrivateAttr(default=())
+    _meant: Mapping[str, str] = PrivateAttr(default_factory=dict[str, str])
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the body said in other tools' words without effect: the first of the warnings."""
         return self._notes
 
+    @property
+    def meant(self) -> Mapping[str, str]:
+        """Every place of the body with a value, and the field here that it was taken for: its own
+        place where there is none."""
+        return self._meant
+
 
 GENERATION_SCHEMA = "ImageGenerationRequest"
 
-GENERATION_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{GENERATION_SCHEMA}"}}
-        },
-    }
-}
+JOB_SCHEMA = "JobRequest"
+PREDICTION_SCHEMA = "PredictionRequest"
+
+
+def body_of(schema: str) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is of that schema."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+GENERATION_BODY = body_of(GENERATION_SCHEMA)
 """Documents the body of a route that reads it by hand, strictly. The schema, with other tools'
 words and this server's ranges, is `openapi/generation_fields.py`'s."""
 
@@ -152,21 +173,31 @@ class OutputTokens(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """Text tokens in (negative prompt included), latent tokens out."""
+    """Text tokens in (negative prompt included), latent tokens out.
+
+    `prompt_tokens_details` is what other servers call `input_tokens_details`. `device_seconds` are
+    the denoiser's share of its time, and `megapixel_steps` its steps times the image's megapixels,
+    of all images; 0 where the answer was kept from an equal request before.
+    """
 
     input_tokens: int
     input_tokens_details: InputTokens
+    prompt_tokens_details: InputTokens
     output_tokens: int
     output_tokens_details: OutputTokens
     total_tokens: int
+    device_seconds: float = 0.0
+    megapixel_steps: float = 0.0
 
 
 class ImagesResponse(BaseModel):
-    """OpenAI's response and our `seed`, `warnings`, `model` and `deadline_met`.
+    """OpenAI's response, what clients of other servers read (`id`, `inference_time_s`, `metrics`),
+    and our `seed`, `warnings`, `model` and `deadline_met`.
 
     `quality` is missing when the request named its steps itself.
     """
 
+    id: str = Field(description="As the header `x-request-id`.")
     created: int
     model: str
     data: list[ImageData]
@@ -180,6 +211,12 @@ class ImagesResponse(BaseModel):
         description="Whether the answer was there in time, by `deadline_ms` or the server's"
         " default. Absent: there was no deadline.",
     )
+    inference_time_s: float | None = Field(
+        default=None, description="Seconds from prompt to files; absent for an answer kept."
+    )
+    metrics: dict[str, float] | None = Field(
+        default=None, description="With `return_stage_metrics`: milliseconds by phase."
+    )
     warnings: list[str]
 
 
@@ -188,7 +225,7 @@ def parse_request(body: Mapping[str, Any]) -> ImageGenerationRequest:
 
     Raises UnsupportedFeature for a field known from elsewhere, InvalidRequest for an unknown one
     (naming the nearest known), for two that contradict each other and for a value of the wrong
-    type.
+    type; where there are several mistakes, all are told.
     """
     found = translate(body, ImageGenerationRequest.model_fields)
     try:
@@ -196,27 +233,23 @@ def parse_request(body: Mapping[str, Any]) -> ImageGenerationRequest:
             {name: given.value for name, given in found.fields.items()}
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        param = str(first["loc"][0])
-        path = found.fields[param].path if param in found.fields else param
-        where = param if path == param else f"{param} (sent as {path})"
-        raise InvalidRequest(f"{where}: {_complaint(first)}", param=param) from None
+        for problem in _type_problems(error, found):
+            found.problems.add(problem)
+        found.problems.tell()
+        raise AssertionError("a validation error has at least one error") from error
+    found.problems.tell()
     request._notes = tuple(found.notes)  # pyright: ignore[reportPrivateUsage]
+    request._meant = found.meant  # pyright: ignore[reportPrivateUsage]
     return request
 
 
-def _complaint(error: ErrorDetails) -> str:
-    if error["type"] == "missing":
-        return "required, and it is missing"
-    context = error.get("ctx", {})
-    wanted = {
-        "int_type": "must be an integer",
-        "float_type": "must be a finite number",
-        "finite_number": "must be a finite number",
-        "string_type": "must be a string",
-        "bool_type": "must be true or false",
-        "string_pattern_mismatch": "must be 'W:H' such as '16:9'",
-        "literal_error": f"must be one of {context.get('expected')}",
-        "value_error": str(context.get("error")),
-    }.get(error["type"], error["msg"])
-    return f"{wanted}, got {shown(error['input'])}"
+def _type_problems(error: ValidationError, found: Translation) -> list[InvalidRequest]:
+    """For each field of the wrong type the first of its mistakes, in the words of this API."""
+    problems: dict[str, InvalidRequest] = {}
+    for each in error.errors(include_url=False):
+        param = str(each["loc"][0])
+        path = found.fields[param].path if param in found.fields else param
+        where = param if path == param else f"{param} (sent as {path})"
+        problem = InvalidRequest(f"{where}: {complaint(each)}", param=param)
+        problems.setdefault(param, problem)
+    return list(problems.values())

@@ -8,28 +8,39 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from starlette.requests import Request
 
+from deployments.broadcast import AskAll
 from deployments.graph.image_graph import ImageGraph
+from deployments.graph.running_stages import Running
 from deployments.storage.store import StoredFile
 from pipelines.catalog import ModelSpec
 from pipelines.moderation import PromptRules
 from pipelines.tracing.spans import Attributes
+from serve.api.concurrency_limit import ConcurrencyLimit
 from serve.generation.admission import Admission
 from serve.generation.prompt_check import PromptCheck
 from serve.generation.result_cache import ResultCache
 from serve.generation.service import GenerationService
 from serve.generation.sharing import Sharing
+from serve.jobs.service import JobService
+from serve.jobs.store.open_store import Store
+from serve.load.load_reader import AskCluster, LoadReader, LoadSources, no_cluster
 from serve.settings.settings import Settings
-from serve.tracing.archive import Archive, AskAll
+from serve.shutdown import Shutdown
+from serve.tracing.archive import Archive
 from serve.tracing.recorder import Recorder, Sink
 from serve.tracing.store import TraceStore
+from serve.webhooks.webhooks import Webhooks
 
 NodeMetrics = Callable[[], Awaitable[bytes | None]]
 """The text for Prometheus; None where it cannot be read."""
+
+AskRunning = Callable[[], Awaitable[Running]]
+"""What draws here now."""
 
 
 class ReadableStore(Protocol):
@@ -39,6 +50,10 @@ class ReadableStore(Protocol):
         """The file; blocks. Raises FileNotStored, StageFailed."""
         ...
 
+    def delete(self, file_id: str) -> None:
+        """Remove the file, if there is one; blocks. Raises StageFailed."""
+        ...
+
 
 def _empty_context(_: str) -> Context:
     return Context()
@@ -46,6 +61,10 @@ def _empty_context(_: str) -> Context:
 
 async def _no_metrics() -> bytes | None:
     return None
+
+
+async def _nothing_runs() -> Running:
+    return Running()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +82,13 @@ class Services:
     recorder: Recorder
     traces: TraceStore
     archive: Archive
+    webhooks: Webhooks
+    load: LoadReader
     node_metrics: NodeMetrics = _no_metrics
+    running: AskRunning = _nothing_runs
+    file_reads: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
+    shutdown: Shutdown = field(default_factory=Shutdown)
+    jobs: JobService | None = None
     now: Callable[[], float] = time.time
 
     @classmethod
@@ -81,39 +106,71 @@ class Services:
         sinks: Sequence[Sink] = (),
         ask_all: AskAll | None = None,
         node_metrics: NodeMetrics = _no_metrics,
+        running: AskRunning = _nothing_runs,
+        cluster_load: AskCluster = no_cluster,
+        job_store: Store | None = None,
+        replica: str = "",
     ) -> Self:
         """Services as `settings` say; without `rules`, prompts are not checked. `context_of` makes
         the context in which the job of a request id is drawn: not the request's own, because equal
         requests share it. Traces are of `resource`, and go to `sinks` besides the store; `ask_all`
         asks all ingress replicas for theirs. `node_metrics` reads what this node exports for
-        Prometheus."""
+        Prometheus, `running` asks the stages what they draw with, and `cluster_load` what the
+        cluster tells of the application's replicas. Without a `job_store` there are no jobs;
+        `replica` is the name under which they are held."""
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
-        return cls(
+        generations = GenerationService(
+            graph=graph,
+            prompts=PromptCheck(rules),
+            admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
+            sharing=Sharing(
+                graph.generate,
+                store.get,
+                ResultCache(cache.max_bytes, cache.ttl_s),
+                context_of=context_of,
+            ),
+            model=settings.model_id,
+            records_prompts=settings.tracing.record_prompts,
+            now=now,
+        )
+        services = cls(
             settings=settings,
             spec=spec,
             graph=graph,
             store=store,
-            generations=GenerationService(
-                graph=graph,
-                prompts=PromptCheck(rules),
-                admission=Admission(limits.max_queued_images, limits.max_queued_images_per_tenant),
-                sharing=Sharing(
-                    graph.generate,
-                    store.get,
-                    ResultCache(cache.max_bytes, cache.ttl_s),
-                    context_of=context_of,
-                ),
-                model=settings.model_id,
-                records_prompts=settings.tracing.record_prompts,
-                now=now,
-            ),
+            generations=generations,
             recorder=Recorder(settings.tracing, (traces, *sinks), resource),
             traces=traces,
             archive=Archive(traces, ask_all),
+            webhooks=Webhooks(settings.webhooks, job_store, now=now),
+            load=LoadReader(
+                generations.load,
+                LoadSources(ask_all=ask_all, cluster=cluster_load),
+                model=settings.model_id,
+                tenants=settings.tenants,
+                now=now,
+            ),
             node_metrics=node_metrics,
+            running=running,
             now=now,
         )
+        if job_store is not None:
+            services.jobs = JobService(
+                job_store,
+                services.generations,
+                store,
+                settings=lambda: services.settings,
+                spec=spec,
+                recorder=services.recorder,
+                holder=replica,
+                now=now,
+                context_of=context_of,
+                ask_all=ask_all,
+                shutdown=services.shutdown,
+            )
+            services.load.sources.jobs = services.jobs.active
+        return services
 
     def take_over(self, settings: Settings) -> None:
         """Go by other limits and deadlines from the next request on; nothing else may differ."""

@@ -1,12 +1,11 @@
 """`GET /v1/traces/{id}` and `GET /traces`: what was recorded of requests lately.
 
-For a browser as pages, for programs as JSON. They show no prompt, but who asked for what and when:
-`tracing.listed` says whether there is a list.
+For a browser as pages, for programs as JSON. They show no prompt, but what was asked for, when, and
+by whom, as far as everybody may know (`public_trace`). Whether there is a list: `tracing.listed`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,11 @@ from pipelines.errors import TraceNotKept
 from serve.api.openapi.failures import TAKES_PARAMETERS, WAITS, failures
 from serve.api.services import services_of
 from serve.error_responses import ApiResponse
+from serve.middleware.error_page import prefers_page
+from serve.tenancy.shown_name import shown_name
+from serve.tracing.job_spans import each_once
 from serve.tracing.otlp import sdk_spans, to_json
+from serve.tracing.public_trace import public_trace
 from serve.tracing.recorder import Trace
 from serve.tracing.views.excerpt import excerpt
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
@@ -45,8 +48,6 @@ _OTLP: dict[str, Any] = {
     "required": ["resourceSpans"],
 }
 
-_HTML = re.compile(r"\btext/html\b")
-
 
 @router.get(
     "/v1/traces/{trace_id}",
@@ -66,7 +67,8 @@ async def trace(request: Request, trace_id: str, format: Format = None) -> Respo
         raise TraceNotKept(
             f"no trace {trace_id[:64]!r} is kept here; it may be too old, or was not recorded"
         )
-    if _wants_page(request, format):
+    kept = [public_trace(each, services.settings.tenants) for each in kept]
+    if prefers_page(request.scope):
         return await _page(lambda: _trace_page(kept))
     return await run_in_threadpool(lambda: ApiResponse(as_otlp(kept)))
 
@@ -91,11 +93,14 @@ async def traces(
     if not services.settings.tracing.listed:
         raise TraceNotKept("traces are not listed here: tracing.listed is off")
     filters = TraceFilters(slow=slow, missed=missed, failed=failed, tenant=tenant)
-    latest = await services.archive.latest()
+    tenants, latest = services.settings.tenants, await services.archive.latest()
     chosen = await run_in_threadpool(
-        lambda: filters.select(summarise(as_otlp([each])) for each in latest)
+        lambda: filters.select(
+            (summarise(as_otlp([public_trace(each, tenants)])) for each in each_once(latest)),
+            shown=lambda name: shown_name(name, tenants),
+        )
     )
-    if _wants_page(request, format):
+    if prefers_page(request.scope):
         return await _page(lambda: list_page(chosen, filters))
     return ApiResponse(TraceList(data=tuple(chosen)).as_json())
 
@@ -111,12 +116,6 @@ def _trace_page(traces: Sequence[Trace]) -> str:
         as_otlp(shown.traces),
         left_out_requests=shown.left_out_requests,
         left_out_spans=shown.left_out_spans,
-    )
-
-
-def _wants_page(request: Request, format: str | None) -> bool:
-    return format == "html" or (
-        format is None and _HTML.search(request.headers.get("accept", "")) is not None
     )
 
 

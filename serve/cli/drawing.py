@@ -9,14 +9,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from deployments.graph.warnings import warnings_for
+from deployments.stages.provenance import stage_provenance
 from deployments.storage.encode import encode_image
 from deployments.storage.parameters import parameters_text
+from deployments.storage.receipt import receipt_text, with_stages
 from deployments.weights.fetch import fetch
+from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import Conditioning, DecodedImage, StepEvent
+from pipelines.provenance import StageProvenance
 from pipelines.skipping import forwards_of
 from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
@@ -27,6 +31,9 @@ from serve.settings.settings import Settings
 if TYPE_CHECKING:
     from pipelines.local import LocalChain
 
+_ATTENTION = "sdpa"
+"""What the chain computes with, here and in a server that is told nothing else."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
@@ -34,6 +41,13 @@ class Drawing:
 
     data: bytes
     seed: int
+
+
+class _Loaded(NamedTuple):
+    """The chain, and of each stage what its receipts will say, once its files have been read."""
+
+    chain: LocalChain
+    stages: list[tuple[StageProvenance, Fingerprint]]
 
 
 class LocalDrawing:
@@ -82,10 +96,15 @@ class LocalDrawing:
             ]
             on_warnings(warnings_for(plan.params, *facts))
 
-        images = self._load().generate(plan.params, on_step=on_step, on_encoded=on_encoded)
-        return [_finished(image, plan, index) for index, image in enumerate(images)]
+        loaded = self._load()
+        images = loaded.chain.generate(plan.params, on_step=on_step, on_encoded=on_encoded)
+        drawn_by = tuple(replace(stage, weights=read.wait()) for stage, read in loaded.stages)
+        return [
+            _finished(replace(image, drawn_by=drawn_by), plan, index)
+            for index, image in enumerate(images)
+        ]
 
-    def _load(self) -> LocalChain:
+    def _load(self) -> _Loaded:
         import torch
 
         from pipelines.families import family_of
@@ -117,19 +136,39 @@ class LocalDrawing:
         files = (*family.text_files, *family.transformer_files, *family.decoder_files)
         folder = fetch(self._spec.source, files, weights)
         spec = replace(self._spec, source=str(folder))
-        return LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+        chain = LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+        parts = {
+            "text_encoder": family.text_files,
+            "transformer": family.transformer_files,
+            "vae": family.decoder_files,
+        }
+        stages = [
+            (
+                stage_provenance(
+                    part,
+                    device=device,
+                    dtype=dtype,
+                    attention=_ATTENTION if part == "transformer" else "",
+                ),
+                Fingerprint(folder, names, weights),
+            )
+            for part, names in parts.items()
+        ]
+        return _Loaded(chain, stages)
 
 
 def _finished(image: DecodedImage, plan: Plan, index: int) -> Drawing:
     """The file of image `index`, to the byte that of a server."""
     params = plan.params
     finish = replace(plan.finish, seed=params.seed + index)
+    steps_run, cuts = forwards_of(params), params.planned_cuts
     data = encode_image(
         image.pixels,
         output_format=finish.output_format,
         output_compression=finish.output_compression,
-        parameters=parameters_text(
-            params, finish, steps_run=forwards_of(params), cuts=params.planned_cuts
+        parameters=parameters_text(params, finish, steps_run=steps_run, cuts=cuts),
+        receipt=with_stages(
+            receipt_text(params, finish, steps_run=steps_run, cuts=cuts), image.drawn_by
         ),
     )
     return Drawing(data=data, seed=finish.seed)

@@ -1,5 +1,5 @@
-"""The command `sluice`: draw an image, look at traces, check a configuration, watch a machine,
-profile a denoiser.
+"""The command `sluice`: draw an image, look after jobs, look at traces and load, check a
+configuration, watch a machine, profile a denoiser.
 
 A failure is one clear line on stderr for each mistake, and exit code 1; a wrong command line is a
 box of typer's there, and exit code 2. torch is imported only by `generate` without `--url`.
@@ -27,10 +27,12 @@ from pipelines.skipping import forwards_of
 from serve.api.schemas import ImageGenerationRequest, parse_request
 from serve.cli import traces as commands
 from serve.cli.client import ServerError, SluiceClient
+from serve.cli.jobs.commands import User, jobs
+from serve.cli.jobs.remote_drawing import RemoteDrawing
 from serve.cli.outputs import OutputFiles
 from serve.cli.profile import profile
 from serve.cli.tables import console, machines_table, models_table, placement_table
-from serve.http import product_version
+from serve.cli.top import top
 from serve.nodes.spot import Cloud
 from serve.redrawing import merged, recorded_fields
 from serve.settings.settings import Settings
@@ -46,6 +48,8 @@ _err = Console(stderr=True)
 
 app.command()(commands.trace)
 app.command()(commands.traces)
+app.add_typer(jobs, name="jobs")
+app.command()(top)
 
 
 class Format(StrEnum):
@@ -101,6 +105,7 @@ def generate(
     min_steps: Annotated[
         int | None, typer.Option(help="Fewer steps, to be on time; only with --url.")
     ] = None,
+    user: User = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A file, or a folder that exists.")
     ] = None,
@@ -136,11 +141,13 @@ def generate(
             raise typer.BadParameter(
                 "nothing else waits here: --deadline-ms, --priority and --min-steps need --url"
             )
+        if user is not None:
+            raise typer.BadParameter("--user is whose job it is on a server: it needs --url")
         images = _draw_here(request, device, dtype)
     else:
         if device is not Device.AUTO or dtype is not DType.AUTO:
             raise typer.BadParameter("the server decides on device and dtype; leave out with --url")
-        images = _draw_there(request, url)
+        images = _draw_there(request, url, user)
     for image, path in zip(images, files.paths, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image)
@@ -236,6 +243,9 @@ app.command()(profile)
 @app.command()
 def version() -> None:
     """Print the versions of Sluice and of what it stands on."""
+    # Not above: with the whole HTTP side it takes seconds, which every other command would wait.
+    from serve.http import product_version
+
     _out.print(f"sluice {product_version()}")
     for name in ("ray", "torch", "diffusers", "transformers"):
         _out.print(f"{name} {installed_version(name)}", highlight=False)
@@ -260,13 +270,11 @@ def _draw_here(request: ImageGenerationRequest, device: Device, dtype: DType) ->
     return images
 
 
-def _draw_there(request: ImageGenerationRequest, url: str) -> list[bytes]:
-    with SluiceClient(url) as client, _progress("") as progress:
-        progress.add_task(f"waiting for {url}", total=None)
-        answer = client.generate(request)
-        images = [client.image_bytes(image) for image in answer.data]
-    _warn(answer.warnings)
-    return images
+def _draw_there(request: ImageGenerationRequest, url: str, user: str | None) -> Sequence[bytes]:
+    with SluiceClient(url) as client:
+        drawn = RemoteDrawing(client, _err, user=user).draw(request)
+    _warn(drawn.warnings)
+    return drawn.images
 
 
 def _progress(count: str) -> Progress:

@@ -15,7 +15,8 @@ from pipelines.errors import InvalidRequest
 from serve.cli.tables import console, operators_table, replicas_table
 
 if TYPE_CHECKING:
-    from deployments.profiling import ReplicaLoad, TickProfile
+    from deployments.profiling import TickProfile
+    from deployments.replica_load import ReplicaLoad
     from pipelines.engine.observe.profiling import ProfileRequest
 
 _out = console()

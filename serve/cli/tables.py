@@ -15,7 +15,7 @@ from pipelines.catalog import ModelSpec
 from serve.capacity.gpus import counted
 
 if TYPE_CHECKING:
-    from deployments.profiling import ReplicaLoad
+    from deployments.replica_load import ReplicaLoad
     from serve.capacity.machines import Machines
     from serve.capacity.packing import Packing
     from serve.capacity.placement import Placement

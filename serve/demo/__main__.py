@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.errors import ConfigurationError
-from serve.api.schemas import ImageGenerationRequest, ImagesResponse
-from serve.cli.client import ServerError, SluiceClient
+from serve.api.schemas import ImageGenerationRequest
+from serve.cli.client import Images, ServerError, SluiceClient
 from serve.demo.child_server import ChildServer, NoPort, ServerDied, choose_port
 from serve.settings.settings import Settings
 
@@ -131,11 +131,12 @@ def watch(
             )
 
 
-def _announce(server: ChildServer, output: Path, answer: ImagesResponse, seconds: float) -> None:
+def _announce(server: ChildServer, output: Path, answer: Images, seconds: float) -> None:
     _console.print(f'\nDrew "{PROMPT}" ({answer.size}, seed {SEED}) in {seconds:.2f} s.')
     _console.print(f"Image:  {output.resolve()}")
-    _console.print(f"Server: {server.url}  (docs at {server.url}/docs)")
-    _console.print(f"Trace:  {server.url}/traces")
+    _console.print(f"Page:   {server.url}/")
+    _console.print(f"API:    {server.url}/docs")
+    _console.print(f"Traces: {server.url}/traces")
     _console.print(f"\nTry:\n{curl_line(server.url, output.with_name('star.png'))}", markup=False)
 
 

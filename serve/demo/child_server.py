@@ -64,11 +64,13 @@ def choose_port(wanted: int) -> int:
 
 
 class ChildServer:
-    """`serve run` with the carried model on `port`, writing to the file `log`.
+    """`serve run` with the carried model on `port`, writing to the file `log`; what was in it is
+    kept as `previous_log`.
 
     `args` are settings for the builder, as in a Serve configuration; `builder` is another
-    application's, as `module:function`. Serve gives a request up after `request_timeout_s`, or one
-    that comes after Ray has died would never end.
+    application's, as `module:function`, and `checkout` another checkout of this repository to take
+    it from. Serve gives a request up after `request_timeout_s`, or one that comes after Ray has
+    died would never end.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class ChildServer:
         log: Path,
         args: Mapping[str, object] | None = None,
         builder: str = BUILDER,
+        checkout: Path = _ROOT,
         request_timeout_s: float = 630.0,
     ) -> None:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         self._port = port
         self._builder = builder
+        self._checkout = checkout
         self.request_timeout_s = request_timeout_s
         self._args = dict(args or {})
         self._child: subprocess.Popen[bytes] | None = None
@@ -97,6 +101,11 @@ class ChildServer:
         return self._child is not None
 
     @property
+    def previous_log(self) -> Path:
+        """Where the log of the start before this one is kept."""
+        return self.log.with_suffix(f".previous{self.log.suffix}")
+
+    @property
     def shown_command(self) -> list[str]:
         """The command as a user would type it."""
         return ["serve", "run", "--address", "local", self._builder]
@@ -104,13 +113,15 @@ class ChildServer:
     def start(self) -> None:
         """Start the child, in a session of its own: Ctrl-C in the terminal is for the caller."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists():
+            self.log.replace(self.previous_log)
         # The plain command knows no time limit, and only one port.
         target = str(self._write_config())
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", target],
-                cwd=_ROOT,
-                env=_environment() | self._family.environment,
+                cwd=self._checkout,
+                env=_environment(self._checkout) | self._family.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -145,8 +156,8 @@ class ChildServer:
         command = [sys.executable, "-m", "ray.serve.scripts", "deploy", "--address", dashboard[1]]
         done = subprocess.run(
             [*command, str(self._write_config(overrides))],
-            cwd=_ROOT,
-            env=_environment(),
+            cwd=self._checkout,
+            env=_environment(self._checkout),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -232,8 +243,11 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _environment() -> dict[str, str]:
+def _environment(checkout: Path) -> dict[str, str]:
     environment = dict(os.environ)
+    # Before whatever is installed, or named there already.
+    given = [path] if (path := environment.get("PYTHONPATH")) else []
+    environment["PYTHONPATH"] = os.pathsep.join([str(checkout), *given])
     environment.pop("RAY_ADDRESS", None)
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     for name, value in RAY_SERVE_VARIABLES.items():

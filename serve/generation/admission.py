@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,6 +70,11 @@ class Admission:
     def in_flight(self) -> int:
         """Images that are admitted and not over."""
         return self._by_tenant.total()
+
+    @property
+    def by_tenant(self) -> Mapping[str, int]:
+        """The same by tenant, of those that have any."""
+        return dict(self._by_tenant)
 
     @contextmanager
     def slot(

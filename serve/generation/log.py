@@ -33,7 +33,7 @@ from serve.generation.trace_attributes import (
 from serve.tenancy.principal import MAX_TENANT_CHARS
 from serve.tracing.recorder import RequestTrace
 
-_log = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve")
 
 Facts = dict[str, object]
 
@@ -77,8 +77,18 @@ class LogEntry:
         return self.punctuality is not None and self.punctuality.is_met
 
 
+OnEnd = Callable[[str, DeadlineResult | None], None]
+"""Told how a generation has ended, and what became of its deadline if it had one."""
+
+
+def _unheard(_: str, __: DeadlineResult | None) -> None:
+    return None
+
+
 @contextmanager
-def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Generator[None]:
+def generation_log(
+    entry: LogEntry, *, model: str, with_prompts: bool, on_end: OnEnd = _unheard
+) -> Generator[None]:
     """Log how the body ends: `ok`, an error's code, `client_gone`, or how it was cancelled.
 
     `model` is its name, and `with_prompts` puts prompts into the trace; never into the log.
@@ -99,6 +109,7 @@ def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Genera
             count_for_tenant(
                 outcome, entry.terms, answer=entry.answer, deadline=deadline, asked=asked
             )
+        on_end(outcome, deadline)
         _describe(entry, outcome, deadline, model=model, with_prompts=with_prompts)
         facts: Facts = {
             "request": entry.request_id,
@@ -113,7 +124,7 @@ def generation_log(entry: LogEntry, *, model: str, with_prompts: bool) -> Genera
             "seconds": round(seconds, 3),
         }
         # As fields of their own too, for logs in JSON.
-        _log.info("generation %s", _in_words(facts), extra={"event": "generation", **facts})
+        logger.info("generation %s", _in_words(facts), extra={"event": "generation", **facts})
 
 
 def _in_words(facts: Facts) -> str:
@@ -187,7 +198,13 @@ def _answered(answer: Answer | None) -> Facts:
     facts: Facts = {"steps_run": _list(image.steps_run for image in answer.result.images)}
     if answer.result.resumed_at:
         facts["resumed_at"] = _list(answer.result.resumed_at)
-    return {**facts, "source": answer.source or "drawn"}
+    usage = answer.result.usage
+    return {
+        **facts,
+        "source": answer.source or "drawn",
+        "device_seconds": round(usage.device_seconds, 3),
+        "megapixel_steps": round(usage.megapixel_steps, 3),
+    }
 
 
 def _list(values: Iterable[object]) -> str:

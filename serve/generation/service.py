@@ -7,13 +7,15 @@ watch, who cancels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deployments.graph.forecast import Forecast
 from deployments.graph.image_graph import ImageGraph
-from deployments.graph.progress import Listener, unheard
+from deployments.graph.listening.listener import Listener, unheard
+from deployments.graph.steering.steering import Steering
+from deployments.wire.parts import NOTHING_DONE, Part
 from pipelines.contracts import GenerationJob, ServiceTerms
 from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable
 from serve.errors import in_milliseconds
@@ -23,6 +25,7 @@ from serve.generation.plan import Plan, RequestedTerms
 from serve.generation.prompt_check import PromptCheck
 from serve.generation.sharing import Answer, Sharing
 from serve.generation.storage_health import StorageHealth
+from serve.load.recent_requests import IngressLoad, RecentRequests
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,22 +44,36 @@ class GenerationService:
     records_prompts: bool
     now: Callable[[], float]
     storage: StorageHealth = field(default_factory=StorageHealth)
+    recent: RecentRequests = field(default_factory=RecentRequests)
 
     @contextmanager
     def logged(self, entry: LogEntry) -> Generator[LogEntry]:
         """Around one generation, from the making of its plan on: when the body ends, log, count and
         trace what became of it. It is being admitted until `generate` has a place for it."""
-        log = generation_log(entry, model=self.model, with_prompts=self.records_prompts)
+        log = generation_log(
+            entry,
+            model=self.model,
+            with_prompts=self.records_prompts,
+            on_end=self.recent.count,
+        )
         with log, entry.admitting:
             entry.admitting.enter_context(entry.trace.root.part("admit"))
             yield entry
 
     async def generate(
-        self, plan: Plan, terms: ServiceTerms, entry: LogEntry, listener: Listener = unheard
+        self,
+        plan: Plan,
+        terms: ServiceTerms,
+        entry: LogEntry,
+        listener: Listener = unheard,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
     ) -> Answer:
         """The images of `plan`, inside of `logged`; `listener` is told how far they are.
 
-        Of an answer that was kept nothing is told. Raises ContentPolicyViolation,
+        They go on from `resume`, and are steered on the way, as `ImageGraph.generate` says. Of an
+        answer that was kept nothing is told. Raises ContentPolicyViolation,
         DeadlineUnreachable in the client's terms, Overloaded, and whatever the graph raises.
         """
         entry.plan, entry.terms = plan, terms
@@ -70,7 +87,11 @@ class GenerationService:
             entry.admitting.close()
             try:
                 answer = await self.sharing.answer(
-                    _job(plan, terms, entry), entry.trace.root, listener
+                    _job(plan, terms, entry),
+                    entry.trace.root,
+                    listener,
+                    resume=resume,
+                    steering=steering,
                 )
             except DeadlineUnreachable as error:
                 elapsed_s = self.now() - entry.arrived
@@ -80,6 +101,10 @@ class GenerationService:
         if answer.source != "hit":
             self.storage.observe(answer.result.images, self.now())
         return answer
+
+    def load(self) -> IngressLoad:
+        """What this replica has to do, and has done lately."""
+        return self.recent.load(self.admission.by_tenant)
 
     async def check_prompt(self, plan: Plan) -> None:
         """Raises ContentPolicyViolation for a prompt that is not to be drawn.

@@ -2,7 +2,7 @@
 
 Exact means that tenant, parameters and file are the same, the seed included; nothing is shared
 between tenants. A request that allows fewer steps (`min_inference_steps`) is always drawn by
-itself: what it gets depends on when it is asked for.
+itself: what it gets depends on when it is asked for. So is one that is steered, or taken up again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
-from deployments.graph.progress import Broadcast, Listener, unheard
+from deployments.graph.listening.listener import Broadcast, Listener, unheard
+from deployments.graph.steering.steering import Steering
 from deployments.single_flight import SingleFlight
 from deployments.storage.store import StoredFile
+from deployments.wire.parts import NOTHING_DONE, Part
 from pipelines.contracts import (
     FinishSpec,
     GenerationJob,
@@ -56,12 +58,28 @@ class Answer:
 
 class _Leader(NamedTuple):
     """The request of several equal ones that is drawn, its number, which names its flight, the
-    `traceparent` of its spans, and its progress for all of them."""
+    `traceparent` of its spans, its progress for all of them, and how it is steered for them: it is
+    shown once anybody wants to see it."""
 
     terms: ServiceTerms
     number: int
     trace: str
     progress: Broadcast
+    steering: Steering
+
+
+class Draw(Protocol):
+    """`ImageGraph.generate`."""
+
+    def __call__(
+        self,
+        job: GenerationJob,
+        log: OpenSpan,
+        listener: Listener,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
+    ) -> Coroutine[Any, Any, GenerationResult]: ...
 
 
 class Sharing:
@@ -73,7 +91,7 @@ class Sharing:
 
     def __init__(
         self,
-        draw: Callable[[GenerationJob, OpenSpan, Listener], Coroutine[Any, Any, GenerationResult]],
+        draw: Draw,
         read: Callable[[str], StoredFile],
         cache: ResultCache[ExactRequest, GenerationResult],
         *,
@@ -90,29 +108,42 @@ class Sharing:
         self._started = 0
 
     async def answer(
-        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+        self,
+        job: GenerationJob,
+        log: OpenSpan | None = None,
+        listener: Listener = unheard,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
     ) -> Answer:
         """The images of `job`, what is done for them being added to `log`. Raises what drawing
         raises. `listener` is told how far they are, whoever's request is drawn; of images that were
-        kept, nothing."""
+        kept, nothing. With `resume` or `steering`, it is drawn by itself, whoever draws its like,
+        and the images are nobody else's."""
         log = OpenSpan("answer") if log is None else log
-        if job.params.min_inference_steps is not None:
-            return Answer(result=await self._draw(job, log, listener))
+        if job.params.min_inference_steps is not None or resume or steering is not None:
+            return Answer(
+                result=await self._draw(job, log, listener, resume=resume, steering=steering)
+            )
         key = ExactRequest.of(job)
         if (kept := await self._kept(key)) is not None:
-            return Answer(result=replace(kept, timings={}, cold_stages=()), source="hit")
+            return Answer(result=_again(kept), source="hit")
         while (leader := self._leader_for(key, job.terms)) is not None:
             try:
                 with log.part("shared") as part:
                     part.links += filter(None, [leader.trace])
                     with leader.progress.heard_by(listener):
+                        if listener.wants_previews:
+                            leader.steering.previews(True)
                         result = await self._fly(key, leader, job, log)
                     return Answer(result=result, source="shared")
             except DeadlineUnreachable:
                 # It was the leader's deadline, which says nothing of one that is later.
                 continue
         self._started += 1
-        leader = self._leaders[key] = _Leader(job.terms, self._started, job.trace, Broadcast())
+        leader = self._leaders[key] = _Leader(
+            job.terms, self._started, job.trace, Broadcast(), Steering()
+        )
         with leader.progress.heard_by(listener):
             return Answer(result=await self._fly(key, leader, job, log))
 
@@ -130,7 +161,7 @@ class Sharing:
         try:
             return await self._flights.run(
                 leader.number,
-                lambda: self._draw_and_keep(key, job, log, leader.progress),
+                lambda: self._draw_and_keep(key, job, log, leader),
                 context=self._context_of(job.request_id),
             )
         finally:
@@ -139,11 +170,11 @@ class Sharing:
                 del self._leaders[key]
 
     async def _draw_and_keep(
-        self, key: ExactRequest, job: GenerationJob, log: OpenSpan, listener: Listener
+        self, key: ExactRequest, job: GenerationJob, log: OpenSpan, leader: _Leader
     ) -> GenerationResult:
         # From the start, because its files are stored before the answer is here.
         since = self._clock()
-        result = await self._draw(job, log, listener)
+        result = await self._draw(job, log, leader.progress, steering=leader.steering)
         # An answer without the links that were asked for is no answer for later.
         if not any(image.not_stored for image in result.images):
             self._cache.put(key, result, num_bytes=size_of(key, result), since=since)
@@ -162,6 +193,12 @@ class Sharing:
             self._cache.drop(key)
             return None
         return kept
+
+
+def _again(kept: GenerationResult) -> GenerationResult:
+    """A kept answer as that of another request, for which nothing was done."""
+    usage = replace(kept.usage, device_seconds=0.0, megapixel_steps=0.0)
+    return replace(kept, usage=usage, timings={}, cold_stages=())
 
 
 def may_join(terms: ServiceTerms, leader: ServiceTerms) -> bool:

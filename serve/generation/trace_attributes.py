@@ -42,12 +42,13 @@ def requested_terms_attributes(requested: RequestedTerms) -> dict[str, Attribute
 
 
 def answer_attributes(answer: Answer) -> dict[str, Attribute]:
-    """Tokens, forwards and bytes of the answer, and whether it was kept or shared."""
+    """Tokens, forwards, device seconds and bytes of the answer, and if it was kept or shared."""
     result = answer.result
     found: dict[str, Attribute] = {
         "gen_ai.usage.input_tokens": result.usage.input_tokens,
         "gen_ai.usage.output_tokens": result.usage.output_tokens,
         "sluice.steps_run": sum(image.steps_run or 0 for image in result.images),
+        "sluice.device_seconds": round(result.usage.device_seconds, 6),
         "sluice.bytes": sum(image.num_bytes for image in result.images),
     }
     if answer.source is not None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from starlette.middleware import Middleware
+from starlette.types import Scope
 
 from serve.middleware.body_limit import BodyLimitMiddleware
 from serve.middleware.body_time import BodyTimeMiddleware
 from serve.middleware.content_encoding import ContentEncodingMiddleware
 from serve.middleware.cors import CorsMiddleware
 from serve.middleware.error_boundary import ErrorBoundaryMiddleware
+from serve.middleware.error_page import ErrorPageMiddleware
 from serve.middleware.forwarded import ForwardedMiddleware
 from serve.middleware.head import HeadMiddleware
 from serve.middleware.head_limit import HeadLimitMiddleware
@@ -27,14 +29,16 @@ def middleware(
     recorder: Recorder,
     *,
     echo_request_id: bool,
+    file_paths: Container[str] = (),
 ) -> list[Middleware]:
     """All middleware, outermost first: an error of any inner one is answered, with its id.
 
-    `limits` gives those of the moment.
+    `limits` gives those of the moment; the bodies of `file_paths` may be as large as files.
     """
 
-    def max_body_bytes() -> int:
-        return limits().max_body_bytes
+    def max_body_bytes(scope: Scope) -> int:
+        is_file = scope["path"].removeprefix(scope.get("root_path", "")) in file_paths
+        return limits().max_file_bytes if is_file else limits().max_body_bytes
 
     cors = [Middleware(CorsMiddleware, config=settings.cors)] if settings.cors.allow_origins else []
     return [
@@ -43,6 +47,7 @@ def middleware(
         Middleware(HeadMiddleware),
         Middleware(HeadLimitMiddleware, max_bytes=lambda: limits().max_header_bytes),
         Middleware(ForwardedMiddleware, trusted=settings.trusted_proxies),
+        Middleware(ErrorPageMiddleware, tracing=settings.tracing),
         Middleware(TracingMiddleware, recorder=recorder),
         Middleware(ErrorBoundaryMiddleware),
         Middleware(

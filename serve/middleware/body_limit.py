@@ -13,7 +13,7 @@ from pipelines.errors import RequestTooLarge
 class BodyLimitMiddleware:
     """Raises RequestTooLarge for a body over `max_bytes`, before reading it where announced."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: Callable[[], int]) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: Callable[[Scope], int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
@@ -21,7 +21,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_bytes = self._max_bytes()
+        max_bytes = self._max_bytes(scope)
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced[:19]) > max_bytes:
             raise _too_large(max_bytes)

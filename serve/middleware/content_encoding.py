@@ -25,7 +25,7 @@ class ContentEncodingMiddleware:
     those; InvalidRequest for what is not of its encoding.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: Callable[[], int]) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: Callable[[Scope], int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
@@ -35,7 +35,7 @@ class ContentEncodingMiddleware:
         if encoding in ("", "identity"):
             await self._app(scope, receive, send)
             return
-        unpacking = _Unpacking(encoding.removeprefix("x-"), self._max_bytes())
+        unpacking = _Unpacking(encoding.removeprefix("x-"), self._max_bytes(scope))
 
         async def unpacked_receive() -> Message:
             # What unpacks to nothing yet is no message: one with an empty body would do no harm,

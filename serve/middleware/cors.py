@@ -11,11 +11,14 @@ from pipelines.errors import InvalidRequest
 from serve.error_responses import error_response
 from serve.settings.sections import CorsConfig
 
-_METHODS = ("GET", "HEAD", "POST")
+_METHODS = ("DELETE", "GET", "HEAD", "POST")
 
 _READABLE = (
     "content-range",
     "etag",
+    "idempotent-replayed",
+    "location",
+    "preference-applied",
     "retry-after",
     "retry-after-ms",
     "server-timing",

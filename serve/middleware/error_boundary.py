@@ -16,7 +16,7 @@ from serve.middleware.tracing import record_outcome
 CLIENT_GONE = 499
 """Nobody reads it, but metrics and logs count it apart from failures."""
 
-_log = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve")
 
 
 class ErrorBoundaryMiddleware:
@@ -40,7 +40,7 @@ class ErrorBoundaryMiddleware:
             await self._app(scope, receive, watched_send)
         except ClientGone:
             record_outcome(scope, CLIENT_GONE_OUTCOME)
-            _log.info("request %s: the client left, nothing goes on for it", _request_id(scope))
+            logger.info("request %s: the client left, nothing goes on for it", _request_id(scope))
             await Response(status_code=CLIENT_GONE)(scope, receive, send)
         except SluiceError as error:
             record_outcome(scope, error_code(error))
@@ -49,7 +49,7 @@ class ErrorBoundaryMiddleware:
             await error_response(error)(scope, receive, send)
         except Exception as error:  # the boundary of the process: a client must get an answer
             record_outcome(scope, error_code(error))
-            _log.exception("request %s: unforeseen error", _request_id(scope))
+            logger.exception("request %s: unforeseen error", _request_id(scope))
             if started:
                 raise
             await internal_error_response()(scope, receive, send)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from deployments.options.stages import Options, RequestAutoscalingOptions
+from deployments.options.stages import Options
 from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
 from pipelines.families import family_named, family_of
 
@@ -68,6 +68,8 @@ class Limits(Options):
         "max_images",
         "max_prompt_chars",
         "max_body_bytes",
+        "max_file_bytes",
+        "max_file_reads",
         "max_header_bytes",
         "body_timeout_s",
         "max_unread_bodies",
@@ -96,6 +98,12 @@ class Limits(Options):
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Bytes of a request's body, also of one that comes compressed, unpacked."""
+
+    max_file_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Bytes of a file that comes to be read, as to `/v1/receipts/read`, with the form around it."""
+
+    max_file_reads: int = Field(default=4, ge=1)
+    """Files that an ingress replica reads at once; more are answered 429."""
 
     max_header_bytes: int = Field(default=32 * 1024, ge=1024)
     """Bytes of a request's headers, 32 counted for each beside its own; more are answered 431. Its
@@ -184,7 +192,13 @@ class MetricsConfig(Options):
 
     route: bool = False
     """Whether `GET /metrics` answers those of the node that an ingress replica runs on. Its labels
-    name tenants."""
+    name tenants only with `tenants.header`."""
+
+    load: bool = True
+    """Whether `GET /load` answers what the application has to do, as `sluice top` shows it: its
+    replicas, their queues, and how many requests there are, by tenant. Tenants are named only with
+    `tenants.header`. Switch it off where those who reach this server are not to see how busy it
+    is."""
 
 
 class ResultCacheConfig(Options):
@@ -221,7 +235,8 @@ class TracingConfig(Options):
     """A file to which each trace is appended as a line of OTLP JSON."""
 
     listed: bool = True
-    """Whether `GET /traces` lists the latest, of all tenants. Switch it off where those who reach
+    """Whether `GET /traces` lists the latest, of all tenants, which are named only with
+    `tenants.header`. Switch it off where those who reach
     this server are not to see what others do; a trace whose id one knows is shown all the same."""
 
     record_prompts: bool = False
@@ -239,34 +254,3 @@ class PromptRulesConfig(Options):
 
     disabled_categories: tuple[str, ...] = ()
     """Categories of the rules that are not applied."""
-
-
-class IngressConfig(Options):
-    """How many ingress replicas there are, and where they run."""
-
-    section: ClassVar[str] = "ingress"
-
-    num_replicas: int | None = Field(default=None, ge=1)
-    """A fixed number of replicas; left out (and without `autoscaling`), 1."""
-
-    autoscaling: RequestAutoscalingOptions | None = None
-    """Replicas by the requests in flight, instead of `num_replicas`."""
-
-    num_cpus: float = Field(default=0.1, gt=0)
-    """CPUs reserved by each replica."""
-
-    label_selector: dict[str, str] = Field(default_factory=dict)
-    """Node labels that a replica needs, as in `cluster.yaml`."""
-
-    graceful_shutdown_timeout_s: float | None = Field(default=None, ge=0)
-    """Seconds that a replica may use to answer what it has when it is taken away. Left out,
-    `limits.request_timeout_s`: no answer takes longer, so none is lost."""
-
-    max_surge_percent: int = Field(default=0, ge=0, le=100)
-    """As for stages: replicas that an update may start before it takes old ones away."""
-
-    @model_validator(mode="after")
-    def _check_replicas(self) -> Self:
-        if self.num_replicas is not None and self.autoscaling is not None:
-            raise self._reject("num_replicas", "cannot stand beside autoscaling; leave one out")
-        return self

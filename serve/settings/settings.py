@@ -29,11 +29,13 @@ from deployments.options.weights_source import parse_source
 from pipelines import catalog, operator_yaml
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
+from serve.settings.ingress_config import IngressConfig
+from serve.settings.jobs import JobsConfig
 from serve.settings.messages import model_in, readable, unknown_key
+from serve.settings.page_config import PageConfig
 from serve.settings.sections import (
     CorsConfig,
     Deadlines,
-    IngressConfig,
     Limits,
     MetricsConfig,
     Networks,
@@ -42,25 +44,29 @@ from serve.settings.sections import (
     Tenants,
     TracingConfig,
 )
+from serve.webhooks.webhooks_config import WebhooksConfig
 
 __all__ = [
     "CorsConfig",
     "Deadlines",
     "IngressConfig",
+    "JobsConfig",
     "Limits",
     "MetricsConfig",
+    "PageConfig",
     "PromptRulesConfig",
     "ResultCacheConfig",
     "Settings",
     "Tenants",
     "TracingConfig",
+    "WebhooksConfig",
 ]
 
 ENV_PREFIX = "SLUICE_"
 
-# What Kubernetes tells every pod about a Service called `sluice`.
-_OF_KUBERNETES = re.compile(
-    r"SLUICE_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+# The command line's own, and what Kubernetes tells every pod about a Service called `sluice`.
+_NO_SETTING = re.compile(
+    r"SLUICE_(CLI_USER|SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
@@ -126,14 +132,23 @@ class Settings(BaseSettings):
     result_cache: ResultCacheConfig = ResultCacheConfig()
     """Answers kept for requests that are repeated exactly."""
 
+    jobs: JobsConfig = JobsConfig()
+    """Generations that are stored."""
+
     prompt_rules: PromptRulesConfig = PromptRulesConfig()
     """Refusals by prompt."""
+
+    page: PageConfig = PageConfig()
+    """The page for people."""
 
     metrics: MetricsConfig = MetricsConfig()
     """Metrics over HTTP."""
 
     tracing: TracingConfig = TracingConfig()
     """Traces of requests."""
+
+    webhooks: WebhooksConfig = WebhooksConfig()
+    """Messages that a job is over."""
 
     ingress: IngressConfig = IngressConfig()
     """The HTTP deployment."""
@@ -167,6 +182,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = init_settings().get("config") or env_settings().get("config")
         from_file = InitSettingsSource(settings_cls, init_kwargs=_read_yaml(path) if path else {})
+        for written in (init_settings(), from_file()):
+            JobsConfig.refuse_written_password(written)
+            WebhooksConfig.refuse_written_secrets(written)
         return init_settings, env_settings, from_file
 
     @classmethod
@@ -279,7 +297,7 @@ def _split_commas(model: type[BaseModel], values: Any) -> Any:
 def _refuse_unknown_variables(settings: type[Settings]) -> None:
     """A mistyped variable would be silently ignored otherwise."""
     for variable in os.environ:
-        if variable.upper().startswith(ENV_PREFIX) and not _OF_KUBERNETES.fullmatch(variable):
+        if variable.upper().startswith(ENV_PREFIX) and not _NO_SETTING.fullmatch(variable):
             section, *inner = variable[len(ENV_PREFIX) :].lower().split("__")
             if section not in settings.model_fields:
                 known = _variables_near(settings, section, inner)

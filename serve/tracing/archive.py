@@ -6,10 +6,10 @@ Each keeps those of the requests that it served, and any of them may be asked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from deployments.broadcast import AskAll
 from serve.tracing.recorder import Trace
 from serve.tracing.store import TraceStore
 
@@ -17,9 +17,6 @@ logger = logging.getLogger("ray.serve")
 
 MAX_LISTED = 200
 """Traces of each replica in a list."""
-
-AskAll = Callable[..., Awaitable[list[Any]]]
-"""(method, *arguments) -> what each replica answered, this one among them."""
 
 
 class Archive:
@@ -30,10 +27,12 @@ class Archive:
         self._ask_all = ask_all
 
     async def get(self, trace_id: str) -> list[Trace]:
-        """The requests of that trace, in order; none if nobody keeps it."""
+        """The requests of that trace, in order; none if nobody keeps it. A job may be drawn by
+        another replica than it was submitted to."""
         kept = self._own.get(trace_id)
-        if not kept and self._ask_all is not None:
-            kept = _all_of(await self._ask_all("kept_traces", trace_id))
+        if self._ask_all is not None:
+            told = _all_of(await self._ask_all("kept_traces", trace_id))
+            kept = [*kept, *(trace for trace in told if trace not in kept)]
         return sorted(kept, key=lambda trace: trace.root.start_ns)
 
     async def latest(self) -> list[Trace]:

@@ -89,19 +89,38 @@ class Recorder:
         is_recorded = self._config.enabled and (is_wanted if parent is None else parent.is_sampled)
         return RequestTrace(name, parent, is_recorded=is_recorded, trace_id=trace_id)
 
+    def go_on(self, name: str, trace_id: str, parent_id: str) -> RequestTrace:
+        """More of a trace that was begun elsewhere, as a part of a span there."""
+        trace_id = trace_id or new_trace_id()
+        is_recorded = self.records(trace_id)
+        parent = Parent(trace_id, parent_id, is_recorded)
+        return RequestTrace(name, parent, is_recorded=is_recorded, trace_id=trace_id)
+
+    def records(self, trace_id: str) -> bool:
+        """Whether what is told of a trace that was begun elsewhere is recorded."""
+        return self._config.enabled and is_chosen(trace_id, self._config.sample_ratio)
+
+    def tell(self, trace_id: str, span: Span) -> None:
+        """A span that is over, of a trace that was begun elsewhere and is recorded."""
+        self._put(Trace(trace_id=trace_id, parent_id=None, root=span, resource=self._resource))
+
     def end(self, trace: RequestTrace) -> None:
         """The request is answered: its trace, if recorded, goes to every sink."""
         trace.root.end()
         if not trace.is_recorded:
             return
-        finished = Trace(
-            trace_id=trace.trace_id,
-            parent_id=None if trace.parent is None else trace.parent.span_id,
-            root=trace.root.span(),
-            resource=self._resource,
+        self._put(
+            Trace(
+                trace_id=trace.trace_id,
+                parent_id=None if trace.parent is None else trace.parent.span_id,
+                root=trace.root.span(),
+                resource=self._resource,
+            )
         )
+
+    def _put(self, trace: Trace) -> None:
         for sink in self._sinks:
-            sink.put(finished)
+            sink.put(trace)
 
     def close(self) -> None:
         """Have all sinks hand over what they have; blocks."""

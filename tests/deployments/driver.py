@@ -17,7 +17,9 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from deployments.application import bind_stages
 from deployments.graph.forecast import Forecast
 from deployments.graph.graph import Graph
-from deployments.graph.progress import Progress
+from deployments.graph.listening.events import GraphEvent, Progress
+from deployments.graph.listening.listener import CallbackListener
+from deployments.graph.steering.steering import Steering
 from deployments.names import StageName
 from deployments.options.stages import DenoiserOptions, StagesConfig
 from deployments.stages.denoiser import Denoiser
@@ -32,6 +34,7 @@ from pipelines.contracts import (
 )
 from pipelines.engine.observe.stats import EngineStats
 from pipelines.tracing.open_spans import OpenSpan
+from tests.listeners import Heard
 
 
 @dataclass(slots=True)
@@ -157,10 +160,21 @@ class GraphDriver:
         return await self._graph.generate(job)
 
     async def heard(self, job: GenerationJob) -> list[Progress]:
-        """What a listener hears of a job."""
-        told: list[Progress] = []
-        await self._graph.generate(job, OpenSpan("driver"), told.append)
-        return told
+        """What a listener hears of a job's progress."""
+        told = Heard()
+        await self._graph.generate(job, OpenSpan("driver"), told)
+        return told.progress
+
+    async def kept(self, job: GenerationJob) -> GenerationResult:
+        """A job whose images are good enough as soon as one of them has done a step."""
+        steering = Steering()
+
+        def told(event: GraphEvent) -> None:
+            if isinstance(event, Progress) and event.step:
+                steering.keep()
+
+        listener = CallbackListener(told)
+        return await self._graph.generate(job, OpenSpan("driver"), listener, steering=steering)
 
     async def forecast(self, job: GenerationJob) -> Forecast:
         return self._graph.forecast(job.params)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.graph.steering.steering import NO_CONTROLS, Controls
 from deployments.stage_table import STAGES
 from deployments.stages.local_handle import LocalHandle
 from deployments.wire.packed import (
@@ -25,6 +26,7 @@ from deployments.wire.packed import (
     PromptFacts,
 )
 from pipelines.contracts import (
+    Cut,
     FinishedImage,
     FinishSpec,
     LatentJob,
@@ -33,6 +35,7 @@ from pipelines.contracts import (
     StepEvent,
     TextPrompt,
 )
+from pipelines.previews.preview import Preview
 from pipelines.prompts.unread_text import DroppedText, UnreadText
 
 
@@ -65,6 +68,10 @@ async def _nothing(*_: object) -> None:
     return
 
 
+STEP_S = 0.25
+"""What a step of the stand-in is said to cost."""
+
+
 class GoesAway(Exception):
     """Raised by a hook: the denoiser's replica hands its works over."""
 
@@ -93,6 +100,12 @@ class FakeStages:
     steps: list[tuple[int, int]] = field(default_factory=list)
     denoised: list[LatentJob] = field(default_factory=list)
     cancelled: list[LatentJob] = field(default_factory=list)
+    wished: dict[str, Controls] = field(default_factory=dict)
+    """What is asked of each group of works."""
+    steered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    """Released whenever something is asked of works that are here."""
+    previewed: list[bool] = field(default_factory=list)
+    """Whether previews were asked for, by call; if so, each step has one."""
     told_every_s: list[float | None] = field(default_factory=list)
     decoded: int = 0
     terms: list[ServiceTerms] = field(default_factory=list)
@@ -121,27 +134,35 @@ class FakeStages:
         start: PackedCheckpoint | None = None,
         caller: str = "",
         step_every_s: float | None = None,
+        controls: Controls = NO_CONTROLS,
+        previews: bool = False,
     ) -> AsyncIterator[Denoising]:
         assert all(isinstance(item, str) for item in conditionings)
         self.told_every_s.append(step_every_s)
+        self.wished[job.group] = controls
+        self.previewed.append(previews)
         mark = _packed(len(self.started))
         self.started.append(job)
-        step = 0 if start is None else start.step
+        step, num_steps = 0 if start is None else start.step, job.sampling.num_inference_steps
+        cuts: tuple[Cut, ...] = ()
         try:
             await self.on_denoise(job)
-            while step < job.sampling.num_inference_steps:
+            while step < num_steps:
+                if self.wished[job.group].keep and 0 < step < num_steps - 1:
+                    cuts, num_steps = (Cut(step, step + 1),), step + 1
                 step += 1
                 self.steps.append((job.sampling.seed, step))
                 await self.on_step(job, step)
                 if self.tells_steps and step_every_s is not None:
-                    yield StepEvent(
-                        work_id=job.work_id, step=step, num_steps=job.sampling.num_inference_steps
-                    )
-                if step % self.checkpoint_every == 0 and step < job.sampling.num_inference_steps:
-                    yield PackedCheckpoint(step=step, latents=mark)
+                    yield StepEvent(work_id=job.work_id, step=step, num_steps=num_steps)
+                shows = self.wished[job.group].previews
+                if (previews if shows is None else shows) and step < num_steps:
+                    yield _preview(job, step, num_steps)
+                if step % self.checkpoint_every == 0 and step < num_steps:
+                    yield PackedCheckpoint(step=step, latents=mark, device_seconds=STEP_S * step)
         except GoesAway:
             if step:
-                yield PackedCheckpoint(step=step, latents=mark)
+                yield PackedCheckpoint(step=step, latents=mark, device_seconds=STEP_S * step)
             yield HandOver()
             return
         except asyncio.CancelledError:
@@ -153,10 +174,16 @@ class FakeStages:
             height=job.sampling.height,
             width=job.sampling.width,
             steps_run=step,
+            cuts=cuts,
+            device_seconds=STEP_S * step,
             prompts=tuple(
                 PromptFacts(num_tokens=len(text), unread=self._unread()) for text in conditionings
             ),
         )
+
+    async def steer(self, group: str, controls: Controls) -> None:
+        self.wished[group] = controls
+        self.steered.release()
 
     async def decode(self, latents: PackedLatents, terms: ServiceTerms) -> LatentJob:
         self.decoded += 1
@@ -194,6 +221,18 @@ class FakeStages:
         if not self.is_ready:
             await asyncio.sleep(3600)
         return True
+
+
+def _preview(job: LatentJob, step: int, num_steps: int) -> Preview:
+    return Preview(
+        work_id=job.work_id,
+        step=step,
+        num_steps=num_steps,
+        data=b"a picture",
+        media_type="image/jpeg",
+        width=job.sampling.width,
+        height=job.sampling.height,
+    )
 
 
 def _packed(number: int) -> PackedTensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import ray.serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.application import bind_stages
-from deployments.graph.progress import Phase, Progress
+from deployments.graph.listening.events import Phase, Progress
 from deployments.options.stages import StagesConfig
 from deployments.storage.parameters import read_record
 from pipelines import catalog
-from pipelines.contracts import GenerationResult
+from pipelines.contracts import Cut, GenerationResult
 from pipelines.embedded import EMBEDDED_MODEL_NAME
 from pipelines.errors import ContentPolicyViolation, DegenerateImage
 from pipelines.local import LocalChain
@@ -96,6 +97,22 @@ def test_a_listener_hears_how_far_each_image_is(driver: DeploymentHandle[Any]) -
         assert {5, 7} <= set(denoising)  # the checkpoint and the last; a slow machine tells more
         assert denoising == sorted(denoising)
         assert {each.num_steps for each in of_image} == {7}
+
+
+def test_images_are_kept_wherever_they_are_drawn(driver: DeploymentHandle[Any]) -> None:
+    """The denoiser's replica is told while it steps them, and the files are drawn again as such."""
+    job = make_job(steps=4_000, num_images=2)
+    result = driver.kept.remote(job).result(timeout_s=120)
+    for index, image in enumerate(result.images):
+        assert 1 < image.steps_run < 4_000
+        cut = Cut(image.steps_run - 1, image.steps_run)
+        params = replace(job.params, num_images=1, seed=index, planned_cuts=(cut,))
+        again = driver.generate.remote(replace(job, params=params)).result(timeout_s=120)
+        assert pixels_of(again.images[0]).tobytes() == pixels_of(image).tobytes()
+    assert result.usage.megapixel_steps == pytest.approx(
+        sum(image.steps_run for image in result.images) * 64 * 64 / 1e6
+    )
+    assert result.usage.device_seconds > 0
 
 
 def test_usage_timings_and_warnings_come_along(driver: DeploymentHandle[Any]) -> None:

@@ -29,6 +29,7 @@ from tests.cluster import (
 from tests.deployments.conftest import GRAPH_APP as APP
 from tests.deployments.driver import Attempt, bind_driver, make_job
 from tests.deployments.images import assert_same_image, pixels_of
+from tests.replica_logs import ReplicaLogs
 from tests.specs import tiny_spec
 
 pytestmark = pytest.mark.cluster
@@ -130,7 +131,8 @@ def test_the_works_of_a_caller_that_is_killed_leave(driver: Driver) -> None:
     wait_until(lambda: engine().works == 0)
     # The replica answers while these calls wait until nothing of them is on its way to nobody: as
     # seen, each that ended earlier stopped it for a second.
-    assert ongoing("Denoiser", app=APP) == 32
+    # A question that was just answered may be counted, too.
+    assert ongoing("Denoiser", app=APP) >= 32
     after = engine()
     assert after.cancelled - before.cancelled == 32
     assert after.steps - before.steps < 32 * ENDLESS / 4
@@ -160,11 +162,12 @@ def test_an_error_leaves_the_others_in_flight_alone(driver: Driver) -> None:
 
 def test_the_first_failure_stops_the_siblings(driver: Driver) -> None:
     """A flawed prompt fails all its images at once; none of them may stay in the engine."""
-    before = _engine(driver)
+    before, log = _engine(driver), ReplicaLogs(APP, "Denoiser")
     with pytest.raises(DegenerateImage):
         _generate(driver, guidance_scale=float("nan"), num_images=3, steps=LONG)
     wait_until(lambda: _engine(driver).works == 0)
     assert _engine(driver).finished == before.finished
+    assert "Traceback" not in "".join(log.lines())
 
 
 def test_a_decoder_that_dies_is_survived(driver: Driver) -> None:

@@ -51,7 +51,7 @@ STAGES: dict[str, tuple[str, set[str]]] = {
         f"{_CARRIED}; {_OPTIONS}; from deployments.stages.denoiser import Denoiser;"
         "options = DenoiserOptions(calibration_s=0.01, cost_cache=Path(sys.argv[1]));"
         "stage = Denoiser(spec, options)",
-        {"torch"},
+        {"PIL", "torch"},  # previews are files
     ),
     "VaeDecoder": (
         f"{_CARRIED}; {_OPTIONS}; from deployments.stages.vae_decoder import VaeDecoder;"

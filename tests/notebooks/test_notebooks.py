@@ -17,7 +17,7 @@ from tests.notebooks.running import FOLDER, Notebook
 
 ROOT = FOLDER.parent
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-NEEDS_CLUSTER = {"01_quickstart", "03_trace_review"}
+NEEDS_CLUSTER = {"01_quickstart", "03_trace_review", "05_jobs"}
 QUICKER = {"04_scaling": {"SECONDS, SEED = 240, 1": "SECONDS, SEED = 30, 1"}}
 """By notebook, what is run here instead of a line."""
 
@@ -57,7 +57,7 @@ def test_it_is_stored_without_outputs(path: Path):
 
 def test_the_readme_has_a_line_for_each():
     text = (FOLDER / "README.md").read_text("utf-8")
-    assert len(PATHS) == 4
+    assert len(PATHS) == 5
     assert set(re.findall(r"\]\((\S+\.ipynb)\)", text)) == {path.name for path in PATHS}
 
 

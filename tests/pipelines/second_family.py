@@ -130,6 +130,9 @@ class PackedMadeUp:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(FAMILY.image_tokens(height, width), CHANNELS, generator=generator)
 
+    def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return latents.T.reshape(CHANNELS, height // PATCH, width // PATCH)
+
     def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
         rows, columns = height // PATCH, width // PATCH
         ids = torch.zeros(text_tokens + rows * columns, 4)

@@ -28,6 +28,11 @@ EXAMPLES = [
     errors.ModelNotFound("none", model="x"),
     errors.FileNotStored("none", file_id="x"),
     errors.TraceNotKept("m"),
+    errors.JobNotFound("none"),
+    errors.JobConflict("over"),
+    errors.IdempotencyKeyReused("again"),
+    errors.StoreUnavailable("away", retry_after_s=2.5),
+    errors.DeliveryNotFound("none"),
     errors.ContentPolicyViolation(
         "no", stage="image", category="sexual", score=0.9, threshold=0.8, image_index=1
     ),

@@ -31,11 +31,15 @@ from pipelines.contracts import (
 from pipelines.engine.engine import Engine
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage, StageFailed
+from pipelines.families import family_of
 from pipelines.flux1 import transformer
 from pipelines.flux1.checkpoint import load_denoiser_components
 from pipelines.flux1.model import FluxModel
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.local import LocalChain
+from pipelines.previews.latent_rgb import fit_latent_rgb
+from pipelines.previews.preview import Preview
+from pipelines.previews.previewer import Predicted, Previewer
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.trajectory import Trajectory
@@ -55,6 +59,7 @@ WAITS: dict[str, dict[Wait, int]] = {
     "admission, skipping steps": {"upload": 5, "download": 3, "list index": 2},
     "admission, from a checkpoint": {"upload": 3, "download": 2},
     "tick": {"synchronize": 1},
+    "tick that predicts": {"synchronize": 1},
     "tick, layout of one shape not seen": {"synchronize": 1},
     "tick, layout of several shapes not seen": {"synchronize": 1, "upload": 6},
     "tick, layout not seen, by offsets": {"synchronize": 1, "upload": 7},
@@ -309,6 +314,41 @@ def test_the_chain_in_one_process(dev_like: Path, waits: HostWaits) -> None:
     assert [image.pixels.tobytes() for image in here] == [image.pixels.tobytes() for image in there]
 
 
+def test_previews_are_the_same_there(dev_like: Path, waits: HostWaits) -> None:
+    spec: ModelSpec = tiny_spec(dev_like)
+    shown: list[list[Preview]] = []
+    for device in ("cpu", "cuda"):
+        stage = DenoiserStage.load(str(dev_like), device=device)
+        family = family_of(spec)
+        decoder = family.load_latent_decoder(str(dev_like), device=device, dtype="float32")
+        fitted = fit_latent_rgb(stage, decoder, family, guidance_scale=3.5)
+        assert fitted is not None
+        work = stage.admit(JOB, TEXT, None)
+        work.predicts = True
+        stage.tick([work])
+        assert work.predicted is not None
+        previewer, found = Previewer(fitted, stage.unpacked, device=stage.device), list[Preview]()
+        sampling = JOB.sampling
+        previewer.offer(
+            [
+                Predicted(
+                    work_id="a",
+                    step=1,
+                    num_steps=7,
+                    latents=work.predicted,
+                    height=sampling.height,
+                    width=sampling.width,
+                    on_preview=found.append,
+                )
+            ]
+        )
+        previewer.close()
+        shown.append(found)
+    here, there = shown
+    assert len(here) == 1
+    assert here == there
+
+
 def test_the_host_waits_no_more_than_it_did(stage: DenoiserStage, waits: HostWaits) -> None:
     found: dict[str, dict[Wait, int]] = {}
     works: dict[str, Trajectory] = {}
@@ -338,6 +378,9 @@ def test_the_host_waits_no_more_than_it_did(stage: DenoiserStage, waits: HostWai
     note("tick, layout of one shape not seen", lambda: stage.tick([first, second]))
     note("tick, layout of several shapes not seen", lambda: stage.tick([first, wide]))
     note("tick", lambda: stage.tick([first, wide]))
+    first.predicts = True
+    note("tick that predicts", lambda: stage.tick([first, wide]))
+    assert first.predicted is not None
     note("cut", lambda: stage.cut(first, 5))
     note("checkpoint", lambda: stage.checkpoint(first))
     start = stage.checkpoint(second)

@@ -10,8 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deployments.graph.forecast import Forecast
-from deployments.graph.progress import ImageProgress, Listener, Phase, unheard
+from deployments.graph.listening.events import Phase
+from deployments.graph.listening.listener import Listener, unheard
+from deployments.graph.listening.progress_reporter import ProgressReporter
+from deployments.graph.steering.steering import Steering
 from deployments.storage.store import StoredFile
+from deployments.wire.packed import PromptFacts
+from deployments.wire.parts import NOTHING_DONE, ImageDrawn, Part
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     FinishedImage,
@@ -25,6 +30,7 @@ from pipelines.moderation import PromptRules
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import Timings
 from serve.api.services import Services
+from serve.jobs.store.open_store import Store
 from serve.settings.settings import Settings
 
 SPEC = ModelSpec(
@@ -63,6 +69,9 @@ class FakeStore:
             raise FileNotStored(f"no file {file_id!r} is stored here", file_id=file_id)
         return self.files[file_id]
 
+    def delete(self, file_id: str) -> None:
+        self.files.pop(file_id, None)
+
 
 @dataclass
 class FakeGraph:
@@ -88,17 +97,29 @@ class FakeGraph:
     jobs: list[GenerationJob] = field(default_factory=list)
     entered: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     cancelled: list[str] = field(default_factory=list)
+    resumes: list[Mapping[int, Part]] = field(default_factory=list)
+    steerings: list[Steering | None] = field(default_factory=list)
+    """What each job was to go on from, and how it is steered."""
     tells_step: int = 5
     """How far its images are when jobs hang, as their listeners are told."""
     not_stored: str = ""
     """Why no file can be stored; "": it can."""
+    timings: Timings = field(default_factory=lambda: {"encode": 0.004, "denoise.wait": 0.0015})
 
     async def generate(
-        self, job: GenerationJob, log: OpenSpan | None = None, listener: Listener = unheard
+        self,
+        job: GenerationJob,
+        log: OpenSpan | None = None,
+        listener: Listener = unheard,
+        *,
+        resume: Mapping[int, Part] = NOTHING_DONE,
+        steering: Steering | None = None,
     ) -> GenerationResult:
         self.jobs.append(job)
+        self.resumes.append(resume)
+        self.steerings.append(steering)
         self.entered.release()
-        images = [ImageProgress(i, job.params, listener) for i in range(job.params.num_images)]
+        images = [ProgressReporter(i, job.params, listener) for i in range(job.params.num_images)]
         for image in images:
             image.enters(Phase.ENCODE)
             image.stepped(self.tells_step, job.params.num_inference_steps)
@@ -110,12 +131,23 @@ class FakeGraph:
                 raise
         if self.error is not None:
             raise self.error
-        for image in images:
+        files: list[FinishedImage] = []
+        for index, image in enumerate(images):
+            if isinstance(part := resume.get(index), ImageDrawn):
+                files.append(part.file)
+                image.was_drawn(part.file)
+                continue
             image.denoised(self.steps_run or job.params.num_inference_steps)
-            image.enters(Phase.DONE)
+            files.append(self._image(job, index))
+            image.drawn(files[-1], (PromptFacts(num_tokens=7),))
         return GenerationResult(
-            images=tuple(self._image(job, i) for i in range(job.params.num_images)),
-            usage=Usage(input_tokens=7, output_tokens=16 * job.params.num_images),
+            images=tuple(files),
+            usage=Usage(
+                input_tokens=7,
+                output_tokens=16 * job.params.num_images,
+                device_seconds=sum(file.device_seconds for file in files),
+                megapixel_steps=sum(file.megapixel_steps for file in files),
+            ),
             warnings=("from the graph",) if "warn me" in job.params.prompt else (),
             timings=self._timings(),
             resumed_at=self.resumed_at,
@@ -133,7 +165,7 @@ class FakeGraph:
 
     def _timings(self) -> Timings:
         cold = {"cold_start": self.cold_start_s} if self.cold_stages else {}
-        return {"encode": 0.004, "denoise.wait": 0.0015, **cold}
+        return {**self.timings, **cold}
 
     def _image(self, job: GenerationJob, index: int) -> FinishedImage:
         finish, content_type = job.finish, f"image/{job.finish.output_format}"
@@ -149,6 +181,7 @@ class FakeGraph:
             sha256=hashlib.sha256(PIXELS).hexdigest(),
             num_bytes=len(PIXELS),
             steps_run=self.steps_run or job.params.num_inference_steps,
+            device_seconds=0.25,
         )
 
 
@@ -172,9 +205,20 @@ def services(
     spec: ModelSpec = SPEC,
     rules: PromptRules | None = None,
     now: Callable[[], float] = time.time,
+    job_store: Store | None = None,
     **settings: object,
 ) -> Services:
-    """Services over a fake graph; `settings` are nested settings or dotted keys."""
+    """Services over a fake graph; `settings` are nested settings or dotted keys. Without a
+    `job_store` there are no jobs."""
     graph = graph or FakeGraph()
     loaded = Settings.load(settings)
-    return Services.over(graph, graph.store, settings=loaded, spec=spec, rules=rules, now=now)
+    return Services.over(
+        graph,
+        graph.store,
+        settings=loaded,
+        spec=spec,
+        rules=rules,
+        now=now,
+        job_store=job_store,
+        replica="here",
+    )

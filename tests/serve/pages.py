@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
+
+
+class _Fill(dict[str, str]):
+    def __missing__(self, parameter: str) -> str:
+        return "unknown"
+
+
+def filled_paths(app: FastAPI, known: Mapping[str, str]) -> list[str]:
+    """Paths of all that may be got, with what is `known` of their parameters by name, and
+    "unknown" for the others."""
+    return [path.format_map(_Fill(known)) for path in get_paths(app)]
 
 
 def get_paths(app: FastAPI) -> list[str]:

@@ -93,3 +93,12 @@ def test_importing_the_http_side_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_secret_of_webhooks_is_looked_at_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("SLUICE_WEBHOOKS__SECRET", "whsec_c2hvcnQ=")
+    with pytest.raises(ConfigurationError, match=r"webhooks: secret: must be 24 to 64 bytes"):
+        build({"webhooks.allow": "https://hooks.example.com"})
+    assert build({})  # nothing is sent, so nothing is signed

@@ -24,6 +24,11 @@ EXAMPLES: list[errors.SluiceError] = [
     errors.ModelNotFound("m", model="x"),
     errors.FileNotStored("m", file_id="x"),
     errors.TraceNotKept("m"),
+    errors.JobNotFound("m"),
+    errors.JobConflict("m"),
+    errors.IdempotencyKeyReused("m"),
+    errors.StoreUnavailable("m", retry_after_s=1.2),
+    errors.DeliveryNotFound("m"),
     errors.ContentPolicyViolation(
         "m", stage="image", category="nsfw", score=0.9, threshold=0.8, image_index=2
     ),

@@ -18,7 +18,7 @@ from serve.icon import data_url
 from tests.cluster import free_port
 from tests.serve.browser import chromium, needs_chromium
 from tests.serve.fakes import FakeGraph, services
-from tests.serve.pages import get_paths
+from tests.serve.pages import filled_paths
 
 pytestmark = needs_chromium
 
@@ -51,18 +51,16 @@ def pages() -> Iterator[tuple[Browser, list[str]]]:
     app = create_app(services(graph))
     file_id = graph.store.put(b"bytes", "image/png")
     with served(Starlette(routes=[Mount(PREFIX, app)])) as port:
-        http = httpx.Client(base_url=f"http://127.0.0.1:{port}{PREFIX}")
-        drawn = http.post("/v1/images/generations", json={"prompt": "a"})
-        trace_id = drawn.headers["x-trace-id"]
-        fill = {"file_id": file_id, "model_id": "test-model", "trace_id": trace_id}
-        paths = [path.format(**fill) for path in get_paths(app)]
-        as_page = {"accept": "text/html"}
-        found = [
-            path
-            for path in paths
-            if "html" in http.get(path, headers=as_page).headers.get("content-type", "")
-        ]
-        http.close()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}{PREFIX}") as http:
+            drawn = http.post("/v1/images/generations", json={"prompt": "a"})
+            trace_id = drawn.headers["x-trace-id"]
+            fill = {"file_id": file_id, "model_id": "test-model", "trace_id": trace_id}
+            as_page = {"accept": "text/html"}
+            found = [
+                path
+                for path in filled_paths(app, fill)
+                if "html" in http.get(path, headers=as_page).headers.get("content-type", "")
+            ]
         rules = f"MAP {HOST}:80 127.0.0.1:{port}, MAP * ~NOTFOUND"
         with chromium(f"--host-resolver-rules={rules}") as browser:
             yield browser, found
@@ -70,7 +68,7 @@ def pages() -> Iterator[tuple[Browser, list[str]]]:
 
 def test_there_are_these(pages: tuple[Browser, list[str]]):
     kinds = {path.rpartition("/")[0] or path for path in pages[1]}
-    assert kinds == {"/docs", "/redoc", "/traces", "/v1/traces"}
+    assert kinds == {"/", "/docs", "/redoc", "/traces", "/v1/traces"}
 
 
 def test_no_page_asks_another_server(pages: tuple[Browser, list[str]]):

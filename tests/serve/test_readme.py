@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import ssl
+import subprocess
 from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from deployments.options.stage import Options
 from deployments.options.stages import StagesConfig
 from serve.api.schemas import ImageGenerationRequest
 from serve.errors import ERROR_TABLE
 from serve.settings.settings import Settings
+from tests.deployments.timestamp_authority import needs_openssl
 
 SERVE = Path(__file__).resolve().parents[2] / "serve"
 README = (SERVE / "README.md").read_text()
@@ -41,3 +49,22 @@ def test_every_field_of_a_generation():
 def test_every_error():
     for rule in ERROR_TABLE.values():
         assert f"| {rule.status} | `{rule.code}` |" in README
+
+
+@needs_openssl
+def test_the_recipe_for_tls_on_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (block,) = (each for each in blocks if "openssl req" in each)
+    (tmp_path / "serve").symlink_to(SERVE)
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(["bash", "-euc", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output/tls.key").stat().st_mode & 0o077 == 0
+    trusted = ssl.create_default_context(cafile="output/tls.crt").get_ca_certs()
+    assert [each["subjectAltName"] for each in trusted] == [(("DNS", "localhost"),)]
+    written = yaml.safe_load((tmp_path / "output/tls.yaml").read_text())
+    options = ServeDeploySchema.model_validate(written).http_options
+    key, certificate = (str(tmp_path / f"output/tls.{end}") for end in ("key", "crt"))
+    assert (options.ssl_keyfile, options.ssl_certfile) == (key, certificate)
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(certificate, key)

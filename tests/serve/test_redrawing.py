@@ -15,6 +15,7 @@ import sd_parsers
 from PIL import Image
 
 from deployments.graph.remote_graph import RemoteGraph
+from deployments.graph.running_stages import Running
 from deployments.stages.fused import Fused
 from deployments.stages.local_handle import LocalHandle
 from deployments.storage.encode import read_parameters
@@ -77,6 +78,7 @@ async def client(
             "stages.denoiser.cost_cache": tmp_path / "cost",
             "stages.denoiser.calibration_s": 0.2,
             "stages.safety.classifier": "off",
+            "limits.max_prompt_chars": 32_000,
             "stages.storage.directory": tmp_path / "files",
         }
     )
@@ -84,7 +86,13 @@ async def client(
     stages = Fused(spec, settings.stages)
     graph = RemoteGraph(cast(Any, LocalHandle(stages)))
     store = open_store(settings.stages.storage)
-    services = Services.over(graph, store, settings=settings, spec=spec, rules=None)
+
+    async def running() -> Running:
+        return Running(await stages.provenance())
+
+    services = Services.over(
+        graph, store, settings=settings, spec=spec, rules=None, running=running
+    )
     transport = httpx.ASGITransport(app=create_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://sluice.test") as client:
         yield client
@@ -116,6 +124,39 @@ async def test_every_kind_in_every_format(client: httpx.AsyncClient):
             assert [each for each in redrawn["warnings"] if "has no token for" not in each] == []
             seen.add(again)
         assert len(seen) == 3
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+async def test_a_receipt_draws_the_same_bytes(client: httpx.AsyncClient, output_format: str):
+    for kind, fields in KINDS.items():
+        file, _ = await drawn(client, {**ASKED, **fields, "output_format": output_format})
+        read = await client.post(
+            "/v1/receipts/read", content=file, headers={"content-type": f"image/{output_format}"}
+        )
+        assert read.status_code == 200, read.text
+        told = read.json()
+        assert (told["differences"], told["reproducible"]) == ([], True)
+        assert (told["model"], told["steps"]) == ("sluice-shapes", RUN[kind])
+        assert len(told["weights"]) == 64
+        assert told["versions"]["torch"]
+        assert told["request"]["n"] == 1
+        again, redrawn = await drawn(client, told["request"])
+        assert again == file, kind
+        assert [each for each in redrawn["warnings"] if "has no token for" not in each] == []
+
+
+async def test_a_receipt_outlives_the_text_that_a_jpeg_cuts(
+    client: httpx.AsyncClient, tmp_path: Path
+):
+    prompt = "🐈 <a> & ]]> \"'\\ \u2028\x85" * 1000
+    body = {**ASKED, "prompt": prompt, "num_inference_steps": 1, "output_format": "jpeg"}
+    path = tmp_path / "long.jpeg"
+    path.write_bytes((await drawn(client, body))[0])
+    with pytest.raises(InvalidRequest, match="too long for a JPEG"):
+        read_record(read_parameters(path.read_bytes()))
+    fields = recorded_fields(path)
+    assert fields["prompt"] == prompt
+    assert (await drawn(client, fields))[0] == path.read_bytes()
 
 
 async def test_the_record_says_how_a_schedule_was_shortened(client: httpx.AsyncClient):

@@ -19,10 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.schemas import parse_request
 from serve.cli.drawing import LocalDrawing
+from serve.load.server_load import ServerLoad
 from serve.settings.settings import Settings
 from tests.cluster import ongoing, paused, replica_processes, wait_until
 from tests.serve.leaving import leaving_client
-from tests.serve.woken import APP, BODY_TIMEOUT_S, Woken
+from tests.serve.woken import APP, BODY_TIMEOUT_S, STAGES, Woken
 
 pytestmark = pytest.mark.cluster
 
@@ -64,6 +65,19 @@ def test_the_image_is_the_local_chains(client: httpx.Client):
         difference = np.abs(pixels(here.data) - pixels(data))
         assert difference.max() <= 1
         assert (difference == 0).mean() >= 0.999
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_receipt_is_of_the_replicas_that_run(client: httpx.Client, kind: str):
+    body = {"prompt": PROMPT, "seed": 12, "quality": "low", "output_format": kind}
+    file = base64.b64decode(client.post(URL, json=body).json()["data"][0]["b64_json"])
+    headers = {"content-type": f"image/{kind}"}
+    read = client.post("/v1/receipts/read", content=file, headers=headers)
+    assert read.status_code == 200, read.text
+    told = read.json()
+    assert (told["differences"], told["reproducible"]) == ([], True)
+    drawn = client.post(URL, json=told["request"]).json()["data"][0]
+    assert base64.b64decode(drawn["b64_json"]) == file
 
 
 def test_timings_name_the_phases(client: httpx.Client):
@@ -111,6 +125,33 @@ def test_the_metrics_of_this_node(client: httpx.Client):
     assert "ray_node_mem_used" in families
 
 
+def test_what_the_application_has_to_do(client: httpx.Client):
+    body = {"prompt": PROMPT, "deadline_ms": 600_000}
+    assert client.post(URL, json=body).status_code == 200
+
+    def told() -> ServerLoad:
+        return ServerLoad.model_validate_json(client.get("/load").raise_for_status().content)
+
+    def has_ticked() -> bool:
+        load = told()
+        return bool(load.denoisers and load.denoisers[0].tick_tokens)
+
+    wait_until(has_ticked)  # a denoiser tells of its ticks once a second
+    load = told()
+    assert load.deployments is not None
+    replicas = {each.name: each.replicas.get("RUNNING") for each in load.deployments}
+    assert set(replicas) == {*STAGES, "Ingress"}
+    assert load.denoisers is not None
+    (denoiser,) = load.denoisers
+    assert replicas["Denoiser"] == 1
+    assert (denoiser.tick_tokens or 0) > 0
+    assert (denoiser.knee_tokens or 0) > 0
+    assert load.ingress_replicas == 1
+    assert load.requests.outcomes["ok"] >= 1
+    assert load.deadlines.met >= 1
+    assert load.jobs is not None
+
+
 def test_what_a_proxy_says_is_used_as_a_whole(client: httpx.Client):
     """Below, uvicorn takes scheme and client, and leaves the host."""
     said = {"proto": "https", "host": "images.example", "for": "192.0.2.1"}
@@ -156,11 +197,12 @@ def test_a_body_of_50_mb_and_then_a_good_request(client: httpx.Client):
     assert client.post(URL, json={"prompt": PROMPT}).status_code == 200
 
 
-def test_a_client_that_leaves_frees_its_place(woken: Woken):
+@pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["waiting", "streaming"])
+def test_a_client_that_leaves_frees_its_place(woken: Woken, extra: dict[str, bool]):
     """Two places, which each of three requests takes: its work must end before it is done."""
     for _ in range(3):
         before = woken.engine()
-        with leaving_client(woken.client.base_url, URL, LONG):
+        with leaving_client(woken.client.base_url, URL, {**LONG, **extra}):
             wait_until(lambda before=before: woken.engine().steps > before.steps)
         wait_until(lambda: woken.engine().works == 0)
         assert woken.engine().finished == before.finished
@@ -210,6 +252,18 @@ def test_equal_requests_are_drawn_once_and_outlive_the_first_that_asked(woken: W
     assert "x-sluice-cache" not in alone.headers
     images = [answer.json()["data"][0]["b64_json"] for answer in (staying, alone)]
     assert images[0] == images[1]
+
+
+def test_an_image_as_a_stream(client: httpx.Client):
+    base_url = f"{str(client.base_url).rstrip('/')}/v1"
+    with openai.OpenAI(api_key="unused", base_url=base_url, max_retries=0) as sdk:
+        stream = sdk.images.generate(prompt=PROMPT, stream=True, extra_body={"seed": 5})
+        (completed,) = stream
+        alone = sdk.images.generate(prompt=PROMPT, extra_body={"seed": 5})
+    assert isinstance(completed, openai.types.ImageGenCompletedEvent)
+    assert alone.data is not None
+    assert completed.b64_json == alone.data[0].b64_json
+    assert completed.usage.total_tokens > 0
 
 
 def test_the_openai_client(client: httpx.Client):

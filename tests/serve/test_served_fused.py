@@ -78,6 +78,15 @@ def test_many_at_once_are_the_local_chains(client: httpx.Client) -> None:
         assert_alike(drawn(answer), [pixels(image.data) for image in local])
 
 
+def test_a_receipt_is_of_both_replicas(client: httpx.Client) -> None:
+    answer = client.post(URL, json={**BODY, "seed": 3})
+    file = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    read = client.post("/v1/receipts/read", files={"file": ("a.png", file, "image/png")})
+    assert read.json()["differences"] == []
+    drawn_again = client.post(URL, json=read.json()["request"]).json()["data"][0]
+    assert base64.b64decode(drawn_again["b64_json"]) == file
+
+
 @pytest.fixture(scope="module")
 def disturbed(client: httpx.Client) -> list[httpx.Response]:
     """The answers to `BODIES`, whose replica dies under some of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,9 +51,13 @@ NEEDS_MORE = {"ray_serve_health_check_failures_total": "a replica that is sick"}
 
 
 @pytest.fixture(scope="module")
-def client(
-    cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[httpx.Client]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which files are stored."""
+    return tmp_path_factory.mktemp("stored") / "files"
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster, files: Path) -> Iterator[httpx.Client]:
     """A client of the carried model, whose finisher sleeps at first, with little room for all."""
     largest = Limits(**LIMITS).largest_tokens(Settings.load().model_spec())
     settings: dict[str, Any] = {
@@ -66,7 +71,7 @@ def client(
                 "checkpoint_every": 1,
             },
             "finisher": {"autoscaling": {"min_replicas": 0}},
-            "storage": {"directory": str(tmp_path_factory.mktemp("files")), "max_bytes": ROOM},
+            "storage": {"directory": str(files), "max_bytes": ROOM},
         },
     }
     ray.serve.run(build(settings), name=APP, route_prefix="/metrics-test")
@@ -89,7 +94,7 @@ def preflight(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def samples(client: httpx.Client, cluster: LocalCluster) -> list[Sample]:
+def samples(client: httpx.Client, cluster: LocalCluster, files: Path) -> list[Sample]:
     """What is exported after one of everything, once all processes have told of the last."""
     wait_until(lambda: preflight(client)["asleep"] == ["Finisher"])
     first = draw(client, n=2, seed=7, user="anna", deadline_ms=120_000)  # waits for the finisher
@@ -105,6 +110,7 @@ def samples(client: httpx.Client, cluster: LocalCluster) -> list[Sample]:
     _share(client)
     _crowd(client)
     _fill(client)
+    _lack_a_folder(client, files)
     draw(client, user="last")
     expected = {
         name
@@ -203,6 +209,16 @@ def _fill(client: httpx.Client) -> None:
         answer = draw(client, size="512x512", seed=seed, user="ben")
         stored += len(base64.b64decode(answer["data"][0]["b64_json"]))
         seed += 1
+
+
+def _lack_a_folder(client: httpx.Client, files: Path) -> None:
+    """A file that cannot be stored, as something else has the folder's name."""
+    aside = files.rename(files.with_name("aside"))
+    files.touch()
+    (image,) = draw(client, seed=5)["data"]
+    assert "url" not in image
+    files.unlink()
+    aside.rename(files)
 
 
 def of_ours(samples: list[Sample]) -> list[Sample]:

@@ -107,6 +107,15 @@ def named(spans: list[Span], name: str) -> list[Span]:
     return [span for span in spans if span["name"] == name]
 
 
+def shown(spans: list[Span]) -> list[Span]:
+    """Without what the file says otherwise, which is the operator's own."""
+    hidden = {"sluice.tenant", "url.path"}
+    return [
+        {**span, "attributes": [each for each in span["attributes"] if each["key"] not in hidden]}
+        for span in spans
+    ]
+
+
 def value(span: Span, key: str) -> Any:
     for item in span["attributes"]:
         if item["key"] == key:
@@ -124,7 +133,7 @@ def test_any_ingress_replica_shows_any_trace(
     }
     for trace_id, spans in traces.items():
         for _ in range(3):
-            assert spans_of(client.get(f"/v1/traces/{trace_id}").json()) == spans
+            assert shown(spans_of(client.get(f"/v1/traces/{trace_id}").json())) == shown(spans)
             listed = client.get("/traces").json()["data"]
             assert {trace["trace_id"] for trace in listed} >= set(traces)
     assert len(replicas) == 2

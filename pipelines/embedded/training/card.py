@@ -16,7 +16,7 @@ from pipelines.embedded.training import checker, world
 from pipelines.embedded.training.evaluate import evaluate, question_for
 from pipelines.embedded.training.export import folder_bytes
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PHASES = {
     "vae": "autoencoder",
@@ -36,7 +36,7 @@ def evaluate_and_write_card(folder: Path, *, n: int = 500) -> None:
     for canvas in world.CANVASES:
         share = n if canvas == world.CANVASES[0] else n // 5
         sizes[str(canvas)] = asdict(evaluate(question_for(folder, canvas=canvas), n=share))
-        log.info("%s", sizes[str(canvas)])
+        logger.info("%s", sizes[str(canvas)])
     default = sizes[str(world.CANVASES[0])]
     summary = {key: default[key] for key in ("one_object", "two_objects", "n")}
     text = json.dumps(summary | {"sizes": sizes}, indent=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipelines.embedded.training import captions, checker, world
 from pipelines.embedded.training.world import Canvas
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def _judge(pipeline: FluxPipeline, question: Question, n: int, objects: int) -> 
     wrong = torch.nonzero(~verdict.all).flatten().tolist()
     for index in wrong[:10]:
         shown = checker.read(images[index : index + 1])[0]
-        log.info("wrong: %s -> %s", prompts[index], shown.tolist())
+        logger.info("wrong: %s -> %s", prompts[index], shown.tolist())
     return verdict
 
 

@@ -20,7 +20,7 @@ from pipelines.embedded.training.loop import CHECKPOINT
 from pipelines.embedded.training.tokenizers import CLIP_LENGTH, T5_LENGTH
 from pipelines.embedded.training.train_text import load_encoders
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STEPS = 10
 GUIDANCE = 3.5
@@ -62,7 +62,7 @@ def export(run: Path, folder: Path) -> None:
     }
     (folder / "training.json").write_text(json.dumps(records, indent=1) + "\n")
     size = folder_bytes(folder)
-    log.info("export: %s, %.2f MB", folder, size / 1e6)
+    logger.info("export: %s, %.2f MB", folder, size / 1e6)
     if size >= MAX_BYTES:
         raise ValueError(f"the carried model has {size} bytes, more than {MAX_BYTES}")
 

@@ -16,7 +16,7 @@ from pipelines.embedded.training import captions, world
 from pipelines.embedded.training.train_text import encode, load_encoders
 from pipelines.embedded.training.world import Canvas
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COUNTS = (32_000, 5_000, 5_000, 5_000, 6_000)
 """How many examples of each of ``world.CANVASES``."""
@@ -68,7 +68,7 @@ def _cache(run: Path, canvas: Canvas, n: int, device: str, seed: int) -> None:
     empty_pooled, empty_tokens = encode(encoders, [""])
     tensors |= {"empty_pooled": empty_pooled[0].half(), "empty_tokens": empty_tokens[0].half()}
     save_file(tensors, _path(run, canvas))
-    log.info("latents: %d of %s", len(tensors["two"]), canvas)
+    logger.info("latents: %d of %s", len(tensors["two"]), canvas)
 
 
 def load_examples(run: Path, canvas: Canvas) -> Examples:

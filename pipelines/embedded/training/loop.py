@@ -27,7 +27,7 @@ from pipelines.embedded.training.flow import ShortAttention, build_transformer
 from pipelines.embedded.training.latents import Examples, load_examples
 from pipelines.embedded.training.muon import Muon
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EMA_DECAY = 0.996
 MUON_RATE, ADAMW_RATE = 2e-3, 1.5e-3
@@ -234,7 +234,7 @@ class Curve:
                 shares = evaluator(trainee.average, view)
                 prefix = f"{evaluator.canvas} g{view.guidance:g} cfg{view.cfg_scale:g} "
                 row |= {prefix + name: share for name, share in shares._asdict().items()}
-        log.info("%s %d %s", self._job.phase, trainee.steps, row)
+        logger.info("%s %d %s", self._job.phase, trainee.steps, row)
         self._rows.append(row)
         self._path.write_text(json.dumps(self._rows, indent=1) + "\n")
         self._losses.clear()

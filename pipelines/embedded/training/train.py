@@ -25,7 +25,7 @@ from pipelines.embedded.training.train_flow import train_flow
 from pipelines.embedded.training.train_text import train_text
 from pipelines.embedded.training.train_vae import train_vae
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,9 @@ def main() -> None:
     for name in [arguments.phase] if arguments.phase else PHASES:
         phase = PHASES[name]
         if (run.out / phase.result).exists():
-            log.info("%s is there already", name)
+            logger.info("%s is there already", name)
             continue
-        log.info("phase %s", name)
+        logger.info("phase %s", name)
         phase.run(run, arguments.minutes * (1.0 if arguments.phase else phase.share))
 
 

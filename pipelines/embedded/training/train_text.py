@@ -29,7 +29,7 @@ from pipelines.embedded.training import captions, tokenizers, world
 from pipelines.embedded.training.budget import Budget, annealed
 from pipelines.embedded.training.muon import Muon
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WIDTH = 96
 BATCH = 192
@@ -135,11 +135,11 @@ def train_text(out: Path, *, minutes: float, seed: int = 2) -> None:
         step += 1
         if step % 100 == 0:
             scores = text_accuracy(encoders, n=256)
-            log.info("text %d %.0fs loss %.4f %s", step, budget.seconds(), loss.item(), scores)
+            logger.info("text %d %.0fs loss %.4f %s", step, budget.seconds(), loss.item(), scores)
     ignore_case(encoders)
     record = text_accuracy(encoders, n=4000) | {"steps": step, "captions": step * BATCH}
     record |= {"seconds": round(budget.seconds())}
-    log.info("text done: %s", record)
+    logger.info("text done: %s", record)
     save_encoders(encoders, out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 

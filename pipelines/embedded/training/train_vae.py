@@ -18,7 +18,7 @@ from pipelines.embedded.training import checker, world
 from pipelines.embedded.training.budget import Budget, annealed
 from pipelines.embedded.training.muon import Muon
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LATENT_CHANNELS = 16
 KL_WEIGHT = 3e-5
@@ -87,7 +87,7 @@ def train_vae(
         step, pictures = step + 1, pictures + len(images)
         if step % 100 == 0:
             trip = round_trip(vae, n=64, device=device)
-            log.info("vae %d %.0fs mae %.4f %s", step, budget.seconds(), error.item(), trip)
+            logger.info("vae %d %.0fs mae %.4f %s", step, budget.seconds(), error.item(), trip)
     mean, std = _latent_statistics(vae, device=device)
     vae.register_to_config(scaling_factor=1 / std, shift_factor=mean)
     record: dict[str, object] = {"steps": step, "images": pictures}
@@ -95,7 +95,7 @@ def train_vae(
     for canvas in world.CANVASES:
         n = 1000 if canvas == world.CANVASES[0] else 200
         trip = round_trip(vae, n=n, device=device, canvas=canvas)
-        log.info("vae done: mean %.4f std %.4f, %s %s", mean, std, canvas, trip)
+        logger.info("vae done: mean %.4f std %.4f, %s %s", mean, std, canvas, trip)
         record[str(canvas)] = trip._asdict()
     if start and (start / "training.json").exists():
         record["before"] = json.loads((start / "training.json").read_text())

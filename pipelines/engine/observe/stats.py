@@ -40,7 +40,8 @@ class EngineStats(NamedTuple):
     forwards of images were taken and `preempted` times an image had to pause that had begun. It
     was busy for `busy_s`, has `finished` images and dropped those `cancelled`. `saved_steps` are
     the forwards that were asked for and not run, by reason: "cancelled", "cut" to keep a deadline,
-    "skipped" by plan. `policy` and the surface `cost` are what it plans by.
+    "kept" as the image was good enough, "skipped" by plan. `policy` and the surface `cost` are what
+    it plans by.
     """
 
     works: int
@@ -77,6 +78,7 @@ class Counters:
     cancelled: int = 0
     cancelled_steps: int = 0
     cut_steps: int = 0
+    kept_steps: int = 0
     skipped_steps: int = 0
     _turn: tuple[float, float] | None = None
     """When the loop's running turn began, and the seconds that its tick should take."""
@@ -116,11 +118,15 @@ class Counters:
             works = tuple((entry.work.tenant, entry.work.load) for entry in stepped)
             self.on_tick(RanTick(seconds, works))
 
-    def count_finished(self, sampling: SamplingParams, steps_run: int) -> None:
+    def count_finished(
+        self, sampling: SamplingParams, steps_run: int, *, is_kept: bool = False
+    ) -> None:
         """An image is done, in so many forwards."""
         self.finished += 1
         if sampling.skips_steps:
             self.skipped_steps += sampling.num_inference_steps - steps_run
+        elif is_kept:
+            self.kept_steps += forwards_of(sampling) - steps_run
         else:
             self.cut_steps += forwards_of(sampling) - steps_run
 
@@ -149,6 +155,7 @@ class Counters:
             saved_steps={
                 "cancelled": self.cancelled_steps,
                 "cut": self.cut_steps,
+                "kept": self.kept_steps,
                 "skipped": self.skipped_steps,
             },
             policy=scheduler.policy,

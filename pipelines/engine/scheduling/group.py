@@ -121,7 +121,7 @@ class Group:
         """After a step, or when a work is gone."""
         cost, depth, may_be_cut = 0.0, 0, False
         for work_id, work in self.works.items():
-            left = work.num_steps - work.steps_done
+            left = work.steps_left
             cost += left * self.step_s[work_id]
             depth = max(depth, left)
             may_be_cut = may_be_cut or work.min_steps is not None
@@ -153,7 +153,10 @@ def unbegun(groups: Iterable[Group], seconds: float) -> list[Work]:
 
 def fewest(work: Work, total_steps: int) -> int:
     """Total steps of `work` when it is cut towards `total_steps`: it is never made longer, never
-    cut below its own minimum, and at least one step is left to land on the image."""
+    cut below its own minimum, and at least one step is left to land on the image. One that is kept
+    is cut as far as can be."""
+    if work.is_kept:
+        return work.least_steps
     if work.min_steps is None:
         return work.num_steps
     least = max(total_steps, work.min_steps, work.steps_done + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
+from itertools import compress
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -49,15 +50,11 @@ def promise_feasible(
     """
     before = feasible_set(rivals, columns, begins, tick_s=tick_s)
     unharmed = {rivals[index].id for index in before.on_time}
-    # Promised ones that can bear no longer ticks have the engine for themselves till they are due.
-    taken_until = max(
-        (
-            rivals[index].deadline
-            for index, slack in zip(before.on_time, before.slack.tolist(), strict=True)
-            if slack < 0 and rivals[index].is_promised
-        ),
-        default=begins,
-    )
+    # Promised ones that can bear no longer ticks have the engine for themselves till they are due,
+    # and so have those that cannot even wait until `begins`.
+    tight = [*compress(before.on_time, (before.slack < 0).tolist()), *before.late]
+    promised = [rivals[index].deadline for index in tight if rivals[index].is_promised]
+    taken_until = max([begins, *promised])
     alone = taken_until + MARGIN * newcomer.least_alone_s
 
     def is_kept(deadline: float) -> bool:

@@ -15,17 +15,17 @@ from itertools import chain
 from operator import attrgetter
 
 from pipelines.cuts import Cut
-from pipelines.engine.costs.surface import EMPTY, CostSurface, Load
+from pipelines.engine.costs.surface import EMPTY, CostSurface
 from pipelines.engine.scheduling.ageing import Ageing
 from pipelines.engine.scheduling.fairness import Tenants
-from pipelines.engine.scheduling.filling import endangered, fill
+from pipelines.engine.scheduling.filling import fill, give_way
 from pipelines.engine.scheduling.group import MARGIN, Group, fewest, unbegun
 from pipelines.engine.scheduling.policies import Order, Policy, ordered
 from pipelines.engine.scheduling.pricing import Pricing
 from pipelines.engine.scheduling.promise import Promise, least_s, promise_feasible
 from pipelines.engine.scheduling.residents import ResidentSet
 from pipelines.engine.scheduling.table import Table
-from pipelines.engine.scheduling.work import Tick, Work
+from pipelines.engine.scheduling.work import Tick, Work, load_of
 
 _GROUPS_PER_PLAN_KEPT = 128
 """When nothing new has come, an order is kept for as many ticks as there are that many requests in
@@ -145,6 +145,18 @@ class Scheduler:
         self._table.leave(group)
         return True
 
+    def keep(self, group_id: str) -> None:
+        """Let each image of a request end with its next step, but not with its first, where its
+        schedule can be cut; what is asked again, or of a request that is not here, does nothing."""
+        group = self._groups.get(group_id)
+        if group is None:
+            return
+        for work in group:
+            work.is_kept = work.can_cut
+        group.refresh()
+        self._table.update(group)
+        self._kept = None
+
     def plan(self, now: float) -> Tick | None:
         """The next tick, or None when there is nothing to do."""
         if not self._works:
@@ -154,13 +166,9 @@ class Scheduler:
         first = [] if oldest is None else [oldest]
         rest = (group for group in order.groups if group is not oldest)
         chosen = fill(chain(first, rest), self._pricing, self._residents, now)
-        load = _load_of(chosen)
         if order.promised_slack_s < self._plans_kept * self.cost.knee:
-            urgent = endangered(order.groups, chosen, self.cost.seconds(load), now)
-            if urgent:
-                rest = (group for group in order.groups if group not in urgent)
-                chosen = fill(chain(urgent, rest), self._pricing, self._residents, now)
-                load = _load_of(chosen)
+            chosen = give_way(order.groups, chosen, self._pricing, self._residents, now)
+        load = load_of(chosen)
         shares = {} if oldest is None else oldest.step_s
         given_s = sum(shares[work.id] for work in chosen if work.id in shares)
         seconds = self.cost.seconds(load)
@@ -268,22 +276,18 @@ class Scheduler:
         return ordered(self._policy, front, behind, self._table, now, self._tick_s())
 
     def _cut(self, chosen: Iterable[Work], order: Order) -> Iterator[tuple[str, Cut]]:
-        """Shorten the works whose request is on time only with fewer steps."""
+        """Shorten the works that are kept, and those whose request is on time only with fewer
+        steps."""
         for work in chosen:
             planned = order.num_steps.get(work.group)
-            if planned is None:
+            if work.is_kept and work.steps_done == 0:
+                continue  # nothing can be kept of it yet
+            if planned is None and not work.is_kept:
                 continue
-            num_steps = fewest(work, planned)
+            num_steps = fewest(work, planned or 0)
             if num_steps < work.num_steps:
                 work.num_steps = num_steps
                 yield work.id, Cut(work.steps_done, num_steps)
-
-
-def _load_of(works: Iterable[Work]) -> Load:
-    load = EMPTY
-    for work in works:
-        load = load.plus(work.load)
-    return load
 
 
 _deadline: Callable[[Group], float] = attrgetter("deadline")

@@ -5,10 +5,11 @@ Times are in seconds of whatever clock the caller uses, the same for all works o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines.cuts import Cut
-from pipelines.engine.costs.surface import Load
+from pipelines.engine.costs.surface import EMPTY, Load
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,7 +22,10 @@ class Work:
     `min_steps`. `num_bytes` is the memory that it takes while its trajectory is kept. A work that
     `is_promised` was admitted because its deadline can be kept: a later one must not break that.
 
-    `steps_done`, `num_steps` and `is_resident` are changed by the scheduler alone.
+    `can_cut` says whether its schedule can be cut to fewer steps at all. One that `is_kept` is
+    good enough as it is: it ends with its next step, but never with its first.
+
+    `steps_done`, `num_steps`, `is_kept` and `is_resident` are changed by the scheduler alone.
     """
 
     id: str
@@ -35,6 +39,8 @@ class Work:
     min_steps: int | None = None
     num_bytes: int = 0
     is_promised: bool = False
+    can_cut: bool = True
+    is_kept: bool = False
     steps_done: int = 0
     is_resident: bool = False
     load: Load = field(init=False)
@@ -50,8 +56,13 @@ class Work:
         return self.load.tokens
 
     @property
+    def least_steps(self) -> int:
+        """Steps in all if it ends as soon as it can."""
+        return min(self.num_steps, max(self.steps_done, 1) + 1)
+
+    @property
     def steps_left(self) -> int:
-        return self.num_steps - self.steps_done
+        return (self.least_steps if self.is_kept else self.num_steps) - self.steps_done
 
     @property
     def is_done(self) -> bool:
@@ -70,3 +81,11 @@ class Tick:
     load: Load
     parked: tuple[str, ...] = ()
     cuts: tuple[tuple[str, Cut], ...] = ()
+
+
+def load_of(works: Iterable[Work]) -> Load:
+    """The load of a tick of `works`."""
+    load = EMPTY
+    for work in works:
+        load = load.plus(work.load)
+    return load

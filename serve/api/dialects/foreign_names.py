@@ -8,9 +8,10 @@ they accept, and a test posts every row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-Scalar = str | int | float | bool
+Sent = str | int | float | bool | list[Any] | dict[str, Any]
+"""A value as JSON has it."""
 
 
 class Same(NamedTuple):
@@ -29,7 +30,7 @@ class NotOffered(NamedTuple):
     """Refused, and `why`; but values in `unless` ask for what is done anyway."""
 
     why: str
-    unless: tuple[Scalar, ...] = ()
+    unless: tuple[Sent, ...] = ()
 
 
 class NotUsed(NamedTuple):
@@ -37,7 +38,7 @@ class NotUsed(NamedTuple):
     as values in `unless` do."""
 
     why: str
-    unless: tuple[Scalar, ...] = ()
+    unless: tuple[Sent, ...] = ()
 
 
 class Value(NamedTuple):
@@ -62,12 +63,13 @@ CONTAINERS: tuple[str, ...] = (
 
 _NO_EDITS = "this server does not edit images; leave it out"
 _NO_ADAPTERS = "adapters (LoRA) are not served yet; leave it out"
+_NO_ADAPTER_AT_ALL: tuple[Sent, ...] = ([], {}, "", "[]", "{}")
 _NO_CONTROL = "this server takes no control images; leave it out"
 _STILL = "this server draws still images; leave it out"
 _STEPS = "the noise schedule is the model's own; set `num_inference_steps` alone"
 _NO_PLANNING = "this server has no planning model that would rewrite prompts; leave it out"
 _SAFETY = "the operator sets how strict this server is; leave it out"
-_NO_WEBHOOKS = "this route answers with the images and calls nobody; leave it out"
+_NO_WEBHOOKS = "only jobs call back: POST /v1/jobs takes `webhook_url`; leave it out"
 _GUIDANCE = (
     "its meaning differs between tools; write `guidance_scale` for the guidance that the model has"
     " learnt, or `true_cfg_scale` with `negative_prompt` for classifier-free guidance"
@@ -143,7 +145,6 @@ FOREIGN_FIELDS: Mapping[str, Same | Instead | NotOffered | NotUsed] = {
     "format": Same("output_format"),
     "output_type": Instead("write `output_format` or `response_format`"),
     "sync_mode": NotUsed("see `response_format`", unless=(True, False)),
-    "return_stage_metrics": NotUsed("the header `server-timing` has them", unless=(False,)),
     "image_format": Same("output_format"),
     "webhook": NotOffered(_NO_WEBHOOKS),
     "webhook_url": NotOffered(_NO_WEBHOOKS),
@@ -183,7 +184,7 @@ FOREIGN_FIELDS: Mapping[str, Same | Instead | NotOffered | NotUsed] = {
             "cross_attention_kwargs",
             "joint_attention_kwargs",
         ),
-        NotOffered(_NO_ADAPTERS),
+        NotOffered(_NO_ADAPTERS, unless=_NO_ADAPTER_AT_ALL),
     ),
     # Images that go in
     **dict.fromkeys(

@@ -8,12 +8,12 @@ refused, and the error names the field to use. Types and limits are not its busi
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from pipelines.errors import InvalidRequest, UnsupportedFeature
+from serve.api.complaints import shown
 from serve.api.dialects.foreign_names import (
     CONTAINERS,
     FOREIGN_FIELDS,
@@ -24,10 +24,13 @@ from serve.api.dialects.foreign_names import (
     NotUsed,
     Same,
 )
+from serve.api.problems import Problems
 
 _NAME_CHARS = 80
 _MAX_DEPTH = 2
 """Of containers in each other."""
+_MAX_FIELDS = 256
+"""More than all clients' together: what has more is no request, and to read it would cost."""
 
 _SIDES = ("width", "height")
 
@@ -41,10 +44,16 @@ class Given(NamedTuple):
 
 @dataclass(slots=True)
 class Translation:
-    """Our fields, each with its value and place, and a note for each one that was not used."""
+    """Our fields, each with its value and place, and a note for each one that was not used.
+
+    `meant` has every place of the body with a value, and the field of ours that it is: its own
+    place where it is none. `problems` are the mistakes of single fields, not told yet.
+    """
 
     fields: dict[str, Given] = field(default_factory=dict[str, Given])
     notes: list[str] = field(default_factory=list[str])
+    meant: dict[str, str] = field(default_factory=dict[str, str])
+    problems: Problems = field(default_factory=Problems)
 
     def put(self, name: str, given: Given) -> None:
         """Raises InvalidRequest where `name` was given before, with another value."""
@@ -62,13 +71,14 @@ class Translation:
 def translate(body: Mapping[str, Any], own: Collection[str]) -> Translation:
     """`body` in the names `own`; null counts as absent.
 
-    Raises InvalidRequest naming a field that is unknown (with the nearest known), contradicts
-    another, or means something else here; UnsupportedFeature for what is not offered.
+    Its `problems` name each field that is unknown (with the nearest known), contradicts another,
+    or means something else here, and what is not offered. Raises InvalidRequest for a body whose
+    fields cannot be found.
     """
     found = Translation()
     sides: dict[str, Given] = {}
-    # Our own names first, so that a contradiction is told of the foreign one.
-    for name, given in sorted(_flat(body), key=lambda item: item[0] not in own):
+
+    def take(name: str, given: Given) -> None:
         if name in own:
             found.put(name, given)
         elif name in _SIDES:
@@ -77,27 +87,28 @@ def translate(body: Mapping[str, Any], own: Collection[str]) -> Translation:
             found.put("size", Given(_image_size(given), given.path))
         else:
             _take_foreign(found, name, given, own)
-    _take_sides(found, sides)
+        found.meant[given.path] = _meaning(name, given.path, own)
+
+    # Our own names first, so that a contradiction is told of the foreign one.
+    for name, given in sorted(_flat(body), key=lambda item: item[0] not in own):
+        found.problems.check(lambda name=name, given=given: take(name, given))
+    found.problems.check(lambda: _take_sides(found, sides))
     _take_values(found)
-    _take_custom_ratio(found)
-    _take_seeds(found)
+    found.problems.check(lambda: _take_custom_ratio(found))
+    found.problems.check(lambda: _take_seeds(found))
     return found
-
-
-def shown(value: object) -> str:
-    """`value` as the client wrote it, short."""
-    if isinstance(value, list | dict):
-        return "an array" if isinstance(value, list) else "an object"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _flat(body: Mapping[str, Any]) -> list[tuple[str, Given]]:
     """Each entry with its place, those of containers among them. Raises InvalidRequest."""
     entries: list[tuple[str, Given]] = []
     waiting: list[tuple[int, str, Mapping[str, Any]]] = [(0, "", body)]
+    read = 0
     while waiting:
         depth, prefix, mapping = waiting.pop()
+        read += len(mapping)
+        if read > _MAX_FIELDS:
+            raise InvalidRequest(f"the body has more than {_MAX_FIELDS} fields; send fewer")
         for name, value in mapping.items():
             path = prefix + name
             if value is None:
@@ -121,7 +132,9 @@ def _take_foreign(found: Translation, name: str, given: Given, own: Collection[s
     param = path[:_NAME_CHARS]
     match FOREIGN_FIELDS.get(name):
         case None:
-            raise InvalidRequest(_unknown(name, param, own), param=param)
+            # What is nearest takes a millisecond to find.
+            known = () if found.problems.are_enough else own
+            raise InvalidRequest(_unknown(name, param, known), param=param)
         case Same(field):
             found.put(field, given)
         case Instead(hint):
@@ -132,6 +145,16 @@ def _take_foreign(found: Translation, name: str, given: Given, own: Collection[s
         case NotUsed(why, unless):
             if not any(_equal(value, each) for each in unless):
                 found.notes.append(f"{path}: not used; {why}")
+
+
+def _meaning(name: str, path: str, own: Collection[str]) -> str:
+    """The field of ours that a name is, or the place where it stands."""
+    if name in own:
+        return name
+    if name in _SIDES or name == "image_size":
+        return "size"
+    row = FOREIGN_FIELDS[name]
+    return row.field if isinstance(row, Same) else path
 
 
 def _once(sides: Mapping[str, Given], name: str, given: Given) -> Given:
@@ -239,7 +262,10 @@ def _take_seeds(found: Translation) -> None:
 
 
 def _unknown(name: str, param: str, own: Collection[str]) -> str:
-    """Names the field that is nearest, whether it is written in our words or in others'."""
+    """Names the field that is nearest, whether it is written in our words or in others'; none
+    without `own`."""
+    if not own:
+        return f"{param}: unknown field"
     meant = {_plain(each): each for each in (*_SIDES, *FOREIGN_FIELDS, *own)}
     near = difflib.get_close_matches(_plain(name[:_NAME_CHARS]), meant, n=1, cutoff=0.7)
     if not near:

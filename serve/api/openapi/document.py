@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from serve.api.openapi.failures import ERROR_SCHEMA, HEADERS, error_schema, header_refs
 from serve.api.openapi.generation_fields import generation_schemas
+from serve.api.openapi.vendor_failures import VENDOR_ERRORS
 from serve.api.services import Services
 from serve.settings.settings import Settings
 
@@ -49,6 +50,8 @@ def described(generated: Mapping[str, Any], services: Services) -> Schema:
     for name in _FOREIGN_ERRORS:
         schemas.pop(name, None)
     schemas[ERROR_SCHEMA] = error_schema()
+    for name, words in VENDOR_ERRORS.items():
+        schemas[name] = error_schema(words)
     schemas |= generation_schemas(services)
     components["headers"] = deepcopy(dict(HEADERS))
     for method, operation in _operations(document):

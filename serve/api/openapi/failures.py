@@ -51,6 +51,12 @@ DRAWS: tuple[Cause, ...] = (
 )
 """A route that has images drawn."""
 
+OF_JOBS: tuple[Cause, ...] = (*WAITS, errors.JobNotFound, errors.StoreUnavailable)
+"""A route that looks into the store of jobs; where there are none, nothing is found."""
+
+KEEPS: tuple[Cause, ...] = (errors.IdempotencyKeyReused, errors.StoreUnavailable)
+"""A route that stores a job."""
+
 _STATUS_TEXT: Mapping[int, str] = {
     415: "`content-type` is not JSON, or `content-encoding` neither gzip nor deflate.",
     416: "`range` begins after the end of the file.",
@@ -61,6 +67,7 @@ _HEADERS: Mapping[Cause, tuple[str, ...]] = {
     errors.Overloaded: _RETRY_AFTER,
     errors.DeadlineUnreachable: _RETRY_AFTER,
     errors.NotReady: _RETRY_AFTER,
+    errors.StoreUnavailable: _RETRY_AFTER,
     errors.BodyTimeout: ("connection",),
     415: ("accept-encoding",),
     416: ("content-range",),
@@ -110,6 +117,8 @@ HEADERS: Mapping[str, Schema] = {
 
 ERROR_SCHEMA = "Error"
 
+_NO_WORDS: Mapping[str, Any] = {}
+
 
 def header_refs(*names: str) -> Schema:
     """`headers` of a response."""
@@ -124,8 +133,9 @@ def failures(*causes: Cause) -> Responses:
     return {status: _response(by_status[status]) for status in sorted(by_status)}
 
 
-def error_schema() -> Schema:
-    """The one shape of all errors: OpenAI's, and what some kinds say besides."""
+def error_schema(words: Mapping[str, Any] = _NO_WORDS) -> Schema:
+    """The one shape of all errors: OpenAI's, and what some kinds say besides; `words` stand beside
+    it where a vendor's client looks for others."""
     codes = [*(rule.code for rule in ERROR_TABLE.values()), *HTTP_CODES.values()]
     properties: Schema = {
         "message": {"type": "string", "minLength": 1},
@@ -152,7 +162,8 @@ def error_schema() -> Schema:
                 "properties": properties,
                 "required": ["message", "type", "param", "code"],
                 "additionalProperties": False,
-            }
+            },
+            **words,
         },
         "required": ["error"],
         "additionalProperties": False,

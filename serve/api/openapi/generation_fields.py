@@ -11,8 +11,19 @@ from typing import Any
 
 from serve.api.dialects.foreign_names import IMAGE_SIZES
 from serve.api.dialects.schema import with_containers, with_foreign_names
-from serve.api.normalise import MAX_GUIDANCE, MAX_IDENTIFIER_CHARS, MAX_SEED, RANDOM_SEED
-from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
+from serve.api.normalise import (
+    MAX_GUIDANCE,
+    MAX_IDENTIFIER_CHARS,
+    MAX_PARTIAL_IMAGES,
+    MAX_SEED,
+    RANDOM_SEED,
+)
+from serve.api.schemas import (
+    GENERATION_SCHEMA,
+    JOB_SCHEMA,
+    PREDICTION_SCHEMA,
+    ImageGenerationRequest,
+)
 from serve.api.services import Services
 from serve.api.sizes import SizeRules
 from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
@@ -21,6 +32,32 @@ Schema = dict[str, Any]
 
 _INNER, _INNERMOST = "ImageGenerationFields", "ImageGenerationInnermostFields"
 """Of objects in the body, and of objects in those (`translation.py` takes no deeper ones)."""
+
+_WEBHOOK_URL: Schema = {
+    "anyOf": [{"type": "string"}, {"type": "null"}],
+    "description": "Is told when the job is over, where the operator allows it.",
+}
+
+_OF_PREDICTIONS: Schema = {
+    "version": {
+        "anyOf": [{"type": "string"}, {"type": "null"}],
+        "description": "The model, as OWNER/NAME or by its name here.",
+    },
+    "webhook": _WEBHOOK_URL,
+    "webhook_completed": _WEBHOOK_URL,
+    "webhook_events_filter": {
+        "anyOf": [
+            {
+                "type": "array",
+                "items": {"enum": ["start", "output", "logs", "completed"]},
+                "minItems": 1,
+            },
+            {"type": "null"},
+        ],
+        "description": "`completed` is all that is sent.",
+    },
+    "stream": {"description": "Not used."},
+}
 
 _CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f"
 _TEXT = f"^[^{_CONTROLS}]*$"
@@ -34,9 +71,22 @@ def generation_schemas(services: Services) -> Mapping[str, Schema]:
     innermost = _fields(services)
     inner = with_containers(innermost, _reference(_INNERMOST))
     whole = with_containers(innermost, _reference(_INNER))
+    # By another name or in a container it does too; to say so would show it as optional.
+    generation: Schema = {**whole, "required": ["prompt"]}
     return {
-        # By another name or in a container it does too; to say so would show it as optional.
-        GENERATION_SCHEMA: {**whole, "required": ["prompt"]},
+        GENERATION_SCHEMA: generation,
+        JOB_SCHEMA: {
+            **generation,
+            "title": JOB_SCHEMA,
+            "properties": {**generation["properties"], "webhook_url": _WEBHOOK_URL},
+        },
+        PREDICTION_SCHEMA: {
+            "title": PREDICTION_SCHEMA,
+            "type": "object",
+            "properties": {"input": _reference(GENERATION_SCHEMA), **_OF_PREDICTIONS},
+            "required": ["input"],
+            "additionalProperties": False,
+        },
         _INNER: inner,
         _INNERMOST: innermost,
     }
@@ -83,8 +133,7 @@ def _ranges(services: Services) -> Mapping[str, Schema]:
         # What is refused whatever else is said is not offered.
         "background": {"enum": ["auto", "opaque"]},
         "moderation": {"enum": ["auto"]},
-        "stream": {"enum": [False]},
-        "partial_images": {"enum": [0]},
+        "partial_images": {"minimum": 0, "maximum": MAX_PARTIAL_IMAGES},
         "user": identifier,
         "safety_identifier": identifier,
         "true_cfg_scale": guidance,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.tracing.spans import Span
+from serve.tracing.job_spans import JOB
 from serve.tracing.recorder import Trace
 
 MAX_ROWS = 2500
@@ -24,8 +25,19 @@ class Excerpt:
 def excerpt(traces: Sequence[Trace], max_spans: int = MAX_ROWS) -> Excerpt:
     """The latest of these requests that have `max_spans` spans together.
 
-    If the latest alone has more, its first ones: parents before their parts.
+    If the latest alone has more, its first ones: parents before their parts. Half of the room is
+    first for jobs' own spans.
     """
+    jobs = [trace for trace in traces if trace.root.name == JOB]
+    parts = [trace for trace in traces if trace.root.name != JOB]
+    if jobs and parts:
+        wholes = excerpt(jobs, max_spans // 2)
+        shown = excerpt(parts, max_spans - sum(trace.num_spans for trace in wholes.traces))
+        return Excerpt(
+            traces=(*wholes.traces, *shown.traces),
+            left_out_requests=wholes.left_out_requests + shown.left_out_requests,
+            left_out_spans=wholes.left_out_spans + shown.left_out_spans,
+        )
     latest = traces[-1]
     if latest.num_spans > max_spans:
         root, _ = _first(latest.root, max_spans)

@@ -8,9 +8,7 @@ matter.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,10 +16,12 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from serve.csp import hash_source
 from serve.icon import data_url
 from serve.tracing.views.format import duration, moment, share, short
 from serve.tracing.views.otlp_reader import read_spans
 from serve.tracing.views.row_text import counted
+from serve.tracing.views.subject import subject_of
 from serve.tracing.views.summary import TraceFilters, TraceSummary, summarise
 from serve.tracing.views.waterfall import TICK, Phase, Waterfall, waterfall
 
@@ -34,6 +34,7 @@ _ASKED = {
     "sluice.steps": "steps",
     "gen_ai.request.seed": "seed",
     "sluice.seed": "seed",
+    "sluice.attempts": "attempts",
     "sluice.priority": "priority",
     "sluice.cache": "cache",
     "gen_ai.usage.input_tokens": "text tokens",
@@ -62,7 +63,7 @@ def trace_page(
     def at(nanoseconds: float) -> str:
         return f"{100 * nanoseconds / fall.length_ns:.5g}%"
 
-    return _render(
+    return render(
         "trace.html",
         at=at,
         fall=fall,
@@ -83,15 +84,15 @@ def trace_page(
 def list_page(traces: Sequence[TraceSummary], filters: TraceFilters) -> str:
     """The page of these traces, in their order, with the filters that chose them."""
     longest = max((trace.seconds for trace in traces), default=0.0)
-    return _render("traces.html", traces=traces, filters=filters, longest=longest or 1.0)
+    return render("traces.html", traces=traces, filters=filters, longest=longest or 1.0)
 
 
 @functools.cache
 def content_security_policy() -> str:
     """The policy of both pages; each also has it in itself."""
-    style, script = _hash(_asset("page.css")), _hash(_asset("trace.js"))
+    style, script = hash_source(_asset("page.css")), hash_source(_asset("trace.js"))
     return (
-        f"default-src 'none'; style-src '{style}'; script-src '{script}'; img-src data:; "
+        f"default-src 'none'; style-src {style}; script-src {script}; img-src data:; "
         "base-uri 'none'; form-action 'self'"
     )
 
@@ -121,7 +122,7 @@ def _pieces(phases: Sequence[Phase]) -> list[_Piece]:
 
 
 def _asked(otlp: Mapping[str, object]) -> list[tuple[str, str]]:
-    facts = read_spans(otlp)[0].plain()
+    facts = subject_of(read_spans(otlp)).plain()
     found = {says: facts[name] for name, says in _ASKED.items() if name in facts}
     return [
         (says, str(value) if says == "seed" or not isinstance(value, int) else f"{value:,}")
@@ -129,7 +130,8 @@ def _asked(otlp: Mapping[str, object]) -> list[tuple[str, str]]:
     ]
 
 
-def _render(template: str, **context: object) -> str:
+def render(template: str, **context: object) -> str:
+    """A page from one of the templates beside this module."""
     return (
         _environment()
         .get_template(template)
@@ -173,7 +175,3 @@ def _asset(name: str) -> str:
     assert environment.loader is not None
     source, _, _ = environment.loader.get_source(environment, name)
     return source
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -22,6 +22,11 @@ def _image(facts: Facts, _: Sequence[ReadSpan]) -> list[str]:
     return [_text(facts, "sluice.image")]
 
 
+def _run(facts: Facts, _: Sequence[ReadSpan]) -> list[str]:
+    outcome = _text(facts, "sluice.outcome").replace("_", " ")
+    return [_text(facts, "sluice.attempt", "attempt "), outcome]
+
+
 def _attempt(facts: Facts, _: Sequence[ReadSpan]) -> list[str]:
     start = facts.get("sluice.start_step")
     return [
@@ -57,6 +62,7 @@ def _batch(facts: Facts, _: Sequence[ReadSpan]) -> list[str]:
 
 _WORDS: Mapping[str, Callable[[Facts, Sequence[ReadSpan]], list[str]]] = {
     "image": _image,
+    "job.run": _run,
     "denoise": _attempt,
     "fused": _attempt,
     "denoise.run": _stretch,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.tracing.spans import Attribute
+from serve.tracing.job_spans import SUBMITTED
 from serve.tracing.views.otlp_reader import ReadSpan, read_spans
+from serve.tracing.views.subject import subject_of
 
 _TOO_MANY = 429
 
@@ -22,8 +24,9 @@ _SLOWEST = 10
 class TraceSummary:
     """What was asked and what became of it. `started` is Unix seconds; never a prompt.
 
-    `status` is HTTP's. `tenant` is None for all who have none. `deadline_met` is None where there
-    was no deadline, where it was refused, and where the client is the cause that nothing came.
+    `status` is HTTP's, which a job has none of; `queued_seconds` are a job's alone. `tenant` is
+    None for all who have none. `deadline_met` is None where there was no deadline, where it was
+    refused, and where the client is the cause that nothing came.
     """
 
     trace_id: str
@@ -39,6 +42,14 @@ class TraceSummary:
     deadline_ms: int | None
     deadline_met: bool | None
     error: str | None
+    queued_seconds: float | None = None
+
+    @property
+    def badge(self) -> Literal["good", "bad", "idle"]:
+        """How its outcome is shown; idle is what is not over, or was not wanted any more."""
+        if self.has_failed:
+            return "bad"
+        return "idle" if self.outcome in (SUBMITTED, "cancelled") else "good"
 
     @property
     def has_failed(self) -> bool:
@@ -49,7 +60,9 @@ class TraceSummary:
         """What became of the deadline; a refused one was promised to nobody, so is not missed."""
         if self.deadline_met is not None:
             return "met" if self.deadline_met else "missed"
-        is_refused = self.deadline_ms is not None and self.status == _TOO_MANY
+        is_refused = self.deadline_ms is not None and (
+            self.status == _TOO_MANY or self.outcome == "expired"
+        )
         return "refused" if is_refused else None
 
 
@@ -90,9 +103,13 @@ class TraceFilters:
         chosen = {name: "1" for name in ("slow", "missed", "failed") if getattr(self, name)}
         return {**chosen, "tenant": self.tenant} if self.tenant else chosen
 
-    def select(self, traces: Iterable[TraceSummary]) -> list[TraceSummary]:
-        """Those that are wanted, the newest first."""
+    def select(
+        self, traces: Iterable[TraceSummary], *, shown: Callable[[str], str] = str
+    ) -> list[TraceSummary]:
+        """Those that are wanted, the newest first. `shown` is how a tenant's name stands in
+        `traces`: one may be asked for by either."""
         every = list(traces)
+        tenants = (self.tenant, shown(self.tenant)) if self.tenant else None
         slow_s = _slow_s(every)
         wanted = [
             trace
@@ -100,16 +117,15 @@ class TraceFilters:
             if (not self.slow or trace.seconds >= slow_s)
             and (not self.missed or trace.deadline_result == "missed")
             and (not self.failed or trace.has_failed)
-            and (not self.tenant or trace.tenant == self.tenant)
+            and (tenants is None or trace.tenant in tenants)
         ]
         return sorted(wanted, key=lambda trace: trace.started, reverse=True)
 
 
 def summarise(otlp: Mapping[str, object]) -> TraceSummary:
-    """The summary of a trace in OTLP's JSON: of its first request. Raises NotATrace."""
+    """The summary of a trace in OTLP's JSON: of its job, or first request. Raises NotATrace."""
     spans = read_spans(otlp)
-    here = {span.span_id for span in spans}
-    root = next((span for span in spans if span.parent_span_id not in here), spans[0])
+    root = subject_of(spans)
     facts = root.plain()
     status = _number(facts, "http.response.status_code")
     return TraceSummary(
@@ -126,6 +142,7 @@ def summarise(otlp: Mapping[str, object]) -> TraceSummary:
         deadline_ms=_number(facts, "sluice.deadline_ms"),
         deadline_met=_truth(facts, "sluice.deadline_met"),
         error=root.error,
+        queued_seconds=_seconds(facts, "sluice.queued_s"),
     )
 
 
@@ -151,6 +168,11 @@ def _text(facts: Mapping[str, Attribute], name: str) -> str | None:
 def _number(facts: Mapping[str, Attribute], name: str) -> int | None:
     value = facts.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(facts: Mapping[str, Attribute], name: str) -> float | None:
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _truth(facts: Mapping[str, Attribute], name: str) -> bool | None:

@@ -19,6 +19,8 @@ from serve.tracing.views.waterfall import TICK, Kind, Row, Waterfall
 
 _GREY = "bright_black"
 _COLOURS = {
+    "queue": _GREY,
+    "job": _GREY,
     "admit": _GREY,
     "encode": "cyan",
     "denoise": "blue",
@@ -112,6 +114,8 @@ def _head(summary: TraceSummary) -> Text:
     if summary.deadline_ms is not None:
         line.append("  deadline ").append_text(_deadline(summary))
     line.append(f"\n{moment(summary.started)}  trace {summary.trace_id}", _GREY)
+    if summary.queued_seconds is not None:
+        line.append(f"  in the queue {duration(1e9 * summary.queued_seconds)}", _GREY)
     for says, value in (("request", summary.request_id), ("tenant", summary.tenant)):
         if value:
             line.append(f"  {says} {_plain_text(value)}", _GREY)

@@ -6,19 +6,20 @@ its hue, `kind` says whether it worked, waited, or holds others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from deployments.stage_table import STAGES, StageRow
 from pipelines.tracing.spans import TRANSFER, Attribute
+from serve.tracing.job_spans import JOB
 from serve.tracing.views.otlp_reader import ReadEvent, ReadSpan, read_spans
 from serve.tracing.views.row_text import detail_of
 
 TICK = "tick"
 
-_BEFORE, _AFTER = ("admit",), ("store", "respond", "ingress")
+_BEFORE, _AFTER = ("queue", "job", "admit"), ("store", "respond", "ingress")
 """What has a hue beside the stages: of the ingress before them, and what comes behind them."""
 
 _OTHER = "other"
@@ -129,11 +130,13 @@ def waterfall(otlp: Mapping[str, object], table: Sequence[StageRow] = STAGES) ->
     children = _children(spans)
     rows: list[Row] = []
     # Not by recursion: a trace may be as deep as whoever made it likes.
-    waiting = [(span, 0) for span in reversed(_take_tops(spans, children))]
+    jobs = {span.span_id for span in spans if span.name == JOB}
+    waiting = [(span, 0) for span in reversed(_take_tops(spans, children, jobs))]
     while waiting:
         span, depth = waiting.pop()
         parts = children.pop(span.span_id, [])
-        rows.append(_row(span, depth, parts, started, stages))
+        row = _row(span, depth, parts, started, stages)
+        rows.append(replace(row, after=tuple(each for each in row.after if each not in jobs)))
         waiting.extend((part, depth + 1) for part in reversed(parts))
         if not waiting and children:  # parents in a circle: break it anywhere
             waiting.extend((span, 0) for span in reversed(children.pop(next(iter(children)))))
@@ -155,12 +158,22 @@ def _children(spans: Iterable[ReadSpan]) -> dict[str, list[ReadSpan]]:
     return found
 
 
-def _take_tops(spans: Iterable[ReadSpan], children: dict[str, list[ReadSpan]]) -> list[ReadSpan]:
-    """Those whose parent is not here, as it is the client's, or was lost; if there are any."""
+def _take_tops(
+    spans: Iterable[ReadSpan], children: dict[str, list[ReadSpan]], jobs: Container[str]
+) -> list[ReadSpan]:
+    """Those whose parent is not here, as it is the client's, or was lost; if there are any.
+
+    But a request that submitted one of the `jobs` is made a part of that job, to which it links.
+    """
     here = {span.span_id for span in spans}
     lost = [parent for parent in children if parent not in here] or list(children)[:1]
-    tops = [span for parent in lost for span in children.pop(parent)]
-    return sorted(tops, key=lambda span: span.start_time_unix_nano)
+    tops: list[ReadSpan] = []
+    for span in [span for parent in lost for span in children.pop(parent)]:
+        job = next((link.span_id for link in span.links if link.span_id in jobs), None)
+        parts = tops if job is None else children.setdefault(job, [])
+        parts.append(span)
+        parts.sort(key=lambda span: span.start_time_unix_nano)
+    return tops
 
 
 def _row(

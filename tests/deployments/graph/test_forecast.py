@@ -16,7 +16,7 @@ from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, Ser
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.scheduling.group import MARGIN
 from pipelines.errors import DeadlineUnreachable
-from pipelines.job_shape import JobShape
+from pipelines.job_shape import JobShape, shape_of
 from pipelines.skipping import num_forwards
 from pipelines.tracing.spans import Timings
 
@@ -177,3 +177,15 @@ def test_what_no_start_delays_is_left_to_the_denoiser() -> None:
     forecasts(report(500.0)).refuse_late(job(0.1))
     slow = report(surface=SURFACE.times(10))
     forecasts(slow, starts=Starts(finisher=9.0)).refuse_late(job(60.0))
+
+
+def test_what_it_takes_of_denoisers_is_the_same_however_many_there_are() -> None:
+    assert forecasts().forecast(PARAMS).device_s is None
+    one, two = forecasts(report()), forecasts(report(), report())
+    cost_s = one.forecast(PARAMS).device_s
+    assert cost_s is not None
+    assert cost_s == pytest.approx(report().share_s(shape_of(PARAMS)))
+    assert cost_s < ALONE_S
+    assert two.forecast(PARAMS).device_s == cost_s
+    assert two.forecast(PARAMS).work_s == pytest.approx(cost_s / 2)
+    assert one.forecast(replace(PARAMS, num_images=3)).device_s == pytest.approx(3 * cost_s)

@@ -26,7 +26,7 @@ from pipelines.errors import (
     DegenerateImage,
     Overloaded,
 )
-from tests.deployments.fakes import FakeStages, GoesAway
+from tests.deployments.fakes import STEP_S, FakeStages, GoesAway
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,8 @@ async def test_one_image() -> None:
     assert (image.seed, image.width, image.height) == (10, 32, 64)
     assert result.usage.input_tokens == len("a cat")
     assert result.usage.output_tokens == 2 * 4
+    assert result.usage.device_seconds == 2 * STEP_S
+    assert result.usage.megapixel_steps == pytest.approx(2 * 64 * 32 / 1e6)
     assert result.warnings == ()
     assert image.timings == {"denoise": 0.5, "safety_wait": 0.0, "safety": 0.25}
     assert {"denoise", "safety", "total"} <= result.timings.keys()
@@ -86,6 +88,8 @@ async def test_images_are_encoded_once_and_have_seeds_of_their_own_in_order() ->
     stages = FakeStages(on_denoise=first_is_last)
     result = await _generate(stages, num_images=3)
     assert [image.seed for image in result.images] == [10, 11, 12]
+    assert result.usage.device_seconds == 3 * 2 * STEP_S
+    assert result.usage.megapixel_steps == pytest.approx(3 * 2 * 64 * 32 / 1e6)
     said = [image.sha256 for image in result.images]  # the fake finisher tells the parameters
     assert ["Seed: 10," in said[0], "Seed: 11," in said[1], "Seed: 12," in said[2]] == [True] * 3
     assert [job.sampling.seed for job in stages.denoised] == [12, 11, 10]

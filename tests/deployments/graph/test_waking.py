@@ -274,7 +274,7 @@ class FusedStage:
         return True
 
     async def generate(
-        self, job: GenerationJob, *, caller: str, tells: bool
+        self, job: GenerationJob, **asked: object
     ) -> AsyncIterator[GenerationResult]:
         await self.up.wait()
         yield GenerationResult(

@@ -12,6 +12,7 @@ import ray.exceptions
 
 from deployments.lifecycle import callers
 from deployments.lifecycle.callers import CallerWatch, is_dead, own_name
+from deployments.wire.packed import Refusal
 from pipelines.errors import StageFailed
 
 
@@ -48,7 +49,7 @@ class Call:
         self.items = asyncio.Queue[str]()
         self._loop = asyncio.get_running_loop()
         self._work = self._loop.create_future()
-        self.got: list[str] = []
+        self.got: list[str | Refusal] = []
         self.task = asyncio.create_task(
             self._consume(watch.streamed(caller, self._run(), self.leave))
         )
@@ -68,7 +69,7 @@ class Call:
     def leave(self) -> None:
         self._loop.call_soon_threadsafe(self._work.set_result, None)
 
-    async def _consume(self, stream: AsyncGenerator[str]) -> None:
+    async def _consume(self, stream: AsyncGenerator[str | Refusal]) -> None:
         async with contextlib.aclosing(stream):
             async for item in stream:
                 self.got.append(item)
@@ -122,7 +123,7 @@ async def test_only_how_its_own_work_ends_is_kept_from_the_dead(
     async def stream() -> AsyncGenerator[str]:
         yield await asyncio.shield(work)
 
-    async def consume() -> list[str]:
+    async def consume() -> list[str | Refusal]:
         return [item async for item in watch.streamed("a", stream(), lambda: None)]
 
     ended, cancelled = asyncio.create_task(consume()), asyncio.create_task(consume())
@@ -152,9 +153,20 @@ async def test_who_has_finished_is_not_told(watch: CallerWatch, cluster: Cluster
 async def test_errors_go_to_those_who_live(watch: CallerWatch) -> None:
     call = Call(watch, "b")
     call.leave()
-    with pytest.raises(StageFailed):
-        await asyncio.wait_for(call.task, 30)
-    assert call.got == ["of what was done"]
+    await asyncio.wait_for(call.task, 30)
+    done, last = call.got
+    assert done == "of what was done"
+    assert isinstance(last, Refusal)
+    assert isinstance(last.error, StageFailed)
+
+
+async def test_what_nobody_foresaw_is_raised(watch: CallerWatch) -> None:
+    async def stream() -> AsyncGenerator[str]:
+        yield "an item"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        assert [item async for item in watch.streamed("b", stream(), lambda: None)]
 
 
 async def test_a_watch_begins_again_after_a_rest(watch: CallerWatch, cluster: Cluster) -> None:
@@ -176,8 +188,8 @@ async def test_nobody_and_itself_are_not_watched(
     watch = CallerWatch(has_died=cluster.has_died, period_s=0.01)
     call = Call(watch, name)
     call.leave()
-    with pytest.raises(StageFailed):
-        await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 30)
+    assert isinstance(call.got[-1], Refusal)
     assert not watch._is_running
 
 

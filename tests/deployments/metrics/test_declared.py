@@ -139,6 +139,22 @@ def test_a_tick_is_shared_out_by_what_its_works_cost(recorded: Recorder) -> None
     assert recorded.total(metrics.TOKENS) == 58
 
 
+def test_recent_ticks_are_those_of_the_last_seconds(recorded: Recorder) -> None:
+    told = EngineMetrics(DenoiserOptions(), 20)
+    assert (told.recent.mean_tokens, told.recent.mean_s) == (None, None)
+    told.ticked(RanTick(1.0, (("anna", Load.of([30])),)))
+    told.ticked(RanTick(0.5, (("", Load.of([10, 20])),)))
+    told.publish(stats(ticks=2))
+    assert (told.recent.ticks, told.recent.mean_tokens, told.recent.mean_s) == (2, 30, 0.75)
+    told.ticked(RanTick(3.0, (("anna", Load.of([90])),)))
+    told.publish(stats(ticks=3))
+    assert (told.recent.mean_tokens, told.recent.mean_s) == (50, 1.5)
+    for _ in range(10):
+        told.publish(stats(ticks=3))
+    assert told.recent.mean_tokens is None
+    assert told.knee_tokens(SURFACE) == SURFACE.knee_tokens(20)
+
+
 @pytest.mark.parametrize(
     ("options", "device", "seconds"),
     [

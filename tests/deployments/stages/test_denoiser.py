@@ -1,30 +1,46 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 
+from deployments.graph.steering.steering import Controls
 from deployments.options.stages import DenoiserOptions
 from deployments.stages.denoiser import Denoiser
+from deployments.weights.fingerprint import fingerprint
 from deployments.wire.packed import (
     Denoising,
     HandOver,
     PackedCheckpoint,
     PackedConditioning,
     PackedLatents,
+    Refusal,
 )
 from deployments.wire.tensors import pack_conditioning, unpack_latents
-from pipelines.contracts import LatentJob, Latents, SamplingParams, StepEvent
+from pipelines.contracts import Cut, LatentJob, Latents, SamplingParams, StepEvent
 from pipelines.engine.observe.profiling import ProfileRequest
-from pipelines.errors import InvalidRequest, RequestTimeout, StageFailed
+from pipelines.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    RequestTimeout,
+    SluiceError,
+    StageFailed,
+)
+from pipelines.flux1.family import DENOISER_PARTS
 from pipelines.flux1.prompt_tensors import PromptTensors
+from pipelines.previews.preview import Preview
 from pipelines.stages.denoiser import DenoiserStage, Trajectory
 from tests.chrome_trace import events_of, ticks_of
+from tests.deployments.receipts import STAGES
 from tests.specs import tiny_spec
 
 EVERY = 3
@@ -73,8 +89,16 @@ async def _stream(
 
 async def _denoise(denoiser: Denoiser, job: LatentJob, *args: Any, **kwargs: Any) -> Latents:
     *_, last = await _stream(denoiser, job, *args, **kwargs)
+    if isinstance(last, Refusal):
+        raise last.error
     assert isinstance(last, PackedLatents)
     return unpack_latents(last)
+
+
+def _refused(items: list[Denoising]) -> SluiceError:
+    *_, last = items
+    assert isinstance(last, Refusal)
+    return last.error
 
 
 async def _until_idle(denoiser: Denoiser) -> None:
@@ -209,6 +233,12 @@ async def test_a_profile_has_the_next_ticks_of_this_replica(denoiser: Denoiser) 
     asked = asyncio.create_task(denoiser.profile(request, replica=load.replica))
     latents = await _denoise(denoiser, _job("a", num_inference_steps=5))
     profile = await asked
+    assert (load.tick_tokens, load.tick_s) == (None, None)
+    assert (load.knee_tokens or 0) > 0
+    denoiser.record_routing_stats()  # as Serve asks every second
+    ticked = await denoiser.load()
+    assert (ticked.tick_tokens or 0) > 0
+    assert (ticked.tick_s or 0) > 0
     assert latents.steps_run == 5
     assert profile is not None
     assert (profile.replica, profile.ticks, profile.ranks) == (load.replica, 2, 1)
@@ -230,8 +260,7 @@ async def test_a_stopped_engine_fails_what_it_still_has(denoiser: Denoiser) -> N
     call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
     await _until_it_steps(denoiser)
     await asyncio.to_thread(denoiser._engine.stop)
-    with pytest.raises(StageFailed):
-        await call
+    assert isinstance(_refused(await call), StageFailed)
 
 
 async def test_a_work_dropped_by_the_engine_is_not_taken_for_our_own_cancellation(
@@ -240,5 +269,96 @@ async def test_a_work_dropped_by_the_engine_is_not_taken_for_our_own_cancellatio
     call = asyncio.create_task(_stream(denoiser, _job("a", num_inference_steps=10_000)))
     await _until_it_steps(denoiser)
     denoiser._engine.cancel("a")
-    with pytest.raises(StageFailed):
-        await call
+    assert isinstance(_refused(await call), StageFailed)
+
+
+async def test_an_image_that_went_on_here_names_all_who_drew_it(
+    denoiser: Denoiser, dev_like: Path
+) -> None:
+    encoder, elsewhere, _ = STAGES
+    positive = replace(_conditioning(), drawn_by=(encoder,))
+    *checkpoints, last = await _stream(denoiser, _job("a", num_inference_steps=4), positive)
+    (own,) = await denoiser.provenance()
+    assert (own.part, own.dtype, own.attention) == ("transformer", "float32", "sdpa")
+    assert own.device.startswith("cpu ")
+    assert own.weights == fingerprint(dev_like, DENOISER_PARTS)
+    assert dict(own.versions)["torch"] == version("torch")
+    assert isinstance(last, PackedLatents)
+    assert last.drawn_by == (encoder, own)
+    first = next(each for each in checkpoints if isinstance(each, PackedCheckpoint))
+    assert first.drawn_by == (encoder, own)
+    start = replace(first, drawn_by=(encoder, elsewhere))
+    *_, last = await _stream(denoiser, _job("b", num_inference_steps=4), positive, positive, start)
+    assert isinstance(last, PackedLatents)
+    assert last.drawn_by == (encoder, elsewhere, own)
+
+
+async def _with_previews(denoiser: Denoiser, job: LatentJob, **asked: Any) -> list[Denoising]:
+    """A call's items, with as many previews as there is time for."""
+    return [item async for item in denoiser.denoise(job, _conditioning(), **asked)]
+
+
+async def test_images_are_shown_to_who_asks_and_are_the_same(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.engine.previewing.EVERY_S", 0.0)
+    job = _job("a", num_inference_steps=40, height=96)
+    plain = await _with_previews(denoiser, job)
+    assert not any(isinstance(item, Preview) for item in plain)
+    shown = await _with_previews(denoiser, job, previews=True)
+    previews = [item for item in shown if isinstance(item, Preview)]
+    assert previews
+    steps = [each.step for each in previews]
+    assert steps == sorted(set(steps))
+    assert all(0 < step < 40 for step in steps)
+    assert {(each.num_steps, each.width, each.height) for each in previews} == {(40, 64, 96)}
+    assert Image.open(io.BytesIO(previews[0].data)).size == (64, 96)
+    before, after = plain[-1], shown[-1]
+    assert isinstance(before, PackedLatents)
+    assert isinstance(after, PackedLatents)
+    assert torch.equal(unpack_latents(before).packed, unpack_latents(after).packed)
+
+
+async def test_previews_are_switched_on_and_off_on_the_way(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.engine.previewing.EVERY_S", 0.0)
+    job = _job("a", num_inference_steps=20_000)
+    stream = denoiser.denoise(
+        job, _conditioning(), step_every_s=1e-6, controls=Controls(previews=False), previews=True
+    )
+    async with aclosing(cast(AsyncGenerator[Denoising], stream)) as items:
+        seen = [await anext(items) for _ in range(20)]
+        assert not any(isinstance(item, Preview) for item in seen)
+        await denoiser.steer("other", Controls(previews=True))
+        await denoiser.steer("g", Controls(previews=True))
+        while not isinstance(await anext(items), Preview):
+            pass
+        await denoiser.steer("g", Controls(previews=False))
+        (entry,) = denoiser._engine._entries.of_group("g")
+        assert not entry.is_shown
+        await denoiser.steer("g", Controls(keep=True))
+        *_, last = [item async for item in items]
+    assert isinstance(last, PackedLatents)
+    assert last.cuts == (Cut(last.steps_run - 1, last.steps_run),)
+    assert 1 < last.steps_run < 20_000
+
+
+async def test_without_previews_nothing_is_shown_nor_loaded_for_it(dev_like: Path) -> None:
+    options = DenoiserOptions(calibration_s=0.1, previews=False)
+    made = Denoiser(tiny_spec(dev_like), options)
+    try:
+        assert made._engine._previewing._previewer is None
+        items = await _with_previews(made, _job("a", num_inference_steps=10), previews=True)
+        assert not any(isinstance(item, Preview) for item in items)
+    finally:
+        made.close()
+
+
+def test_a_decoder_of_previews_for_other_latents_stops_the_start(
+    dev_like: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    options = DenoiserOptions(calibration_s=0.1, preview_decoder=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"denoiser\.preview_decoder: .* of 4 channels"):
+        Denoiser(tiny_spec(dev_like), options)

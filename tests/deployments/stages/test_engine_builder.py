@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,23 @@ def test_costs_that_were_measured_in_too_little_time_are_not_kept(
         log.clear()
         build_engine(stage, tiny_spec(dev_like), options)
         assert "measured 3 ticks" in log.text
+    assert not list((tmp_path / "cost").glob("*"))
+
+
+@pytest.mark.usefixtures("looks_cost_20_ms")
+def test_costs_that_a_busy_machine_has_spoilt_are_not_kept(
+    dev_like: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = calibrate.measure
+
+    def spoilt(*args: Any, **options: Any) -> list[Any]:
+        points = measure(*args, **options)
+        return [(lengths, (0.02, 0.5)[at % 2]) for at, (lengths, _) in enumerate(points)]
+
+    monkeypatch.setattr(calibrate, "measure", spoilt)
+    stage = DenoiserStage.load(str(dev_like))
+    options = DenoiserOptions(cost_cache=tmp_path / "cost", calibration_s=8 * 7 * 0.02)
+    build_engine(stage, tiny_spec(dev_like), options)
     assert not list((tmp_path / "cost").glob("*"))
 
 

@@ -5,9 +5,11 @@ import base64
 import hashlib
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import c2pa
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,9 +17,13 @@ from PIL import Image
 import deployments.stages.finisher
 from deployments.options.stages import FinisherOptions, StorageOptions
 from deployments.stages.finisher import Finisher
+from deployments.storage.receipt import MAX_BYTES, parse_receipt, receipt_text
+from deployments.storage.receipt_reading import find_receipt, read_receipt
 from deployments.storage.store import LocalStore
 from pipelines.contracts import DecodedImage, FinishSpec
-from pipelines.errors import StageFailed
+from pipelines.errors import ConfigurationError, StageFailed
+from tests.deployments.certificates import write_certificate
+from tests.deployments.receipts import FINISH, PARAMS, STAGES, receipt
 
 
 @pytest.fixture
@@ -104,3 +110,49 @@ async def test_an_unknown_format_is_the_stages_failure(
     with pytest.raises(StageFailed):
         await finisher.finish(image, FinishSpec(seed=0, output_format="gif"))
     assert await finisher.ready()
+
+
+async def test_the_receipt_names_the_stages_that_drew_the_image(
+    finisher: Finisher, image: DecodedImage
+) -> None:
+    drawn = replace(image, drawn_by=STAGES)
+    spec = replace(FINISH, receipt=receipt_text(PARAMS, FINISH, steps_run=11, cuts=()))
+    done = await finisher.finish(drawn, spec)
+    assert read_receipt(base64.b64decode(done.b64 or "")) == parse_receipt(receipt())
+
+
+async def test_a_receipt_that_would_be_too_long_costs_no_picture(
+    finisher: Finisher, image: DecodedImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = replace(PARAMS, prompt="x" * MAX_BYTES)
+    spec = replace(FINISH, receipt=receipt_text(params, FINISH, steps_run=1, cuts=()))
+    done = await finisher.finish(image, spec)
+    assert find_receipt(base64.b64decode(done.b64 or "")) is None
+    assert "a file has no receipt" in caplog.text
+
+
+async def test_what_is_stored_and_hashed_is_the_signed_file(
+    tmp_path: Path, image: DecodedImage
+) -> None:
+    files = write_certificate(tmp_path)
+    options = FinisherOptions.model_validate(
+        {"c2pa": {"certificate_chain": files.chain, "private_key": files.key}}
+    )
+    signing = Finisher(options, StorageOptions(directory=tmp_path / "files"))
+    spec = replace(FINISH, receipt=receipt_text(PARAMS, FINISH, steps_run=1, cuts=()), store=True)
+    done = await signing.finish(replace(image, drawn_by=STAGES), spec)
+    data = base64.b64decode(done.b64 or "")
+    assert signing._store.get(done.file_id or "").data == data
+    assert (done.sha256, done.num_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    with c2pa.Reader("image/png", io.BytesIO(data)) as reader:
+        assert reader.get_validation_state() == "Valid"
+    assert read_receipt(data).stages == STAGES
+
+
+def test_a_certificate_that_cannot_sign_is_found_at_the_start(tmp_path: Path) -> None:
+    files = write_certificate(tmp_path)
+    options = FinisherOptions.model_validate(
+        {"c2pa": {"certificate_chain": files.chain, "private_key": files.other_key}}
+    )
+    with pytest.raises(ConfigurationError, match=r"finisher\.c2pa\.private_key: is not the key"):
+        Finisher(options, StorageOptions(directory=tmp_path))

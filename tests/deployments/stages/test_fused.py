@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ import ray.exceptions
 from PIL import Image
 
 from deployments.application import bind_stages
-from deployments.graph.progress import Phase, Progress
+from deployments.graph.listening.events import GraphEvent, Phase, Progress
 from deployments.graph.remote_graph import RemoteGraph
+from deployments.graph.steering.steering import Steering
 from deployments.lifecycle.callers import CallerWatch
 from deployments.names import StageName
 from deployments.options.stages import StagesConfig
 from deployments.stages.fused import Fused
 from deployments.stages.local_handle import LocalHandle
+from deployments.wire.packed import Refusal
+from deployments.wire.parts import Part
 from pipelines.contracts import (
+    Cut,
     FinishSpec,
     GenerationJob,
     GenerationParams,
@@ -36,6 +40,7 @@ from pipelines.engine.observe.stats import EngineStats
 from pipelines.errors import ConfigurationError, StageFailed
 from pipelines.tracing.open_spans import OpenSpan
 from tests.chrome_trace import events_of, ticks_of
+from tests.listeners import Heard
 from tests.oracle import compare, oracle_images
 from tests.specs import tiny_spec
 
@@ -193,7 +198,7 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
             self.terms: list[ServiceTerms] = []
 
         async def generate(
-            self, job: GenerationJob, *, caller: str, tells: bool
+            self, job: GenerationJob, **asked: object
         ) -> AsyncIterator[GenerationResult]:
             self.calls += 1
             self.terms.append(job.terms)
@@ -220,8 +225,10 @@ async def test_requests_of_a_replica_that_died_begin_anew(monkeypatch: pytest.Mo
 async def test_the_ingress_hears_how_far_the_images_are(fused: Fused) -> None:
     """Of the real stages, over the stream of a fused replica, and then the same result."""
     job = replace(JOB, params=replace(PARAMS, num_inference_steps=12, num_images=1))
-    heard: list[Progress] = []
-    result = await RemoteGraph(_handle(fused)).generate(job, OpenSpan("generate"), heard.append)
+    listener = Heard()
+    result = await RemoteGraph(_handle(fused)).generate(job, OpenSpan("generate"), listener)
+    heard = listener.progress
+    assert heard == listener.events  # it wanted nothing else
     assert list(dict.fromkeys(each.phase for each in heard)) == list(Phase)
     # A slow machine tells of other steps in between.
     denoising = [each.step for each in heard if each.phase == Phase.DENOISE]
@@ -231,9 +238,99 @@ async def test_the_ingress_hears_how_far_the_images_are(fused: Fused) -> None:
     assert [image.steps_run for image in result.images] == [12]
 
 
+async def test_what_a_dead_replica_had_done_is_not_done_again(fused: Fused) -> None:
+    """Where the listener wants to know of it: here one image is drawn by then, and one half."""
+    job = replace(JOB, params=replace(PARAMS, num_inference_steps=12))
+    listener = Heard(wants_checkpoints=True)
+    whole = await RemoteGraph(_handle(fused)).generate(job, OpenSpan("generate"), listener)
+    first = next(part for part in listener.drawn if part.image == 0)
+    second = next(part for part in listener.checkpoints if part.image == 1)
+    resumed: list[Mapping[int, Part]] = []
+
+    class DyingOnce:
+        """The first call tells of these and dies, the next is answered."""
+
+        async def generate(
+            self, job: GenerationJob, *, resume: Mapping[int, Part], **asked: Any
+        ) -> AsyncIterator[GraphEvent | GenerationResult | Refusal]:
+            resumed.append(dict(resume))
+            if len(resumed) == 1:
+                yield first
+                yield second
+                raise ray.exceptions.ActorDiedError
+            async for item in fused.generate(job, resume=resume, **asked):
+                yield item
+
+        ready = fused.ready
+
+    result = await RemoteGraph(_handle(DyingOnce())).generate(job, OpenSpan("generate"), listener)
+    assert resumed == [{}, {0: first, 1: second}]
+    assert [image.sha256 for image in result.images] == [image.sha256 for image in whole.images]
+    assert result.resumed_at == (second.checkpoint.step,)
+    # Of what is all drawn, no replica is asked anything.
+    drawn = {part.image: part for part in listener.drawn}
+    again = await RemoteGraph(_handle(None)).generate(job, resume=drawn)
+    assert again.images == tuple(drawn[index].file for index in range(2))
+    assert (again.images, again.usage) == (result.images, result.usage)
+
+
+async def test_what_is_kept_is_finished_there_too(fused: Fused) -> None:
+    """The steering reaches the engine inside, and the file says how it is drawn again."""
+    steering, told = Steering(), Heard()
+
+    class KeepsAfterAStep(Heard):
+        def __call__(self, event: GraphEvent, /) -> None:
+            told(event)
+            if isinstance(event, Progress) and event.step:
+                steering.keep()
+
+    params = replace(PARAMS, num_inference_steps=2_000, num_images=1)
+    job = GenerationJob(request_id="r", params=params, finish=FinishSpec(seed=4))
+    graph = RemoteGraph(_handle(fused))
+    kept = await graph.generate(job, OpenSpan("generate"), KeepsAfterAStep(), steering=steering)
+    (image,) = kept.images
+    assert image.steps_run is not None
+    assert 1 < image.steps_run < 2_000
+    assert fused._steerings == {}
+    cuts = (Cut(image.steps_run - 1, image.steps_run),)
+    again = replace(job, params=replace(params, planned_cuts=cuts))
+    (drawn_again,) = (await graph.generate(again)).images
+    assert (drawn_again.sha256, drawn_again.steps_run) == (image.sha256, image.steps_run)
+
+
+async def test_its_images_are_shown_on_their_way(
+    fused: Fused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a listener that wants that from the start, and to one that does later; the same image."""
+    monkeypatch.setattr("pipelines.engine.previewing.EVERY_S", 0.0)
+    job = replace(JOB, params=replace(PARAMS, num_inference_steps=200, num_images=1))
+    graph, steering = RemoteGraph(_handle(fused)), Steering()
+
+    class LooksAfterAStep(Heard):
+        def __call__(self, event: GraphEvent, /) -> None:
+            super().__call__(event)
+            if isinstance(event, Progress) and event.step:
+                self.wants_previews = True
+                steering.previews(True)
+
+    at_once, later, never = Heard(wants_previews=True), LooksAfterAStep(), Heard()
+    results = [
+        await graph.generate(job, OpenSpan("generate"), at_once),
+        await graph.generate(job, OpenSpan("generate"), later, steering=steering),
+        await graph.generate(job, OpenSpan("generate"), never),
+    ]
+    assert at_once.previews
+    assert later.previews
+    assert min(each.step for each in later.previews) > 1
+    assert never.previews == []
+    assert len({result.images[0].sha256 for result in results}) == 1
+
+
 async def _result(fused: Fused, job: GenerationJob) -> GenerationResult:
     """Of a call that nobody listens to: nothing else is sent."""
     (result,) = [item async for item in fused.generate(job)]
+    if isinstance(result, Refusal):
+        raise result.error
     assert isinstance(result, GenerationResult)
     return result
 

@@ -285,6 +285,31 @@ def test_what_is_no_file_does_not_stop_the_sweep(
     )
 
 
+def test_a_deleted_file_is_gone_and_may_be_deleted_again(local: LocalStore) -> None:
+    file_id, other = local.put(b"data", "image/png"), local.put(b"other", "image/png")
+    for _ in range(2):
+        local.delete(file_id)
+        with pytest.raises(FileNotStored):
+            local.get(file_id)
+    assert local.get(other).data == b"other"
+
+
+@pytest.mark.parametrize("file_id", BAD_IDS)
+def test_deleting_touches_nothing_else(tmp_path: Path, local: LocalStore, file_id: str) -> None:
+    local.put(b"data", "image/png")
+    (tmp_path / "other.png").write_bytes(b"theirs")
+    before = sorted(tmp_path.rglob("*"))
+    local.delete(file_id)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_cannot_be_deleted(local: LocalStore, tmp_path: Path) -> None:
+    file_id = new_file_id()
+    (tmp_path / "files" / f"{file_id}.png").mkdir(parents=True)
+    with pytest.raises(StageFailed, match="could not be deleted"):
+        local.delete(file_id)
+
+
 def test_an_unknown_content_type_is_refused(local: LocalStore) -> None:
     with pytest.raises(ValueError, match="text/html"):
         local.put(b"x", "text/html")
@@ -338,6 +363,15 @@ def test_s3_gives_back_what_was_put(bucket: Any) -> None:
 def test_s3_has_no_other_ids(bucket: Any, file_id: str) -> None:
     store = S3Store("images", prefix="sluice/", ttl_s=100.0)
     bucket.put_object(Bucket="images", Key="sluice/" + (file_id.strip("0") or "x"), Body=b"x")
+    with pytest.raises(FileNotStored):
+        store.get(file_id)
+
+
+def test_s3_deletes(bucket: Any) -> None:
+    store = S3Store("images", ttl_s=100.0)
+    file_id = store.put(b"data", "image/png")
+    for each in (file_id, file_id, "none"):
+        store.delete(each)
     with pytest.raises(FileNotStored):
         store.get(file_id)
 

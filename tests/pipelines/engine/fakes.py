@@ -23,6 +23,7 @@ from pipelines.contracts import (
 )
 from pipelines.engine.costs.surface import CostModel, CostSurface
 from pipelines.engine.engine import Engine
+from pipelines.engine.observe.stats import OnTick
 from pipelines.engine.scheduling.scheduler import Scheduler
 from pipelines.errors import DegenerateImage
 from tests.jobs import with_sampling
@@ -97,6 +98,9 @@ class FakeStage:
         self.admitted.append((job.work_id, walk.step))
         return walk
 
+    def can_cut(self, job: LatentJob) -> bool:
+        return not job.sampling.skips_steps
+
     def cut(self, trajectory: Walk, num_steps: int) -> None:
         assert trajectory.step < num_steps < trajectory.num_steps
         trajectory.cuts += (Cut(trajectory.step, num_steps),)
@@ -162,12 +166,18 @@ def make_engine(
     max_bytes: int | None = None,
     cost: CostModel | None = None,
     max_queued_works: int = 5,
+    on_tick: OnTick | None = None,
 ) -> Engine:
     scheduler = Scheduler(
         cost=surface, policy="edf", max_tokens=5 * TOKENS, max_works=4, max_bytes=max_bytes
     )
     return Engine(
-        stage, scheduler, cost=cost, checkpoint_every=2, max_queued_works=max_queued_works
+        stage,
+        scheduler,
+        cost=cost,
+        checkpoint_every=2,
+        max_queued_works=max_queued_works,
+        on_tick=on_tick,
     )
 
 

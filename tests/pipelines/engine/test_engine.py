@@ -11,11 +11,13 @@ import pytest
 
 from pipelines.contracts import (
     Latents,
+    ServiceTerms,
     StepEvent,
 )
 from pipelines.engine.costs.surface import CostModel, CostSurface, Load, Observation
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
+from pipelines.engine.observe.stats import RanTick
 from pipelines.engine.stepper import Stepper
 from pipelines.errors import (
     DeadlineUnreachable,
@@ -71,6 +73,32 @@ def test_works_share_ticks_and_join_in_the_middle(engine: Engine, stage: FakeSta
     assert all(len(tick) <= 4 for tick in stage.ticks)
     assert len(stage.ticks) < 15 / 2
     assert engine.stats().steps == 15
+
+
+def test_the_seconds_of_a_tick_are_shared_out_by_tokens(stage: FakeStage) -> None:
+    """Both segments of true guidance count."""
+    ticks: list[RanTick] = []
+    engine = make_engine(stage, on_tick=ticks.append)
+    names = ("held", "plain", "guided")
+    jobs = [replace(job(name), terms=ServiceTerms(tenant=name)) for name in names]
+    engine.start()
+    try:
+        stage.gate.clear()
+        futures = [engine.submit(jobs[0], TEXT)]
+        assert stage.entered.wait(60)
+        futures += [engine.submit(jobs[1], TEXT), engine.submit(jobs[2], TEXT, TEXT)]
+        stage.gate.set()
+        charged = [future.result(60).device_seconds for future in futures]
+    finally:
+        engine.stop()
+    expected: dict[str, float] = dict.fromkeys(names, 0.0)
+    for tick in ticks:
+        tokens = sum(load.tokens for _, load in tick.works)
+        for tenant, load in tick.works:
+            expected[tenant] += tick.seconds * load.tokens / tokens
+    assert charged == pytest.approx(list(expected.values()))
+    assert charged[2] == pytest.approx(2 * charged[1])
+    assert sum(charged) == pytest.approx(sum(tick.seconds for tick in ticks))
 
 
 def test_a_cancelled_work_leaves_at_the_next_tick(engine: Engine, stage: FakeStage) -> None:

@@ -37,11 +37,16 @@ def test_state_is_handed_out_every_k_steps_but_not_at_the_end(engine: Engine) ->
     )
     assert [item.step for item in checkpoints] == [2, 4]
     assert [item.latents.item() for item in checkpoints] == [2.0, 4.0]
+    assert 0 < checkpoints[0].device_seconds < checkpoints[1].device_seconds
 
 
 def test_a_job_goes_on_from_where_it_was(engine: Engine, stage: FakeStage) -> None:
     start = Checkpoint(
-        work_id="a", step=4, latents=torch.tensor([[40.0]]), cuts=(Cut(2, 6),), velocity=None
+        work_id="a",
+        step=4,
+        latents=torch.tensor([[40.0]]),
+        cuts=(Cut(2, 6),),
+        device_seconds=100.0,
     )
     events: list[StepEvent] = []
     resumed = engine.submit(
@@ -50,6 +55,7 @@ def test_a_job_goes_on_from_where_it_was(engine: Engine, stage: FakeStage) -> No
     latents = resumed.result(60)
     assert latents.steps_run == 6
     assert latents.packed.item() == 42.0
+    assert 100.0 < latents.device_seconds < 160.0  # what it had cost before, too
     assert [(event.step, event.num_steps) for event in events] == [(5, 6), (6, 6)]
     assert stage.admitted == [("a", 4)]
 
@@ -183,3 +189,45 @@ def test_handing_over_includes_the_parked(serial_engine: Engine, stage: FakeStag
         with pytest.raises(HandedOver):
             future.result(60)
     assert [(item.work_id, item.step) for item in checkpoints] == [("patient", 1)]
+
+
+def test_kept_works_end_with_their_next_step_but_not_with_their_first(
+    engine: Engine, stage: FakeStage
+) -> None:
+    running = [hold(stage, engine, num_inference_steps=9)]
+    begun = Checkpoint(work_id="begun", step=4, latents=torch.tensor([[4.0]]))
+    running.append(engine.submit(job("begun", num_inference_steps=9), TEXT, start=begun))
+    running.append(engine.submit(job("new", num_inference_steps=9), TEXT))
+    last = Checkpoint(work_id="last", step=8, latents=torch.tensor([[8.0]]))
+    running.append(engine.submit(job("last", num_inference_steps=9), TEXT, start=last))
+    whole = engine.submit(job("whole", num_inference_steps=9), TEXT)
+    for group in ("held", "begun", "new", "last", "nobody", "held"):
+        engine.keep(group)
+    stage.gate.set()
+    assert [each.result(60).steps_run for each in running] == [2, 5, 2, 9]
+    assert [each.result(60).packed.item() for each in running] == [2.0, 5.0, 2.0, 9.0]
+    assert whole.result(60).steps_run == 9
+    saved = engine.stats().saved_steps
+    assert (saved["kept"], saved["cut"]) == (7 + 4 + 7, 0)
+    assert engine.stats().queued_s == 0
+
+
+def test_a_kept_work_is_cut_where_it_is_when_its_turn_comes(
+    serial_engine: Engine, stage: FakeStage
+) -> None:
+    """It waits, parked, while another is stepped; a checkpoint says that it was cut."""
+    events: list[StepEvent] = []
+    parked = hold(stage, serial_engine, num_inference_steps=9)
+    urgent = serial_engine.submit(job("urgent", deadline_s=3600.0), TEXT, on_step=events.append)
+    serial_engine.keep("held")
+    stage.gate.set()
+    assert urgent.result(60).steps_run == 3
+    assert parked.result(60).steps_run == 2
+    assert stage.ticks.count(("held",)) == 2
+
+
+def test_what_cannot_be_cut_is_finished_as_planned(engine: Engine) -> None:
+    skipping = job("a", num_inference_steps=9, skips_steps=True)
+    future = engine.submit(skipping, TEXT)
+    engine.keep("a")
+    assert future.result(60).steps_run == engine._stage.forwards(skipping)

@@ -21,7 +21,7 @@ from pipelines.contracts import (
     SamplingParams,
     TextPrompt,
 )
-from pipelines.cuts import redrawn_by
+from pipelines.cuts import check_cuts, redrawn_by
 from pipelines.errors import DegenerateImage, InvalidRequest, UnsupportedFeature
 from pipelines.flux1.schedule import make_schedule
 from pipelines.skipping import evaluated_steps
@@ -148,6 +148,44 @@ def test_planned_cuts_draw_what_cuts_on_the_way_drew(
     assert (second.steps_run, redrawn_by(num_steps, second.cuts)[1]) == (first.steps_run, planned)
 
 
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("planned", "kept_at"), [((), 3), (((2, 6),), 4), (((4, 6),), 2)])
+def test_what_is_kept_is_the_predicted_image_and_is_drawn_again(
+    stages: tuple[DenoiserStage, DenoiserStage],
+    guided: bool,
+    planned: tuple[tuple[int, int], ...],
+    kept_at: int,
+) -> None:
+    """Before a planned cut or after it, and after a move with the cut already made."""
+    here, there = stages
+    job = with_sampling(
+        JOB,
+        num_inference_steps=9,
+        true_cfg_scale=2.0 if guided else 1.0,
+        planned_cuts=tuple(Cut(*cut) for cut in planned),
+    )
+    conditionings = texts(here, guided=guided)
+    kept = here.admit(job, *conditionings)
+    for _ in range(kept_at):
+        here.tick([kept])
+    here.cut(kept, kept_at + 1)
+    assert kept.schedule.sigmas[kept_at + 1] == 0
+    before, sigma = kept.latents.clone(), kept.schedule.sigmas[kept_at]
+    (velocity,) = here._velocities([kept])
+    moved = there.admit(job, *conditionings, here.checkpoint(kept))
+    here.tick([kept])
+    there.tick([moved])
+    result = here.finish(kept)
+    assert torch.allclose(result.packed, before - sigma * velocity, atol=1e-6)
+    assert torch.equal(there.finish(moved).packed, result.packed)
+    num_steps, cuts = redrawn_by(9, result.cuts)
+    check_cuts(num_steps, cuts)
+    again = with_sampling(job, num_inference_steps=num_steps, planned_cuts=cuts)
+    redrawn = there.admit(again, *conditionings)
+    assert torch.equal(finished(there, redrawn), result.packed)
+    assert there.finish(redrawn).cuts == cuts
+
+
 @pytest.mark.parametrize("num_steps", [2, 10, 13])
 def test_skipping_resumes_after_every_step(
     stages: tuple[DenoiserStage, DenoiserStage], num_steps: int
@@ -250,12 +288,15 @@ def test_what_cannot_be_cut_is_refused_when_it_comes_in(dev_like: Path) -> None:
     stage.tick([trajectory])
     with pytest.raises(UnsupportedFeature):
         stage.cut(trajectory, 5)
+    assert not stage.can_cut(JOB)
 
 
 def test_a_schedule_that_skips_is_not_cut(stage: DenoiserStage) -> None:
     trajectory = stage.admit(with_sampling(JOB, skips_steps=True), *texts(stage))
     with pytest.raises(ValueError, match="planned to be short"):
         stage.cut(trajectory, 2)
+    assert not stage.can_cut(trajectory.job)
+    assert stage.can_cut(JOB)
 
 
 @pytest.mark.parametrize(

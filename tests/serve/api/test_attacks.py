@@ -71,6 +71,7 @@ async def test_of_a_flood_of_1000_at_200_places_none_is_lost_and_nothing_stays(
         assert statuses[200] == len(graph.jobs) == size
         assert statuses[429] >= size - PLACES
         graph.jobs.clear()
+        graph.steerings.clear()
         graph.forecast_for.clear()
         graph.store.files.clear()
         gc.collect()

@@ -87,7 +87,7 @@ class TestUnreachable:
             "message": "deadline_ms: 1000 cannot be met;"
             " the shortest that could be promised now is 4250",
             "type": "overloaded_error",
-            "param": None,
+            "param": "deadline_ms",
             "code": "deadline_unreachable",
             "earliest_deadline_ms": 4250,
         }

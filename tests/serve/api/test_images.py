@@ -32,6 +32,7 @@ async def test_the_whole_answer(client: httpx.AsyncClient, graph: FakeGraph):
     assert (first["steps"], second["steps"]) == (12, 12)
     assert "revised_prompt" not in first
     assert body == {
+        "id": graph.jobs[0].request_id,
         "model": "sluice-shapes",
         "background": "opaque",
         "output_format": "png",
@@ -40,9 +41,12 @@ async def test_the_whole_answer(client: httpx.AsyncClient, graph: FakeGraph):
         "usage": {
             "input_tokens": 7,
             "input_tokens_details": {"text_tokens": 7, "image_tokens": 0},
+            "prompt_tokens_details": {"text_tokens": 7, "image_tokens": 0},
             "output_tokens": 32,
             "output_tokens_details": {"image_tokens": 32, "text_tokens": 0},
             "total_tokens": 39,
+            "device_seconds": 0.5,
+            "megapixel_steps": 0.098304,
         },
         "deadline_met": True,
         "warnings": [],

@@ -172,8 +172,6 @@ def test_refusals_name_field_and_range(body: dict[str, Any], param: str, said: s
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"stream": True}, "stream"),
-        ({"partial_images": 1}, "partial_images"),
         ({"background": "transparent"}, "background"),
         ({"moderation": "low"}, "moderation"),
         ({"prompt": "[EDIT] make it blue"}, "prompt"),
@@ -185,6 +183,23 @@ def test_what_is_not_offered_is_refused(body: dict[str, Any], param: str):
     error = refusal(**body)
     assert isinstance(error, UnsupportedFeature)
     assert error.param == param
+
+
+def test_a_stream_holds_base64_whatever_else_it_holds():
+    assert plan(stream=True).finish == plan().finish
+    links = plan(stream=True, response_format="url")
+    assert (links.finish.inline, links.finish.store) == (True, True)
+    (warning,) = links.warnings
+    assert warning.startswith("response_format: the events hold b64_json all the same")
+    error = refusal(stream=True, response_format="file")
+    assert error.param == "response_format"
+    assert "cannot stand beside stream" in error.message
+
+
+def test_partial_images_are_of_streams():
+    assert plan(partial_images=3, stream=True).warnings == ()
+    assert plan(partial_images=1).warnings == ("partial_images: not used without stream",)
+    assert plan(partial_images=0).warnings == ()
 
 
 def test_seeds():
@@ -326,7 +341,34 @@ def test_a_size_that_the_model_was_not_trained_on_is_drawn_with_a_warning():
     assert plan(spec, size="96x64").warnings == ()
     made = plan(spec, size="64x96")
     assert (made.params.height, made.params.width) == (96, 64)
-    assert made.warnings == ("size: test-model draws worse at sizes other than 64x64, 96x64",)
+    assert made.warnings == ("size: used; test-model draws worse at sizes other than 64x64, 96x64",)
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("prompt", {"prompt": "a cat --ar 2:1"}),
+        ("aspect_ratio", {"prompt": "a cat", "aspect_ratio": "2:1"}),
+    ],
+)
+def test_that_warning_names_the_field_that_asks_for_the_size(field: str, body: dict[str, Any]):
+    spec = dataclasses.replace(SPEC, trained_sizes=((64, 64),))
+    made = plan(spec, **body)
+    assert made.warnings[0].startswith(f"{field}: used; ")
+    assert f"{made.params.width}x{made.params.height} here" in made.warnings[0]
+
+
+def test_all_mistakes_are_told_at_once():
+    error = refusal(background="transparent", num_inference_steps=0, n=99, seed=-2, priority=50)
+    assert error.param == "background"
+    told = [said.partition(": ")[0] for said in error.message.split("; ") if ": " in said]
+    assert told == ["background", "num_inference_steps", "priority", "n"]
+
+
+def test_what_is_built_on_a_mistake_is_not_told():
+    error = refusal(num_inference_steps=0, min_steps=3, step_cuts=[[4, 9]])
+    assert error.message.count("num_inference_steps") == 1
+    assert "step_cuts" not in error.message
 
 
 class TestShorterSchedules:
@@ -347,7 +389,7 @@ class TestShorterSchedules:
             ({"step_cuts": [[4, 20]]}, "step_cuts", "does not follow 20 steps after 0"),
             ({"step_cuts": [[4, 9], [4, 7]]}, "step_cuts", "does not follow 9 steps after 4"),
             ({"step_cuts": [[4]]}, "step_cuts", "at least 2 items"),
-            ({"step_cuts": [4, 9]}, "step_cuts", "list"),
+            ({"step_cuts": [4, 9]}, "step_cuts", "must be an array, got 4"),
             ({"step_cuts": [[4, 9]], "min_steps": 3}, "step_cuts", "beside min_steps"),
             ({"step_cuts": [[4, 9]], "skip_steps": True}, "step_cuts", "beside skip_steps"),
             ({"min_steps": 3, "skip_steps": True}, "min_steps", "beside skip_steps"),

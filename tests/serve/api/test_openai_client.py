@@ -20,6 +20,7 @@ from pipelines.errors import (
 )
 from serve.http import create_app
 from tests.serve.fakes import PIXELS, SPEC, FakeGraph, services
+from tests.serve.previewing_graph import PreviewingGraph, preview_after
 
 OpenAIOf = Callable[..., openai.AsyncOpenAI]
 
@@ -141,10 +142,88 @@ async def test_a_bad_value(openai_of: OpenAIOf):
     assert error.request_id
 
 
-async def test_streaming_is_a_clear_400(openai_of: OpenAIOf):
-    with pytest.raises(openai.BadRequestError) as caught:
-        await openai_of(FakeGraph()).images.generate(prompt="x", stream=True, partial_images=2)
-    assert (caught.value.param, caught.value.code) == ("stream", "unsupported_feature")
+class TestStreaming:
+    @pytest.mark.parametrize("strict", [False, True], ids=["loose", "strict"])
+    async def test_partial_images_and_then_the_image(self, openai_of: OpenAIOf, strict: bool):
+        graph = PreviewingGraph(preview_steps=range(1, 12))
+        stream = await openai_of(graph, strict=strict).images.generate(
+            prompt="a cat", stream=True, partial_images=2, user="u-1", extra_body={"seed": 3}
+        )
+        first, second, completed = [event async for event in stream]
+        for index, event in enumerate((first, second)):
+            assert isinstance(event, openai.types.ImageGenPartialImageEvent)
+            assert event.type == "image_generation.partial_image"
+            assert event.partial_image_index == index
+            assert base64.b64decode(event.b64_json) == preview_after(4 * (index + 1))
+            assert (event.size, event.quality, event.background) == ("64x64", "medium", "opaque")
+            assert event.output_format == "jpeg"  # the preview's own
+            assert event.created_at > 0
+            assert getattr(event, "image_index", None) == 0
+        assert isinstance(completed, openai.types.ImageGenCompletedEvent)
+        assert completed.type == "image_generation.completed"
+        assert base64.b64decode(completed.b64_json) == PIXELS
+        assert (completed.size, completed.quality) == ("64x64", "medium")
+        assert (completed.background, completed.output_format) == ("opaque", "png")
+        assert completed.usage.total_tokens == 7 + 16
+        assert completed.usage.input_tokens_details.text_tokens == 7
+        assert completed.safety_identifier == "u-1"
+        assert [getattr(completed, name, None) for name in ("seed", "steps")] == [3, 12]
+        assert getattr(completed, "url", "").startswith("http://sluice.test/v1/files/")
+        assert getattr(completed, "warnings", None) == []
+
+    async def test_several_images(self, openai_of: OpenAIOf):
+        graph = PreviewingGraph(preview_steps=range(1, 12))
+        stream = await openai_of(graph, strict=True).images.generate(
+            prompt="a cat", n=3, stream=True, partial_images=1, response_format="b64_json"
+        )
+        events = [event async for event in stream]
+        partial, completed = events[:3], events[3:]
+        assert [getattr(event, "image_index", None) for event in partial] == [0, 1, 2]
+        assert [getattr(event, "image_index", None) for event in completed] == [0, 1, 2]
+        assert not any(hasattr(event, "url") for event in completed)
+        usages = [
+            event.usage
+            for event in completed
+            if isinstance(event, openai.types.ImageGenCompletedEvent)
+        ]
+        assert [usage.input_tokens for usage in usages] == [7, 0, 0]
+        assert [usage.output_tokens for usage in usages] == [16, 16, 16]
+        assert sum(usage.total_tokens for usage in usages) == 7 + 3 * 16
+
+    async def test_no_partial_images_unless_they_are_asked_for(self, openai_of: OpenAIOf):
+        graph = PreviewingGraph(preview_steps=range(1, 12))
+        stream = await openai_of(graph).images.generate(prompt="a cat", stream=True)
+        assert [event.type async for event in stream] == ["image_generation.completed"]
+        assert graph.previews_shown == 0
+
+    async def test_steps_of_ones_own_are_of_no_quality(self, openai_of: OpenAIOf):
+        stream = await openai_of(FakeGraph(), strict=True).images.generate(
+            prompt="a cat", stream=True, extra_body={"num_inference_steps": 3}
+        )
+        (completed,) = [event async for event in stream]
+        assert completed.quality == "auto"
+
+    async def test_an_error_in_the_middle_is_raised(self, openai_of: OpenAIOf):
+        failure = StageFailed("VaeDecoder failed", stage="VaeDecoder")
+        graph = PreviewingGraph(preview_steps=(6,), error=failure)
+        stream = await openai_of(graph).images.generate(
+            prompt="a cat", stream=True, partial_images=1
+        )
+        assert (await anext(stream)).type == "image_generation.partial_image"
+        with pytest.raises(openai.APIError, match="VaeDecoder failed") as caught:
+            await anext(stream)
+        assert caught.value.code == "stage_failed"
+
+    async def test_a_refusal_before_it_begins_is_an_answer(self, openai_of: OpenAIOf):
+        client = openai_of(FakeGraph())
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.images.generate(prompt="a cat", stream=True, partial_images=4)
+        assert caught.value.param == "partial_images"
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.images.generate(
+                prompt="a cat", stream=True, extra_body={"response_format": "file"}
+            )
+        assert caught.value.param == "response_format"
 
 
 async def test_a_refusal(openai_of: OpenAIOf):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from deployments.graph.forecast import Forecast
 from pipelines.moderation import PromptRules
 from tests.serve.conftest import ClientOf
-from tests.serve.fakes import FakeGraph, services
+from tests.serve.fakes import SPEC, FakeGraph, services
 
 URL = "/v1/images/preflight"
 GENERATIONS = "/v1/images/generations"
@@ -78,7 +79,11 @@ async def test_the_seed_is_told_if_it_was_given_and_warnings_are(client_of: Clie
         ({}, "invalid_value", "prompt"),
         ({"prompt": "a cat", "n": 0}, "invalid_value", "n"),
         ({"prompt": "a cat", "size": "8x8"}, "invalid_value", "size"),
-        ({"prompt": "a cat", "stream": True}, "unsupported_feature", "stream"),
+        (
+            {"prompt": "a cat", "partial_images": 4, "stream": True},
+            "invalid_value",
+            "partial_images",
+        ),
         ({"prompt": "a cat", "model": "other"}, "model_not_found", "model"),
     ],
 )
@@ -102,6 +107,125 @@ async def test_a_tenant_given_twice_is_refused(client_of: ClientOf):
     client = client_of(services(tenants={"header": "x-tenant"}))
     headers = [("x-tenant", "acme"), ("x-tenant", "globex")]
     assert (await client.post(URL, json={"prompt": "a"}, headers=headers)).status_code == 400
+
+
+class TestTreatment:
+    async def of(self, client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+        answer = await client.post(URL, json={"prompt": "a cat", **body})
+        assert answer.status_code == 200, answer.text
+        treatment = answer.json()["treatment"]
+        assert treatment.pop("prompt") == {"status": "used", "field": "prompt", "reason": None}
+        return treatment
+
+    async def test_a_field_of_ours(self, client: httpx.AsyncClient):
+        assert await self.of(client, n=2, seed=None) == {
+            "n": {"status": "used", "field": "n", "reason": None}
+        }
+
+    async def test_one_that_is_adjusted_says_why(self, client: httpx.AsyncClient):
+        body = {"quality": "high", "num_inference_steps": 4, "stream": True, "style": "vivid"}
+        assert await self.of(client, **body, response_format="url", partial_images=1) == {
+            "quality": {
+                "status": "adjusted",
+                "field": "quality",
+                "reason": "not used, num_inference_steps was given",
+            },
+            "num_inference_steps": {
+                "status": "used",
+                "field": "num_inference_steps",
+                "reason": None,
+            },
+            "stream": {"status": "used", "field": "stream", "reason": None},
+            "partial_images": {"status": "used", "field": "partial_images", "reason": None},
+            "response_format": {
+                "status": "adjusted",
+                "field": "response_format",
+                "reason": "the events hold b64_json all the same, as OpenAI's do; those of finished"
+                " images have a url too",
+            },
+            "style": {
+                "status": "adjusted",
+                "field": "style",
+                "reason": "not used, there are no style presets; say it in the prompt",
+            },
+        }
+
+    async def test_other_tools_words_are_named_as_they_were_sent(self, client: httpx.AsyncClient):
+        found = await self.of(
+            client,
+            width=128,
+            height=64,
+            quality="max",
+            extra_body={"steps": 7, "extra_args": {"go_fast": True, "vae_use_tiling": False}},
+        )
+        assert found["width"] == {"status": "used", "field": "size", "reason": None}
+        assert found["height"] == found["width"]
+        steps = {"status": "used", "field": "num_inference_steps", "reason": None}
+        assert found["extra_body.steps"] == steps
+        assert found["quality"]["status"] == "adjusted"
+        assert found["quality"]["reason"].startswith("'max' is drawn as 'high', the most")
+        fast = found["extra_body.extra_args.go_fast"]
+        assert (fast["status"], fast["field"]) == ("adjusted", None)
+        assert fast["reason"].startswith("not used; nothing is cached between steps")
+        assert found["extra_body.extra_args.vae_use_tiling"] == {
+            "status": "used",
+            "field": None,
+            "reason": None,
+        }
+
+    async def test_advice_changes_nothing(self, client_of: ClientOf):
+        spec = replace(SPEC, trained_sizes=((64, 64),))
+        client = client_of(services(spec=spec))
+        found = await self.of(client, size="128x64")
+        assert found["size"] == {
+            "status": "used",
+            "field": "size",
+            "reason": "used; test-model draws worse at sizes other than 64x64",
+        }
+
+
+class TestAJob:
+    JOB: ClassVar[dict[str, Any]] = {"prompt": "a", "stream": True, "response_format": "file"}
+
+    async def test_a_webhook_makes_it_one(
+        self, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("SLUICE_WEBHOOKS__SECRET", "whsec_" + "QUFB" * 10)
+        allow: dict[str, Any] = {"webhooks.allow": "https://hooks.example"}
+        given = services(**allow)
+        url = "https://hooks.example/done"
+        answer = await client_of(given).post(URL, json={**self.JOB, "webhook_url": url})
+        treatment = answer.json()["treatment"]
+        used = {"status": "used", "field": "webhook_url", "reason": None}
+        assert treatment["webhook_url"] == used
+        adjusted = [name for name, each in treatment.items() if each["status"] == "adjusted"]
+        assert sorted(adjusted) == ["response_format", "stream"]
+
+    async def test_a_webhook_that_is_not_allowed_is_refused(self, client: httpx.AsyncClient):
+        for url in ("https://hooks.example/done", 7):
+            answer = await client.post(URL, json={"prompt": "a", "webhook_url": url})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "webhook_url")
+
+
+class TestCost:
+    async def test_before_a_denoiser_has_reported(self, client_of: ClientOf):
+        unknown = Forecast(asleep=(), cold_start_s=0.0)
+        answer = await asked(client_of, unknown, n=2, size="128x64", num_inference_steps=10)
+        assert answer["cost"] == {
+            "device_seconds": None,
+            "megapixel_steps": pytest.approx(10 * 2 * 128 * 64 / 1e6),
+        }
+
+    async def test_as_a_denoiser_would_take(self, client_of: ClientOf):
+        answer = await asked(client_of, replace(COLD, device_s=3.25))
+        assert answer["cost"]["device_seconds"] == 3.25
+
+    async def test_steps_without_a_forward_cost_nothing(self, client_of: ClientOf):
+        full, low = [
+            (await asked(client_of, COLD, quality=quality))["cost"]["megapixel_steps"]
+            for quality in ("medium", "low")
+        ]
+        assert low < full
 
 
 class TestTime:

@@ -83,3 +83,21 @@ def test_a_wrong_type_by_another_name_names_both():
     assert caught.value.message == (
         'num_inference_steps (sent as extra_body.steps): must be an integer, got "8"'
     )
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request({"promt": "x", "n": "2", "seed": True, "step_cuts": [[0, "a"], [1]]})
+    assert caught.value.param == "promt"
+    assert caught.value.message == (
+        "promt: unknown field; did you mean `prompt`?; prompt: required, and it is missing;"
+        ' n: must be an integer, got "2"; seed: must be an integer, got true;'
+        ' step_cuts: must be an integer, got "a"'
+    )
+
+
+def test_of_very_many_mistakes_some_are_told():
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request({f"no_such_field_{number}": 1 for number in range(1000)})
+    assert caught.value.message.count("unknown field") == 8
+    assert caught.value.message.endswith("; and 993 more like these")

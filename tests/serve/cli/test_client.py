@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from serve.api.schemas import ImageData, ImageGenerationRequest
-from serve.cli.client import ServerError, SluiceClient
+from serve.cli.client import ServerError, SluiceClient, Unreachable
 from serve.tracing.views.summary import TraceFilters
 
 ANSWER = {
@@ -128,6 +128,17 @@ def test_no_answer(error: Exception, said: str):
 
     with client(fail) as server, pytest.raises(ServerError, match=said):
         server.generate(ImageGenerationRequest(prompt="x"))
+
+
+def test_an_application_that_is_not_deployed_yet_is_no_refusal():
+    proxy = "Path '/v1/jobs' not found. Ping http://here/-/routes for available routes."
+    with (
+        client(lambda _: httpx.Response(404, text=proxy)) as server,
+        pytest.raises(Unreachable, match="no application now") as found,
+    ):
+        server.generate(ImageGenerationRequest(prompt="x"))
+    assert found.value.is_passing
+    assert found.value.status is None
 
 
 def test_readiness():

@@ -47,10 +47,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """A server behind --url; the bodies of the requests it got."""
+    """A server behind --url that has no jobs; the bodies of the requests it got."""
     bodies: list[dict[str, object]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/jobs":
+            return httpx.Response(404, json={"error": {"message": "none", "code": "not_found"}})
         body = json.loads(request.read())
         bodies.append(body)
         if body["prompt"] == "refuse":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.profiling import ReplicaLoad, TickProfile, chosen
+from deployments.profiling import TickProfile, chosen
+from deployments.replica_load import ReplicaLoad
 from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.errors import ConfigurationError, RequestTimeout
 from serve.cli import main as cli

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -62,9 +63,35 @@ def test_the_log_is_shown_with_its_cause(tmp_path: Path):
     assert tail == "line 48\nline 49\n\nCause: CheckpointError: /w: no model_index.json"
 
 
+def test_the_log_of_the_start_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "demo.log").write_text("why the last one failed")
+    with stand_in(tmp_path, monkeypatch) as server:
+        assert server.log.read_text() == ""
+        assert (tmp_path / "demo.previous.log").read_text() == "why the last one failed"
+
+
 def test_stopping_what_never_started(tmp_path: Path):
     ChildServer(8000, log=tmp_path / "demo.log").stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_checkout_is_run_with_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is installed here, or named in the environment."""
+    package = tmp_path / "checkout" / "ray" / "serve"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "scripts.py").write_text("import os; print(os.getcwd(), os.environ['PYTHONPATH'])")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    server = ChildServer(8000, log=tmp_path / "demo.log", checkout=tmp_path / "checkout")
+    server.start()
+    try:
+        while not server.log.read_text().endswith("\n"):
+            time.sleep(0.01)
+    finally:
+        server.stop()
+    checkout = tmp_path / "checkout"
+    assert server.log.read_text() == f"{checkout} {checkout}{os.pathsep}/elsewhere\n"
 
 
 def test_the_mark_of_its_processes_is_not_taken_for_a_setting(monkeypatch: pytest.MonkeyPatch):
@@ -257,7 +284,7 @@ def test_it_draws_one_image_and_leaves_nothing_behind(
         assert image.size == (64, 64)
     assert PROMPT in output
     assert str(demo.image) in output
-    assert "Server: http://127.0.0.1:" in output
+    assert "Page:   http://127.0.0.1:" in output
     assert "curl " in output
     assert demo.survivors() == []
 

@@ -18,7 +18,8 @@ from tests.serve.fakes import FakeGraph, services
 URL = "/v1/images/generations"
 PLANNED = " images=1 size=64x64 steps=12 deadline_ms=30000"
 LATE = f"{PLANNED} met=no"
-DRAWN = f"{PLANNED} met=yes steps_run=12 source=drawn"
+COST = "device_seconds=0.25 megapixel_steps=0.049"
+DRAWN = f"{PLANNED} met=yes steps_run=12 source=drawn {COST}"
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,10 @@ async def test_images_that_went_on_elsewhere(client_of: ClientOf, caplog: pytest
 async def test_no_deadline(client_of: ClientOf, caplog: pytest.LogCaptureFixture):
     client = client_of(services(deadlines={"default_ms": None}))
     await client.post(URL, json={"prompt": "a cat"})
-    assert " steps=12 steps_run=12 source=drawn seconds=" in only_line(caplog)
+    assert (
+        " steps=12 steps_run=12 source=drawn device_seconds=0.25 megapixel_steps=0.049 seconds="
+        in only_line(caplog)
+    )
 
 
 async def test_what_a_line_says_is_there_as_fields_for_json(

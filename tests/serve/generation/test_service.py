@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.graph.forecast import Forecast
-from deployments.graph.progress import Phase, Progress
+from deployments.graph.listening.events import Phase
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import ContentPolicyViolation, DeadlineUnreachable, Overloaded, StageFailed
 from pipelines.moderation import PromptRules
@@ -21,6 +21,7 @@ from serve.generation.service import GenerationService
 from serve.generation.sharing import Answer
 from serve.settings.sections import TracingConfig
 from serve.tracing.recorder import Recorder
+from tests.listeners import Heard
 from tests.serve.fakes import FakeGraph, services
 
 NOW = 1_800_000_000.0
@@ -57,14 +58,14 @@ async def draw(
     given: GenerationService,
     plan: Plan = PLAN,
     asked: LogEntry | None = None,
-    heard: list[Progress] | None = None,
+    heard: Heard | None = None,
 ) -> Answer:
     asked = asked or entry()
     terms = plan.requested.terms(tenant="t", arrived=asked.arrived)
     with given.logged(asked):
         if heard is None:
             return await given.generate(plan, terms, asked)
-        return await given.generate(plan, terms, asked, heard.append)
+        return await given.generate(plan, terms, asked, heard)
 
 
 @pytest.fixture(autouse=True)
@@ -88,16 +89,16 @@ async def test_it_draws_logs_and_traces(caplog: pytest.LogCaptureFixture):
 
 
 async def test_a_listener_hears_of_every_phase_the_graph_tells():
-    heard: list[Progress] = []
+    heard = Heard()
     await draw(service(FakeGraph()), heard=heard)
-    assert [(each.phase, each.step) for each in heard] == [
+    assert [(each.phase, each.step) for each in heard.progress] == [
         (Phase.ENCODE, 0),
         (Phase.DENOISE, 5),
         (Phase.DENOISE, 12),
         (Phase.DECODE, 12),
         (Phase.DONE, 12),
     ]
-    assert {(each.image, each.num_steps) for each in heard} == {(0, 12)}
+    assert {(each.image, each.num_steps) for each in heard.progress} == {(0, 12)}
 
 
 async def test_who_shares_a_drawing_hears_of_it_too_and_of_what_was_before():
@@ -105,25 +106,25 @@ async def test_who_shares_a_drawing_hears_of_it_too_and_of_what_was_before():
     given = service(graph)
     silent = asyncio.create_task(draw(given))
     await graph.entered.acquire()
-    heard: list[Progress] = []
+    heard = Heard()
     second = asyncio.create_task(draw(given, asked=entry("job-2"), heard=heard))
-    while not heard:  # noqa: ASYNC110  it joins some turns of the loop later
+    while not heard.events:  # noqa: ASYNC110  it joins some turns of the loop later
         await asyncio.sleep(0)
-    assert [(each.phase, each.step) for each in heard] == [(Phase.DENOISE, 5)]
+    assert [(each.phase, each.step) for each in heard.progress] == [(Phase.DENOISE, 5)]
     silent.cancel()
     await asyncio.sleep(0)
     graph.go.set()
     assert (await second).source == "shared"
-    assert [str(each.phase) for each in heard] == ["denoise", "denoise", "decode", "done"]
+    assert [str(each.phase) for each in heard.progress] == ["denoise", "denoise", "decode", "done"]
     assert len(graph.jobs) == 1
 
 
 async def test_a_kept_answer_tells_no_progress():
     given = service(FakeGraph(), **{"result_cache.max_bytes": 1 << 20})
     await draw(given)
-    heard: list[Progress] = []
+    heard = Heard()
     assert (await draw(given, heard=heard)).source == "hit"
-    assert heard == []
+    assert heard.events == []
 
 
 async def test_a_prompt_that_is_refused_is_not_drawn(caplog: pytest.LogCaptureFixture):

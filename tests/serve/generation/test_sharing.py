@@ -8,11 +8,14 @@ from contextvars import Context
 
 import pytest
 
+from deployments.graph.steering.steering import NO_CONTROLS, Steering
+from deployments.wire.parts import ImageDrawn
 from pipelines.contracts import FinishSpec, GenerationJob, GenerationParams, ServiceTerms
 from pipelines.errors import DeadlineUnreachable, StageFailed
 from serve.generation.result_cache import ResultCache
 from serve.generation.sharing import Answer, Sharing, may_join
-from tests.serve.fakes import FakeGraph
+from tests.listeners import Heard
+from tests.serve.fakes import FakeGraph, finished
 
 PARAMS = GenerationParams(
     prompt="a cat",
@@ -246,3 +249,47 @@ class TestKept:
         given = sharing(graph, max_bytes=1000)
         await given.answer(job("a"))
         assert (await given.answer(job("b"))).source is None
+
+
+async def test_a_kept_answer_costs_nothing_again():
+    graph = FakeGraph()
+    given = sharing(graph, max_bytes=PLENTY)
+    drawing, kept = await given.answer(job("a")), await given.answer(job("b"))
+    assert (drawing.source, kept.source) == (None, "hit")
+    assert (drawing.result.usage.device_seconds, kept.result.usage.device_seconds) == (0.25, 0.0)
+    assert drawing.result.usage.megapixel_steps > kept.result.usage.megapixel_steps == 0.0
+    assert kept.result.usage.total_tokens == drawing.result.usage.total_tokens
+
+
+async def test_what_is_steered_or_taken_up_again_is_drawn_by_itself():
+    graph, steering = FakeGraph(), Steering()
+    given = sharing(graph, max_bytes=PLENTY)
+    part = ImageDrawn(image=0, file=finished(), prompts=())
+    steered = await given.answer(job("a"), steering=steering)
+    resumed = await given.answer(job("b"), resume={0: part})
+    assert drawn(graph) == ["a", "b"]
+    assert (steered.source, resumed.source) == (None, None)
+    assert resumed.result.images == (part.file,)
+    assert graph.steerings == [steering, None]
+    assert [dict(each) for each in graph.resumes] == [{}, {0: part}]
+    # Nobody else gets what may have been cut short.
+    assert (await given.answer(job("c"))).source is None
+
+
+async def test_a_drawing_is_shown_once_anybody_who_shares_it_wants_to_see_it():
+    graph = FakeGraph(hangs=True)
+    given = sharing(graph)
+    first = asyncio.create_task(given.answer(job("a")))
+    await graph.entered.acquire()
+    (steering,) = graph.steerings
+    assert steering is not None
+    silent = asyncio.create_task(given.answer(job("b"), listener=Heard()))
+    await asyncio.sleep(0)
+    assert steering.controls == NO_CONTROLS
+    watching = asyncio.create_task(given.answer(job("c"), listener=Heard(wants_previews=True)))
+    while steering.controls.previews is None:  # noqa: ASYNC110  it joins some turns later
+        await asyncio.sleep(0)
+    graph.go.set()
+    await asyncio.gather(first, silent, watching)
+    assert drawn(graph) == ["a"]
+    assert not steering.controls.keep

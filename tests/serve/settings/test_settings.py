@@ -180,6 +180,10 @@ class TestMistakes:
         monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
         assert Settings.load() == Settings()
 
+    def test_who_is_at_the_command_line_is_no_setting(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("SLUICE_CLI_USER", "anna")
+        assert Settings.load() == Settings()
+
     @pytest.mark.parametrize("variable", ["SLUICE_SERVICE", "SLUICE_PORTS", "SLUICE_PORT_8000"])
     def test_variables_that_only_look_like_them(
         self, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -332,3 +336,47 @@ def test_every_setting_is_documented_under_itself():
         return found
 
     assert undocumented(Settings) == []
+
+
+def test_jobs_are_kept_in_a_file_below_the_data_home(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert Settings.load({}).jobs.location == "/data/sluice/jobs.sqlite3"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings.load({}).jobs.location == "/home/somebody/.local/share/sluice/jobs.sqlite3"
+    assert Settings.load({"jobs.store": "jobs.db"}).jobs.location == "jobs.db"
+
+
+def test_the_password_of_the_job_store_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    url = "redis://:opensesame@redis:6379/0"
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"jobs:\n  store: {url}\n")
+    for args in ({"jobs.store": url}, {"config": str(file)}):
+        with pytest.raises(ConfigurationError, match="SLUICE_JOBS__STORE") as caught:
+            Settings.load(args)
+        assert "opensesame" not in caught.value.message
+    monkeypatch.setenv("SLUICE_JOBS__STORE", url)
+    settings = Settings.load({})
+    assert settings.jobs.location == url
+    assert "opensesame" not in repr(settings)
+
+
+def test_a_password_in_the_query_is_one_too():
+    with pytest.raises(ConfigurationError, match="SLUICE_JOBS__STORE") as caught:
+        Settings.load({"jobs.store": "redis://redis:6379/0?password=opensesame"})
+    assert "opensesame" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("jobs", "field"),
+    [
+        ({"store": "postgres://db"}, "jobs.store"),
+        ({"max_running": 0}, "jobs.max_running"),
+        ({"max_waiting_s": 10.0}, "jobs.max_waiting_s_per_tenant"),
+    ],
+)
+def test_jobs_that_cannot_be(jobs: dict[str, object], field: str):
+    with pytest.raises(ConfigurationError, match=field):
+        Settings.load({"jobs": jobs})

@@ -46,19 +46,18 @@ async def test_one_replica_asks_nobody() -> None:
     assert [each.trace_id for each in await alone.latest()] == ["a"]
 
 
-async def test_the_others_are_asked_for_what_is_not_here(
+async def test_the_others_are_asked_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    own = store(trace("a"))
+    own = store(trace("a"), trace("b", 4))
     replicas = Replicas(own, store(trace("b", 5), trace("b", 3)))
     archive = Archive(own, replicas)
     assert await archive.get("a") == [trace("a")]
-    assert replicas.asked == []
-    assert await archive.get("b") == [trace("b", 3), trace("b", 5)]
-    assert replicas.asked == [("kept_traces", "b")]
+    assert await archive.get("b") == [trace("b", 3), trace("b", 4), trace("b", 5)]
+    assert replicas.asked == [("kept_traces", "a"), ("kept_traces", "b")]
     assert "does not tell" in caplog.text
     listed = await archive.latest()
-    assert sorted(each.trace_id for each in listed) == ["a", "b", "b"]
+    assert sorted(each.trace_id for each in listed) == ["a", "b", "b", "b"]
     assert all(each.root.children == () for each in listed)
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Literal
 
 import pytest
 from PIL import Image, ImageStat
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from serve.settings.sections import TracingConfig
+from serve.tracing.views.error_page import error_page
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
 from serve.tracing.views.summary import TraceFilters, summarise
 from tests.serve.browser import chromium, needs_chromium
+from tests.serve.tracing.job_sample import job_sample
 from tests.serve.tracing.sample import TRACE_ID, large, others, sample
 
 HOST = "http://localhost"
@@ -241,6 +247,59 @@ def test_a_narrow_window_does_not_scroll_sideways(opens: Opens, width: int):
     page = opens(trace_page(sample()))
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 720, 820, 1089, 1200, 1281, 1600])
+def test_nothing_of_a_list_is_clipped(opens: Opens, width: int, scheme: Literal["light", "dark"]):
+    """As seen at 1200: the outcomes were beyond the window."""
+    long = "image 0 could not be stored: the store is away, and was waited for long enough"
+    told = summarise(sample())
+    traces = [told, summarise(job_sample()), replace(told, error=long, tenant="a-long-name" * 4)]
+    page = opens(list_page(traces, TraceFilters()), url=f"{HOST}/traces")
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    scrolls = page.locator(".scroll")
+    assert scrolls.evaluate("each => each.scrollWidth <= each.clientWidth")
+    for result in page.locator(".result").all():
+        expect(result).to_be_visible()
+        box = result.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+
+
+def test_a_job_is_drawn_to_one_scale(opens: Opens):
+    page = opens(trace_page(job_sample()))
+    boxes = {
+        name: page.locator(f"[aria-label^='{name}'] .bar").first.bounding_box()
+        for name in ("job,", "POST /v1/jobs", "queue.wait", "job.run, attempt 1")
+    }
+    job, post, queue, lost = boxes.values()
+    assert job is not None
+    assert post is not None
+    assert queue is not None
+    assert lost is not None
+    assert post["width"] < queue["width"] < lost["width"] < job["width"]
+    assert lost["x"] == pytest.approx(queue["x"] + queue["width"], abs=1.5)
+    expect(page.get_by_text("its runner was lost").first).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [360, 820, 1200])
+def test_an_error_leads_on(opens: Opens, width: int):
+    html = error_page(
+        path=f"/v1/traces/{TRACE_ID}",
+        status=HTTPStatus.NOT_FOUND,
+        code="trace_not_found",
+        message=f"no trace {TRACE_ID!r} is kept here; it may be too old, or was not recorded",
+        tracing=TracingConfig(),
+    )
+    page = opens(html)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(page.get_by_role("heading")).to_contain_text("This trace is not kept")
+    page.get_by_role("link", name="Recent traces").click()
+    expect(page).to_have_url(f"{HOST}/traces")
 
 
 @pytest.mark.parametrize("width", [360, 600])

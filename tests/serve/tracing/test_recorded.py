@@ -13,6 +13,8 @@ import pytest
 
 from pipelines.errors import DeadlineUnreachable, StageFailed
 from pipelines.tracing.spans import Event, Span
+from serve.settings.settings import Tenants
+from serve.tenancy.shown_name import shown_name
 from serve.tracing.export import TraceFile, sinks
 from serve.tracing.otlp import sdk_spans, to_json
 from serve.tracing.recorder import Trace
@@ -289,7 +291,26 @@ async def test_a_browser_gets_pages(client: httpx.AsyncClient) -> None:
     assert spans_of(as_json.json())[0]["traceId"] == trace_id
     listed = await client.get("/traces", headers=browser)
     assert trace_id in listed.text
-    assert "anna" in listed.text
+    assert "user-" in listed.text
+
+
+@pytest.mark.parametrize("header", [None, "x-tenant"])
+async def test_a_tenant_is_named_to_others_only_behind_a_gateway(
+    client_of: ClientOf, header: str | None
+) -> None:
+    """What is recorded, and goes to the operator's sinks, has the name all the same."""
+    given = services(tenants={"header": header})
+    client = client_of(given)
+    body, headers = {"prompt": "a cat", "user": "anna"}, {"x-tenant": "anna"}
+    trace_id = (await client.post(URL, json=body, headers=headers)).headers["x-trace-id"]
+    shown = shown_name("anna", Tenants(header=header))
+    for path in ("/traces", f"/v1/traces/{trace_id}"):
+        for accept in ("application/json", "text/html"):
+            answer = await client.get(path, headers={"accept": accept})
+            assert shown in answer.text
+            assert ("anna" in answer.text) is (header is not None)
+    (recorded,) = given.traces.get(trace_id)
+    assert recorded.root.attributes["sluice.tenant"] == "anna"
 
 
 async def test_the_list_is_filtered(graph: FakeGraph, client: httpx.AsyncClient) -> None:
@@ -306,6 +327,7 @@ async def test_the_list_is_filtered(graph: FakeGraph, client: httpx.AsyncClient)
     assert await ids("") == both
     assert await ids("failed=1") == both[:1]
     assert await ids("tenant=anna") == both[1:]
+    assert await ids(f"tenant={shown_name('anna', Tenants())}") == both[1:]
     assert await ids("tenant=anna&failed=1") == []
     wrong = await client.get("/traces?slow=maybe")
     assert wrong.status_code == 400

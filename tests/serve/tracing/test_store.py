@@ -96,6 +96,17 @@ def test_an_excerpt_of_what_fits_is_all_of_it():
     assert (shown.left_out_requests, shown.left_out_spans) == (0, 0)
 
 
+@pytest.mark.parametrize("max_spans", [30, 31, 1000])
+def test_an_excerpt_has_no_more_than_its_room_however_many_jobs_there_are(max_spans: int):
+    jobs = [trace(name="job", parts=1) for _ in range(40)]
+    runs = [trace(name="job.run", parts=4) for _ in range(40)]
+    shown = excerpt([*jobs, *runs], max_spans=max_spans)
+    assert sum(each.num_spans for each in shown.traces) <= max_spans
+    assert len(shown.traces) + shown.left_out_requests == 80
+    assert {each.root.name for each in shown.traces} == {"job", "job.run"}
+    assert shown.left_out_spans == 0
+
+
 async def test_a_page_says_what_it_leaves_out(client_of: ClientOf):
     given = services()
     for number in range(30):

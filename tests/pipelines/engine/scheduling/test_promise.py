@@ -55,6 +55,20 @@ def test_bounds_on_a_tick_make_promises_dearer() -> None:
     )
 
 
+@pytest.mark.parametrize("deadline", [3.5, 3.8, 4.0])
+def test_a_promise_that_cannot_wait_for_a_tick_is_reckoned_with(deadline: float) -> None:
+    """Six ticks of 0.55 s for itself keep it; whoever joins them or comes first would break it."""
+    tight = work("tight", tokens=40, steps=6, deadline=deadline, is_promised=True)
+    made = scheduler(max_works=2, works=[tight])
+    new = work("new", tokens=10, steps=4, deadline=2.0, is_promised=True)
+    new.deadline = made.promise(new, 0.0).earliest_s + 1e-6
+    assert made.promise(new, 0.0).is_kept
+    made.add(new)
+    done = Run(made).until_idle().done
+    assert done["tight"] <= deadline
+    assert done["new"] <= new.deadline
+
+
 requests = st.lists(
     st.tuples(
         st.sampled_from([10, 20, 40]),  # tokens
@@ -79,6 +93,15 @@ requests = st.lists(
         (10, 1, 1.0, 1.0, 0, False),
         (10, 9, 1.0, 0.0, 0, True),
         (40, 2, 1.0, 0.0, 0, False),
+    ]
+)
+# Two promised ones that are kept only if they step together: neither can wait for the other.
+@example(
+    [
+        *[(10, 1, 1.0, 0.0, 0, False)] * 11,
+        (10, 1, 2.0, 0.0, 0, False),
+        (10, 2, 1.0, 0.0, 0, True),
+        (10, 3, 1.0, 0.0, 0, True),
     ]
 )
 def test_promised_requests_are_on_time_whatever_comes_later(

@@ -245,7 +245,7 @@ def test_the_schema_of_the_body_is_one():
 
 async def test_containers_in_containers_have_an_end(refusal_of: Any):
     body: dict[str, Any] = {"seed": 3}
-    for _ in range(900):
+    for _ in range(100):
         body = {"extra_body": body}
     error = await refusal_of(body)
     assert error["message"] == "extra_body.extra_body.extra_body: is nested too deeply"
@@ -299,3 +299,27 @@ async def test_notes_reach_the_answer(client_of: ClientOf):
         ]
     assert response.json()["parameters"]["seed"] is None
     assert response.json()["parameters"]["quality"] == "high"
+
+
+async def test_more_fields_than_any_client_has_are_not_read(refusal_of: Any):
+    many = {f"field_{number}": 1 for number in range(50_000)}
+    error = await refusal_of(many)
+    assert error["message"] == "the body has more than 256 fields; send fewer"
+    nested = {"extra_body": {f"field_{number}": 1 for number in range(256)}}
+    assert await refusal_of(nested) == error
+
+
+async def test_near_names_are_looked_for_as_often_as_they_are_told(
+    refusal_of: Any, monkeypatch: pytest.MonkeyPatch
+):
+    looked: list[str] = []
+
+    def unknown(name: str, _param: str, own: Any) -> str:
+        if own:
+            looked.append(name)
+        return name
+
+    monkeypatch.setattr("serve.api.dialects.translation._unknown", unknown)
+    error = await refusal_of({f"field_{number}": 1 for number in range(200)})
+    assert error["message"].endswith("and 192 more like these")
+    assert len(looked) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
@@ -12,22 +13,41 @@ import httpx
 
 from pipelines import errors
 from serve.api.services import Services
+from tests.deployments.receipts import file_with, receipt
+from tests.serve import fakes
+from tests.serve.api.openapi.kept_jobs import KEPT
 from tests.serve.conftest import ClientOf
-from tests.serve.fakes import PIXELS, FakeGraph, FakeStore, services
+from tests.serve.fakes import PIXELS, FakeGraph, FakeStore
 
 GENERATIONS = "/v1/images/generations"
 PREFLIGHT = "/v1/images/preflight"
+RECEIPTS = "/v1/receipts/read"
 MODELS, MODEL = "/v1/models", "/v1/models/{model_id}"
 FILE = "/v1/files/{file_id}"
 TRACE, TRACES = "/v1/traces/{trace_id}", "/traces"
 READINESS = ("/readyz", "/health")
 LIVENESS = ("/healthz", "/liveness")
 METRICS = "/metrics"
-POSTED = (GENERATIONS, PREFLIGHT)
+LOAD = "/load"
+JOBS, JOB = "/v1/jobs", "/v1/jobs/{job_id}"
+POSTED = (GENERATIONS, PREFLIGHT, JOBS)
+WITH_BODY = (*POSTED, RECEIPTS)
 EVERY = "*"
 
 JSON, HTML = "application/json", "text/html"
 AT_ONCE = {"request_timeout_s": 1e-6}
+
+
+FILE_BODY: dict[str, Any] = {
+    "content": file_with(receipt()),
+    "headers": {"content-type": "image/png"},
+}
+"""A file with a receipt."""
+
+
+def services(*given: Any, **settings: Any) -> Services:
+    """With jobs, which nobody runs."""
+    return fakes.services(*given, **{"job_store": KEPT, **settings})
 
 
 class Situation:
@@ -47,10 +67,13 @@ class Situation:
         self, client: httpx.AsyncClient, *, name: str = "test-model", **request: Any
     ) -> httpx.Response:
         path = self.path
-        for parameter in ("model_id", "file_id", "trace_id"):
-            path = path.replace(f"{{{parameter}}}", name)
+        for parameter, fixed in (("owner", "sluice"), ("alias", "test-model")):
+            path = path.replace(f"{{{parameter}}}", fixed)
+        path = re.sub(r"\{[a-z_]+\}", name, path)
         if self.method == "post" and not {"json", "content"} & set(request):
             request["json"] = {"prompt": "a cat"}
+        if "json" in request and path.endswith("/predictions"):
+            request["json"] = {"input": request["json"]}
         return await client.request(self.method, path, **request)
 
 
@@ -63,10 +86,12 @@ class Provocation(NamedTuple):
     kind: str
     run: Provoke
 
-    def fits(self, path: str, status: int, kind: str) -> bool:
-        """`kind` is "" for HEAD, whose answers have no body."""
+    def fits(self, method: str, path: str, status: int, kind: str) -> bool:
+        """`kind` is "" for HEAD, whose answers have no body. What goes wrong with bodies does so
+        where there are some."""
         return (
             (self.paths == (EVERY,) or path in self.paths)
+            and (self.paths != POSTED or method == "post")
             and self.status == status
             and kind in ("", self.kind)
         )
@@ -100,7 +125,10 @@ async def endless_body() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-SLOW: dict[str, Any] = {"headers": {"content-type": JSON}}
+def slow(at: Situation) -> dict[str, Any]:
+    """A body that the route begins to read."""
+    content_type = "image/png" if at.path == RECEIPTS else JSON
+    return {"content": endless_body(), "headers": {"content-type": content_type}}
 
 
 # What was asked for
@@ -113,14 +141,25 @@ SLOW: dict[str, Any] = {"headers": {"content-type": JSON}}
 @provokes(PREFLIGHT, 200, JSON)
 @provokes(GENERATIONS, 200, JSON)
 @provokes(TRACES, 200, JSON)
+@provokes(LOAD, 200, JSON)
 async def plain(at: Situation) -> httpx.Response:
     return await at.ask()
+
+
+@provokes(RECEIPTS, 200, JSON)
+async def a_receipt(at: Situation) -> httpx.Response:
+    return await at.ask(**FILE_BODY)
 
 
 @provokes(GENERATIONS, 200, "image/png", "image/jpeg", "image/webp")
 async def an_image(at: Situation, kind: str) -> httpx.Response:
     body = {"prompt": "warn me", "response_format": "file", "output_format": kind[6:]}
     return await at.ask(json=body)
+
+
+@provokes(GENERATIONS, 200, "text/event-stream")
+async def events(at: Situation) -> httpx.Response:
+    return await at.ask(json={"prompt": "a cat", "stream": True})
 
 
 @provokes(GENERATIONS, 200, "application/zip")
@@ -176,7 +215,8 @@ async def some_metrics(at: Situation) -> httpx.Response:
 
 @provokes(EVERY, 413, "request_too_large")
 async def a_large_body(at: Situation) -> httpx.Response:
-    given = services(limits={"max_body_bytes": 1024}, metrics={"route": True})
+    limits = {"max_body_bytes": 1024, "max_file_bytes": 1024}
+    given = services(limits=limits, metrics={"route": True})
     return await at.ask(given, headers={"content-length": "1025", "content-type": JSON})
 
 
@@ -192,30 +232,42 @@ async def a_long_header(at: Situation) -> httpx.Response:
     return await at.ask(given, headers={"x": "x" * 1024})
 
 
-@provokes(POSTED, 408, "body_timeout")
+@provokes(WITH_BODY, 408, "body_timeout")
 async def a_slow_body(at: Situation) -> httpx.Response:
-    return await at.ask(services(limits={"body_timeout_s": 0.01}), content=endless_body(), **SLOW)
+    return await at.ask(services(limits={"body_timeout_s": 0.01}), **slow(at))
 
 
-@provokes(PREFLIGHT, 504, "request_timeout")
+@provokes((PREFLIGHT, RECEIPTS), 504, "request_timeout")
 async def a_body_slower_than_the_request_may_be(at: Situation) -> httpx.Response:
-    return await at.ask(services(limits=AT_ONCE), content=endless_body(), **SLOW)
+    return await at.ask(services(limits=AT_ONCE), **slow(at))
+
+
+@provokes(RECEIPTS, 429, "overloaded")
+async def many_files_that_are_read(at: Situation) -> httpx.Response:
+    return await _behind_another(at, services(limits={"max_file_reads": 1}))
 
 
 @provokes(PREFLIGHT, 429, "overloaded")
 async def many_unread_bodies(at: Situation) -> httpx.Response:
-    client = at.client_of(services(limits={"max_unread_bodies": 1}))
-    first = asyncio.create_task(at.send(client, content=endless_body(), **SLOW))
+    return await _behind_another(at, services(limits={"max_unread_bodies": 1}))
+
+
+async def _behind_another(at: Situation, given: Services) -> httpx.Response:
+    """What is answered while another request's body is still coming."""
+    client = at.client_of(given)
+    first = asyncio.create_task(at.send(client, **slow(at)))
     for _ in range(10):
         await asyncio.sleep(0)
     try:
+        if at.path == RECEIPTS:
+            return await at.send(client, **FILE_BODY)
         return await at.send(client)
     finally:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
 
 
-@provokes(POSTED, 415, "unsupported_media_type")
+@provokes(WITH_BODY, 415, "unsupported_media_type")
 async def an_unknown_encoding(at: Situation) -> httpx.Response:
     headers = {"content-encoding": "br", "content-type": JSON}
     return await at.ask(content=b"prompt=x", headers=headers)
@@ -227,6 +279,11 @@ async def an_unknown_encoding(at: Situation) -> httpx.Response:
 @provokes(POSTED, 400, "invalid_value")
 async def a_wrong_type(at: Situation) -> httpx.Response:
     return await at.ask(json={"prompt": 1})
+
+
+@provokes(RECEIPTS, 400, "invalid_value")
+async def no_image(at: Situation) -> httpx.Response:
+    return await at.ask(content=PIXELS, headers=FILE_BODY["headers"])
 
 
 @provokes(POSTED, 400, "unsupported_feature")
@@ -322,12 +379,17 @@ async def a_graph_that_breaks(at: Situation) -> httpx.Response:
     return await at.ask(services(FakeGraph(error=RuntimeError("bug"))))
 
 
-@provokes((PREFLIGHT, *READINESS, TRACE, TRACES, METRICS, FILE), 500, "internal_error")
+@provokes((PREFLIGHT, *READINESS, TRACE, TRACES, METRICS, LOAD, FILE), 500, "internal_error")
 async def something_breaks(at: Situation) -> httpx.Response:
     return await at.ask(behind(raises(RuntimeError("bug"))))
 
 
-@provokes((*READINESS, TRACE, TRACES, METRICS), 504, "request_timeout")
+@provokes(RECEIPTS, 500, "internal_error")
+async def stages_that_break(at: Situation) -> httpx.Response:
+    return await at.ask(behind(raises(RuntimeError("bug"))), **FILE_BODY)
+
+
+@provokes((*READINESS, TRACE, TRACES, METRICS, LOAD), 504, "request_timeout")
 async def something_hangs(at: Situation) -> httpx.Response:
     async def hangs(*_: Any) -> None:
         await asyncio.Event().wait()
@@ -358,6 +420,8 @@ def behind(asked: Callable[..., Any], limits: dict[str, float] | None = None) ->
     given.generations.prompts = SimpleNamespace(check=asked)  # type: ignore[assignment]
     given.archive = SimpleNamespace(get=asked, latest=asked)  # type: ignore[assignment]
     given.node_metrics = asked
+    given.running = asked
+    given.load = SimpleNamespace(read=asked)  # type: ignore[assignment]
     return given
 
 

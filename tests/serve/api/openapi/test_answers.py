@@ -8,9 +8,9 @@ import pytest
 from serve.http import create_app
 from serve.middleware import body_time
 from tests.serve.api.openapi.document import Documented, check_answer, documented
-from tests.serve.api.openapi.provocations import PROVOCATIONS, Situation
+from tests.serve.api.openapi.provocations import Situation, services
+from tests.serve.api.openapi.vendor_provocations import PROVOCATIONS
 from tests.serve.conftest import ClientOf
-from tests.serve.fakes import services
 from tests.serve.pages import get_paths
 
 APP = create_app(services(metrics={"route": True}))
@@ -23,14 +23,14 @@ async def test_what_is_documented_is_answered(
     client_of: ClientOf, monkeypatch: pytest.MonkeyPatch, where: Documented
 ):
     monkeypatch.setattr(body_time, "GRACE_S", 60.0)
-    fitting = [each.run for each in PROVOCATIONS if each.fits(where.path, where.status, where.kind)]
+    fitting = [each.run for each in PROVOCATIONS if each.fits(*where)]
     assert fitting, "nothing provokes it"
     check_answer(DOCUMENT, where, await fitting[0](Situation(client_of, where.method, where.path)))
 
 
 def test_nothing_else_is_provoked():
     for each in PROVOCATIONS:
-        assert any(each.fits(where.path, where.status, where.kind) for where in ANSWERS), each
+        assert any(each.fits(*where) for where in ANSWERS), each
 
 
 def test_there_is_no_answer_of_the_frameworks_own():
@@ -50,7 +50,7 @@ def test_head_is_documented_wherever_get_is():
 
 
 def test_every_route_for_programs_is_documented():
-    pages = {"/docs", "/redoc", "/openapi.json", "/favicon.ico"}
+    pages = {"/", "/docs", "/redoc", "/openapi.json", "/favicon.ico"}
     undescribed = set(get_paths(APP)) - set(DOCUMENT["paths"])
     assert {path for path in undescribed if ":path" not in path} == pages
 

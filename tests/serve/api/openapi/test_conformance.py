@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import schemathesis
@@ -19,12 +20,15 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
 from serve.http import create_app
+from serve.jobs.store.sqlite import SqliteStore
+from tests.serve.api.openapi.kept_jobs import FOLDER
 from tests.serve.fakes import PIXELS, FakeGraph, services
 
 _CHECKS: dict[str, Any] = {
-    # A schema cannot say which ids there are, how large the file of an id is, and which fields
-    # contradict each other; `only_contradictions_are_refused` looks at the last.
-    "positive_data_acceptance": {"expected-statuses": ["2XX", "304", "400", "404", "416"]},
+    # A schema cannot say which ids there are, how large the file of an id is, which keys have come
+    # before, and which fields contradict each other; `only_contradictions_are_refused` looks at the
+    # last.
+    "positive_data_acceptance": {"expected-statuses": ["2XX", "304", "400", "404", "409", "416"]},
 }
 _CONTRADICTION = re.compile(
     r"contradicts|needs (?:width|height) beside it|cannot stand beside|has no size with sides"
@@ -33,6 +37,7 @@ _CONTRADICTION = re.compile(
     r"|pixels in all, got|'custom' needs width and height|must be one integer, as image i"
     r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, or -1 for a random one, got"
     r"|prompt: (?:--|unknown|describe|\[)|required, and it is missing|is nested too deeply"
+    r"|Idempotency-Key: too short for a request that names no user"
 )
 """What a schema of single fields cannot say; all else that a document allows must be taken."""
 
@@ -51,7 +56,9 @@ def config(*, coverage: bool) -> SchemathesisConfig:
 
 GRAPH = FakeGraph()
 GRAPH.store.put(PIXELS, "image/png")
-APP = create_app(services(GRAPH, tracing={"max_spans": 20}))
+STORE = SqliteStore(Path(FOLDER.name) / "conformance.sqlite3", ttl_s=1000.0)
+APP = create_app(services(GRAPH, tracing={"max_spans": 20}, job_store=STORE))
+"""Begins and ends with each request, as schemathesis has it; then its jobs go on with the next."""
 
 
 def without_foreign_names(document: dict[str, Any]) -> dict[str, Any]:
@@ -87,9 +94,16 @@ def schema_of(document: dict[str, Any], *, coverage: bool) -> OpenApiSchema:
 
 
 DOCUMENT = APP.openapi()
-other_routes = schema_of(DOCUMENT, coverage=True).exclude(path_regex="^/v1/images/")
+# Bodies of jobs, in whatever dialect, are a generation's.
+other_routes = (
+    schema_of(DOCUMENT, coverage=True)
+    .exclude(path_regex="^/v1/images/")
+    .exclude(path_regex="^/v1/jobs$|^/hf/|^/fal/|predictions$", method="POST")
+)
 own_words = schema_of(without_foreign_names(DOCUMENT), coverage=True)
-all_words = schema_of(DOCUMENT, coverage=False).include(path_regex="^/v1/images/")
+all_words = schema_of(DOCUMENT, coverage=False).include(
+    path_regex="^/v1/(images/|jobs$)", method="POST"
+)
 
 
 @other_routes.parametrize()

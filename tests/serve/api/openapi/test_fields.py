@@ -100,11 +100,9 @@ async def test_a_whole_number_is_an_integer_however_it_is_written(client_of: Cli
 def test_what_is_always_refused_is_not_offered():
     said = {
         name: [value for choice in choices(name) for value in choice.get("enum", ())]
-        for name in ("stream", "partial_images", "background", "moderation")
+        for name in ("background", "moderation")
     }
     assert said == {
-        "stream": [False],
-        "partial_images": [0],
         "background": ["auto", "opaque"],
         "moderation": ["auto"],
     }

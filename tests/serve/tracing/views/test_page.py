@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 from serve.tracing.views.page import content_security_policy, list_page, trace_page
 from serve.tracing.views.summary import TraceFilters
+from tests.serve.tracing.job_sample import job_sample
 from tests.serve.tracing.sample import TraceBuilder, large, sample
 from tests.serve.tracing.views.test_summary import SUMMARY
 
@@ -41,6 +42,30 @@ class Checked(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def test_a_job_is_the_whole_and_its_submission_a_part():
+    html = trace_page(job_sample())
+    Checked(html)
+    assert "<h2>The job</h2>" in html
+    assert "<title>succeeded · 13.0 s" in html
+    assert re.search(r"in the queue</dt><dd>1\.50 s", html)
+    rows = re.findall(r'aria-level="(\d)" aria-label="([^",]*)', html)
+    assert rows[:5] == [
+        ("1", "job"),
+        ("2", "POST /v1/jobs"),
+        ("3", "admit"),
+        ("3", "respond"),
+        ("2", "queue.wait"),
+    ]
+    assert 'class="after"' not in html
+    assert "its runner was lost" in html
+
+
+def test_what_was_submitted_says_where_its_job_will_be():
+    html = trace_page(job_sample(is_over=False))
+    assert "202 submitted" in html
+    assert "once it is over" in html
 
 
 def test_a_row_for_every_span_and_every_link_of_a_tick():

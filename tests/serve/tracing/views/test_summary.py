@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from serve.tracing.views.summary import TraceFilters, TraceList, TraceSummary, summarise
+from tests.serve.tracing.job_sample import job_sample
 from tests.serve.tracing.sample import TRACE_ID, TraceBuilder, sample
 
 SUMMARY = TraceSummary(
@@ -39,6 +40,32 @@ def numbers(traces: list[TraceSummary]) -> list[int]:
 
 def test_what_was_asked_and_what_became_of_it():
     assert summarise(sample()) == SUMMARY
+
+
+def test_a_job_is_told_and_not_its_submission():
+    found = summarise(job_sample())
+    assert (found.status, found.outcome, found.images) == (None, "succeeded", 2)
+    assert (found.seconds, found.queued_seconds, found.size) == (13.0, 1.5, "1024x1024")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "badge"),
+    [
+        ("succeeded", None, "good"),
+        ("cancelled", None, "idle"),
+        ("failed", "the store is away", "bad"),
+        ("expired", "deadline_ms: 1 cannot be met", "bad"),
+    ],
+)
+def test_how_a_job_ended(outcome: str, error: str | None, badge: str):
+    found = summarise(job_sample(outcome=outcome, error=error))
+    assert (found.outcome, found.error, found.badge) == (outcome, error, badge)
+
+
+def test_before_a_job_is_over_its_submission_is_told():
+    found = summarise(job_sample(is_over=False))
+    assert (found.status, found.outcome, found.badge) == (202, "submitted", "idle")
+    assert found.queued_seconds is None
 
 
 def test_an_error_is_told_with_its_status():

@@ -13,12 +13,15 @@ import deployments.graph.attempts
 from deployments.graph.draining_graph import DrainingGraph
 from deployments.graph.graph import STEP_EVERY_S, Graph
 from deployments.graph.image_graph import ImageGraph
-from deployments.graph.progress import Broadcast, ImageProgress, Phase, Progress, unheard
+from deployments.graph.listening.events import Phase, Progress
+from deployments.graph.listening.listener import Broadcast, unheard
+from deployments.graph.listening.progress_reporter import ProgressReporter
 from deployments.graph.remote_graph import RemoteGraph
 from deployments.wire.packed import PackedCheckpoint, PackedTensor
 from pipelines.contracts import Cut, FinishSpec, GenerationJob, GenerationParams, LatentJob
 from pipelines.tracing.open_spans import OpenSpan
 from tests.deployments.fakes import FakeStages
+from tests.listeners import Heard
 
 PARAMS: dict[str, Any] = {
     "prompt": "a cat",
@@ -37,11 +40,12 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def heard_of(stages: FakeStages, **changes: Any) -> list[Progress]:
-    heard: list[Progress] = []
+    heard = Heard()
     params = GenerationParams(**{**PARAMS, **changes})
     job = GenerationJob(request_id="req", params=params, finish=FinishSpec(seed=10))
-    await Graph(stages.handles()).generate(job, OpenSpan("test"), heard.append)
-    return heard
+    await Graph(stages.handles()).generate(job, OpenSpan("test"), heard)
+    assert heard.progress == heard.events  # it wanted nothing else
+    return heard.progress
 
 
 def steps(heard: list[Progress], image: int = 0) -> list[tuple[str, int]]:
@@ -90,38 +94,39 @@ async def test_what_lost_replicas_had_done_is_told_once() -> None:
 
 
 def test_steps_are_forwards_and_a_cut_leaves_fewer() -> None:
-    heard: list[Progress] = []
+    heard = Heard()
     params = GenerationParams(**{**PARAMS, "num_inference_steps": 10})
-    progress = ImageProgress(3, params, heard.append)
+    progress = ProgressReporter(3, params, heard)
     latents = PackedTensor(values=np.zeros(1), dtype="float32")
     progress.checkpointed(PackedCheckpoint(step=5, latents=latents))
     progress.checkpointed(PackedCheckpoint(step=6, latents=latents, cuts=(Cut(6, 8),)))
     progress.stepped(6, 8)
     progress.stepped(4, 10)
     progress.denoised(8)
-    assert [(each.step, each.num_steps) for each in heard] == [
+    assert [(each.step, each.num_steps) for each in heard.progress] == [
         (5, 10),
         (6, 8),
         (8, 8),
         (8, 8),
     ]
-    assert {each.image for each in heard} == {3}
+    assert {each.image for each in heard.progress} == {3}
     skipping = GenerationParams(**{**PARAMS, "num_inference_steps": 10, "skips_steps": True})
-    ImageProgress(0, skipping, heard.append).enters(Phase.ENCODE)
-    assert heard[-1].num_steps < 10
+    ProgressReporter(0, skipping, heard).enters(Phase.ENCODE)
+    assert heard.progress[-1].num_steps < 10
 
 
 def test_who_comes_later_hears_how_far_it_is_and_who_has_left_nothing() -> None:
-    broadcast, first, second = Broadcast(), [], []
-    one = ImageProgress(0, GenerationParams(**PARAMS), broadcast)
-    with broadcast.heard_by(first.append):
+    broadcast = Broadcast()
+    first, second = Heard(), Heard()
+    one = ProgressReporter(0, GenerationParams(**PARAMS), broadcast)
+    with broadcast.heard_by(first):
         one.stepped(2, 6)
         one.stepped(4, 6)
-        with broadcast.heard_by(second.append):
+        with broadcast.heard_by(second):
             one.denoised(6)
     one.enters(Phase.DONE)
-    assert [each.step for each in first] == [2, 4, 6, 6]
-    assert [each.step for each in second] == [4, 6, 6]
+    assert [each.step for each in first.progress] == [2, 4, 6, 6]
+    assert [each.step for each in second.progress] == [4, 6, 6]
 
 
 async def test_steps_between_checkpoints_are_asked_for_only_where_somebody_listens() -> None:
@@ -133,7 +138,7 @@ async def test_steps_between_checkpoints_are_asked_for_only_where_somebody_liste
     await graph.generate(job)
     with broadcast.heard_by(unheard):
         await graph.generate(job, OpenSpan("test"), broadcast)
-    with broadcast.heard_by(lambda _: None):
+    with broadcast.heard_by(Heard()):
         await graph.generate(job, OpenSpan("test"), broadcast)
     assert stages.told_every_s == [None, None, STEP_EVERY_S]
 

@@ -1,0 +1,1 @@
+"""What is told of a request while it is drawn, and to whom."""

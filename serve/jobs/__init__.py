@@ -1,0 +1,1 @@
+"""Jobs: generations that outlive the request that asked for them; see README.md."""

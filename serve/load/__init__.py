@@ -1,0 +1,1 @@
+"""What the whole application has to do at this moment, for operators."""
