@@ -98,6 +98,6 @@ def test_all_mistakes_are_told_at_once():
 
 def test_of_very_many_mistakes_some_are_told():
     with pytest.raises(InvalidRequest) as caught:
-        parse_request({f"no_such_field_{number}": 1 for number in range(1000)})
+        parse_request({f"no_such_field_{number}": 1 for number in range(200)})
     assert caught.value.message.count("unknown field") == 8
-    assert caught.value.message.endswith("; and 993 more like these")
+    assert caught.value.message.endswith("; and 193 more like these")
