@@ -151,9 +151,7 @@ async def _create(request: Request, body: Mapping[str, Any], vendor_name: str | 
     job, headers = submitted.job, replay_headers(submitted)
     if wait_s is not None:
         # An answer after the request's own time would be a 504.
-        wait_s = min(
-            wait_s - _ANSWERS_BEFORE_S, 0.9 * services.settings.limits.request_timeout_s
-        )
+        wait_s = min(wait_s - _ANSWERS_BEFORE_S, 0.9 * services.settings.limits.request_timeout_s)
         job = await jobs_of(services).wait(job.id, Owner(tenant=job.tenant), wait_s)
         headers["preference-applied"] = "wait"
     elif wants_job(request):
