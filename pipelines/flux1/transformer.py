@@ -34,7 +34,7 @@ from pipelines.packing.layout import (
     SegmentShape,
     make_places,
 )
-from pipelines.packing.linear import Total
+from pipelines.packing.linear import Linear, Total, linear
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -115,15 +115,19 @@ class PackedFlux:
         return Layout(
             shapes=tuple(shapes),
             groups=len(shapes) if alike else 1,
-            places=places._replace(row_counts=self._row_counts(shapes)),
+            places=self._with_rows(places, shapes),
             attention_plan=self._attend.prepare(lengths, self.device),
         )
 
-    def _row_counts(self, shapes: Sequence[SegmentShape]) -> RowCounts | None:
-        if len(shapes) == 1 or self._is_compiled or not rounds_by_position(self.device):
-            return None
+    def _with_rows(self, places: Places, shapes: Sequence[SegmentShape]) -> Places:
+        """`places` with the rows of each segment, where on this device it matters."""
+        if len(shapes) == 1 or self._is_compiled or self.device.type != "cpu":
+            return places
         text, image = zip(*shapes, strict=True)
-        return RowCounts(text, image, tuple(map(sum, shapes)))
+        rows = RowCounts(text, image, tuple(map(sum, shapes)))
+        return places._replace(
+            product_rows=rows, row_counts=rows if rounds_by_position(self.device) else None
+        )
 
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Text tokens (L, C) -> (L, d). The same at every step, so done once per request."""
@@ -168,9 +172,10 @@ class PackedFlux:
         """Predicted velocities (I, D) of every image token in the batch."""
         model, regions, layout = self.transformer, self._regions, batch.layout
         groups, places, plan = layout.groups, layout.places, layout.attention_plan
+        image_rows = None if places.product_rows is None else places.product_rows.image
         rotation = self._rotation(batch.rope, groups)
         doubles, singles, (last,) = self._modulations(batch.vec)
-        img = model.x_embedder(batch.img).unflatten(0, (groups, -1))
+        img = linear(batch.img, _layer(model.x_embedder), image_rows).unflatten(0, (groups, -1))
         txt = batch.txt.unflatten(0, (groups, -1))
         for weights, vec, c_vec in zip(self._double, doubles[::2], doubles[1::2], strict=True):
             heads = regions.double_before(weights, img, txt, vec, c_vec, rotation, places)
@@ -188,7 +193,8 @@ class PackedFlux:
         else:
             img = x[:, txt.shape[1] :]
         scale, shift = blocks.spread(last, places.image_owner)
-        return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)
+        img = blocks.norm_modulate(img, shift, scale)
+        return linear(img, _layer(model.proj_out), image_rows).flatten(0, 1)
 
     @torch.inference_mode()
     def _run_zeros(self, shapes: Sequence[SegmentShape]) -> None:
@@ -225,6 +231,10 @@ class PackedFlux:
         counts = [2 * 6 * len(self._double), 3 * len(self._single), 2]
         for part, k in zip(vectors.split(counts, dim=1), (6, 3, 2), strict=True):
             yield part.split(k, dim=1)
+
+
+def _layer(module: Any) -> Linear:
+    return Linear(module.weight, module.bias)
 
 
 def _modulate(norm: Any, scales: list[int], vec: torch.Tensor) -> torch.Tensor:
