@@ -166,7 +166,7 @@ async def test_an_error_is_the_last_event(source: Source):
     assert last["event"] == "error"
     assert last["data"] == {
         "error": {
-            "message": "the store does not answer",
+            "message": "jobs can be neither read nor written now, and none is lost; ask again",
             "type": "server_error",
             "param": None,
             "code": "store_unavailable",
