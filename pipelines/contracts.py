@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
+from pipelines.pictures.recipe import PictureRecipe
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.provenance import Provenance
+from pipelines.tasks import PictureRole, PictureUse, Task
 from pipelines.tracing.spans import Spans, Timed
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class SamplingParams:
     """What is drawn, but for the words: the same for each image of a request, except the seed.
 
     `height` and `width` are pixels, multiples of what the `family` (`pipelines.families`) asks for.
+    `strength` in 0..1 is how far a task that starts from an image goes back to noise; `pictures` are
+    those of the `task`, in the order in which their encodings come.
 
     Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
@@ -44,6 +48,9 @@ class SamplingParams:
     planned_cuts: tuple[Cut, ...] = ()
     skips_steps: bool = False
     family: str = DEFAULT_FAMILY
+    task: Task = Task.TEXT_TO_IMAGE
+    strength: float = 1.0
+    pictures: tuple[PictureUse, ...] = ()
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -53,7 +60,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams(SamplingParams):
-    """One text-to-image request, normalised: every field has its final value.
+    """One request, normalised: every field has its final value.
 
     Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
     `max_sequence_length` bounds the prompt's tokens; where a family pads, it is the padded length,
@@ -133,6 +140,22 @@ class Conditioning(Timed):
     def sequence_length(self) -> int:
         """Tokens of all groups: what a segment has beside its image's."""
         return sum(group.num_tokens for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPicture(Timed):
+    """A picture as the denoiser takes it, on the CPU; no seed is in it.
+
+    `values` are the VAE's moments (2C, h, w), means before log variances, in the encoder's dtype;
+    of a mask (1, height, width), float32, 1 where to draw anew; of a variation's reference its
+    tokens (L, d). `digest` is the hexadecimal SHA-256 of what was encoded.
+    """
+
+    role: PictureRole
+    height: int
+    width: int
+    values: torch.Tensor
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +278,8 @@ class FinishSpec:
     lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
     id. `model` is the name to be written into the file; `parameters` is all the text of its
     metadata, and `receipt` its receipt (`deployments.storage.receipt`), but for the stages, both
-    known once the image is drawn; "" is none.
+    known once the image is drawn; "" is none. With `pastes_back` the pixels outside the mask are the
+    input's own (`GenerationJob.recipes`).
     """
 
     output_format: str = "png"
@@ -266,6 +290,7 @@ class FinishSpec:
     model: str = ""
     parameters: str = ""
     receipt: str = ""
+    pastes_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,13 +323,15 @@ class FinishedImage(Timed):
 class GenerationJob:
     """One request as the ingress hands it to the graph.
 
-    `finish` describes every image of the request (its `seed` is the first image's). `trace` is the
-    `traceparent` under which its spans are kept, "" to keep none; `trace_id` is for the log.
+    `finish` describes every image of the request (its `seed` is the first image's). `recipes` are
+    those of `params.pictures`, in their order. `trace` is the `traceparent` under which its spans
+    are kept, "" to keep none; `trace_id` is for the log.
     """
 
     request_id: str
     params: GenerationParams
     finish: FinishSpec
+    recipes: tuple[PictureRecipe, ...] = ()
     terms: ServiceTerms = ServiceTerms()
     trace: str = ""
     trace_id: str = ""
