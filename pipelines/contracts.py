@@ -29,8 +29,8 @@ class SamplingParams:
     """What is drawn, but for the words: the same for each image of a request, except the seed.
 
     `height` and `width` are pixels, multiples of what the `family` (`pipelines.families`) asks for.
-    `strength` in 0..1 is how far a task that starts from an image goes back to noise; `pictures` are
-    those of the `task`, in the order in which their encodings come.
+    `strength` in 0..1 is how far a task that starts from an image goes back to noise; `pictures`
+    are those of the `task`, in the order in which their encodings come.
 
     Trades of quality, off unless asked for, and one at most: `min_inference_steps` lets the
     scheduler end with fewer steps, but no fewer than that, where it keeps a deadline;
@@ -278,8 +278,8 @@ class FinishSpec:
     lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
     id. `model` is the name to be written into the file; `parameters` is all the text of its
     metadata, and `receipt` its receipt (`deployments.storage.receipt`), but for the stages, both
-    known once the image is drawn; "" is none. With `pastes_back` the pixels outside the mask are the
-    input's own (`GenerationJob.recipes`).
+    known once the image is drawn; "" is none. With `pastes_back` the pixels outside the mask are
+    the input's own (`GenerationJob.recipes`).
     """
 
     output_format: str = "png"

@@ -1,1 +1,1 @@
-"""Pictures that come with a request: read within bounds, fitted, masked, pasted back. On the CPU."""
+"""Pictures that come with a request: read within bounds, fitted, masked, pasted back."""

@@ -27,6 +27,9 @@ class Padding(NamedTuple):
     bottom: int = 0
 
 
+NO_PADDING = Padding()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSource:
     """A picture's file as it came: its bytes, or the id under which the store has it; `sha256` is
@@ -52,6 +55,6 @@ class PictureRecipe:
     mask: PictureSource | None = None
     mask_meaning: MaskMeaning = "white"
     fit: Fit = "stretch"
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
     background: tuple[int, int, int] = (255, 255, 255)
     tenant: str = ""
