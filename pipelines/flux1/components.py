@@ -40,8 +40,9 @@ class Components:
     """The parts of one model, a `pipelines.families.ModelParts`.
 
     `text_weights` counts both text encoders, `decoder_weights` the VAE without its encoder,
-    `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger encoder, `decoder_channels` the channels
-    of the decoder where it first has all pixels, `encoder_channels` of the encoder there.
+    `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger
+    encoder, `decoder_channels` and `encoder_channels` the channels of the VAE's halves where they
+    have all pixels.
     """
 
     transformer: TransformerShape
