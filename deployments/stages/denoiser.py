@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from deployments.wire.packed import (
     PackedCheckpoint,
     PackedConditioning,
     PackedLatents,
+    PackedPicture,
     PromptFacts,
 )
 from deployments.wire.tensors import (
@@ -47,6 +48,7 @@ from deployments.wire.tensors import (
     pack_latents,
     unpack_checkpoint,
     unpack_conditioning,
+    unpack_picture,
 )
 from pipelines.batching.demand import Demand
 from pipelines.catalog import ModelSpec
@@ -121,6 +123,7 @@ class Denoiser(Shim[DenoiserOptions]):
         job: LatentJob,
         positive: PackedConditioning,
         negative: PackedConditioning | None = None,
+        *pictures: PackedPicture,
         start: PackedCheckpoint | None = None,
         caller: str = "",
         step_every_s: float | None = None,
@@ -129,19 +132,26 @@ class Denoiser(Shim[DenoiserOptions]):
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
-        With `step_every_s` its latest step too, if as many seconds have passed since the last one.
-        With `start`, a checkpoint of another call with the same job and conditionings, it goes on
-        from there. What `steer` would ask of its request is in `controls`; unless that says
+        `pictures` are those of the job's sampling, in order. With `step_every_s` its latest step too, if as many seconds have passed since the last one.
+        With `start`, a checkpoint of another call with the same job, conditionings and pictures, it
+        goes on from there. What `steer` would ask of its request is in `controls`; unless that says
         something of `previews`, they are yielded if those are asked for. The latents' `timings` are
         the encoder's and this engine's. A call that is cancelled or closed takes its work out of
         the engine at the next tick, and so does one whose `caller`
         (`deployments.lifecycle.callers`) dies.
 
-        Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded,
-        StageFailed.
+        Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest (of which
+        UnsupportedFeature for a task that the model cannot do), Overloaded, StageFailed.
         """
         items = self._denoising(
-            job, positive, negative, start, step_every_s, controls, shows=_shows(controls, previews)
+            job,
+            positive,
+            negative,
+            pictures,
+            start,
+            step_every_s,
+            controls,
+            shows=_shows(controls, previews),
         )
         async with aclosing(
             self._callers.streamed(caller, items, lambda: self._engine.cancel(job.work_id))
@@ -154,6 +164,7 @@ class Denoiser(Shim[DenoiserOptions]):
         job: LatentJob,
         positive: PackedConditioning,
         negative: PackedConditioning | None,
+        pictures: Sequence[PackedPicture],
         start: PackedCheckpoint | None,
         step_every_s: float | None,
         controls: Controls,
@@ -168,6 +179,7 @@ class Denoiser(Shim[DenoiserOptions]):
                     job,
                     unpack_conditioning(positive),
                     None if negative is None else unpack_conditioning(negative),
+                    pictures=[unpack_picture(each) for each in pictures],
                     start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
                     on_step=None if step_every_s is None else reports.put_step,
                     on_checkpoint=reports.put,
@@ -180,7 +192,7 @@ class Denoiser(Shim[DenoiserOptions]):
                     drawn_by = joined(
                         *(
                             each.drawn_by
-                            for each in (positive, negative, start)
+                            for each in (positive, negative, *pictures, start)
                             if each is not None
                         ),
                         await self.provenance(),
@@ -194,9 +206,14 @@ class Denoiser(Shim[DenoiserOptions]):
                             checkpoint = self._signed(pack_checkpoint(report))
                             yield replace(checkpoint, drawn_by=drawn_by)
                     latents = self._signed(pack_latents(result_of(future)))
-                    timings = latents.timings
+                    timings = {**slowest(pictures), **latents.timings}
                     self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
-                    yield replace(latents, prompts=_facts(positive, negative), drawn_by=drawn_by)
+                    yield replace(
+                        latents,
+                        prompts=_facts(positive, negative),
+                        drawn_by=drawn_by,
+                        timings=timings,
+                    )
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:

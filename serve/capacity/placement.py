@@ -126,7 +126,7 @@ def placements(settings: Settings) -> list[Placement]:
         selector=ingress.label_selector,
     )
     needs = _Needs(family_of(spec).parts_of(spec), spec, settings.limits)
-    deployed = settings.stages.deployed().items()
+    deployed = settings.stages.deployed(spec).items()
     return [first, *(_stage(row, each, settings.stages, needs) for row, each in deployed)]
 
 
@@ -135,7 +135,7 @@ def _stage(row: StageRow, options: StageOptions, stages: StagesConfig, needs: _N
     device = options.resolved_device
     there = {
         each: own
-        for each, own in stages.running_in(row).items()
+        for each, own in stages.running_in(row, needs.spec).items()
         if own.resolved_device == device and each.has_weights
     }
     bundle = Bundle(
