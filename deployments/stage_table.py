@@ -39,8 +39,8 @@ class StageRow:
 
     `shim` is "module:Class". `phase` is the first word of its spans and of its timings. `holds` is
     the part of the model that it computes with: the memory of other weights is not known, and a
-    check of a configuration says so. One that `needs_pictures` has only to do with requests that come
-    with some: others neither wake it nor wait for it.
+    check of a configuration says so. One that `needs_pictures` has only to do with requests that
+    come with some: others neither wake it nor wait for it.
     """
 
     name: str

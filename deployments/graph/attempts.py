@@ -63,7 +63,8 @@ class DenoiseAttempts:
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
     start from noise, after `count` attempts in all, which are parts of `span`. `was_accepted` once
-    a replica has taken it on, `lost` once one was lost, its own or one that it was waiting for. With `start`, its request is taken up again there.
+    a replica has taken it on, `lost` once one was lost, its own or one that it was waiting for.
+    With `start`, its request is taken up again there.
     """
 
     def __init__(

@@ -69,13 +69,14 @@ READY_TIMEOUT_S = 3.0
 STEP_EVERY_S = 0.5
 """Of a denoiser's steps in between its checkpoints: on a GPU an image takes many a second."""
 
+
 class Graph:
     """Runs jobs. Holds no state of any job between calls, so one instance serves all requests.
 
     `handles` are those of the stages of `table`, by their keys; the image encoder's may be missing,
-    where no pictures come. `shares` gives what calls are passed for a picture's bytes. Without `classifies`, the image
-    classifier, which is then off, is not asked. `scales_to_zero` has the stages that may be without
-    a replica, with the seconds that their start is configured to take.
+    where no pictures come. `shares` gives what calls are passed for a picture's bytes. Without
+    `classifies`, the image classifier, which is then off, is not asked. `scales_to_zero` has the
+    stages that may be without a replica, with the seconds that their start is configured to take.
     """
 
     def __init__(
@@ -115,9 +116,7 @@ class Graph:
         self._rests = {row.name for row in table if row.needs_pictures and row.name in needed}
         denoiser = handles[StageName.DENOISER.key]
         backlogs = pool_of(denoiser.app_name, denoiser.deployment_name).backlogs
-        self._forecasts = Forecasts(
-            self._cold_pools, backlogs, needed=self._needed, spreads=True
-        )
+        self._forecasts = Forecasts(self._cold_pools, backlogs, needed=self._needed, spreads=True)
         self._balance = Balance(backlogs, denoiser)
         self._denoiser = denoiser
 
@@ -133,10 +132,11 @@ class Graph:
         """All images of a request, or the first error, after which none of its work goes on.
 
         Raises ContentPolicyViolation (with `image_index`, or `picture` for one that came with the
-        request), DegenerateImage, InvalidRequest (UnsupportedFeature among it), NotReady, Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or
-        goes away costs time, not the request: see `deployments.graph.attempts`. Stages that sleep
-        are all woken at once, be the request refused for it or not. What is done is added to `log`,
-        and `listener` is told how far each image is.
+        request), DegenerateImage, InvalidRequest (UnsupportedFeature among it), NotReady,
+        Overloaded (DeadlineUnreachable among them), StageFailed. A replica that dies or goes away
+        costs time, not the request: see `deployments.graph.attempts`. Stages that sleep are all
+        woken at once, be the request refused for it or not. What is done is added to `log`, and
+        `listener` is told how far each image is.
 
         Images in `resume` go on from there, and of those that are drawn already no stage is asked
         anything; such a request was accepted before, and is not refused for its deadline any more.

@@ -51,9 +51,7 @@ class PictureStages:
         shares: Callable[[bytes], Any],
     ) -> None:
         self.methods: Mapping[str, DeploymentHandle] = (
-            {}
-            if encoder is None
-            else {name: encoder.options(method_name=name) for name in METHODS}
+            {} if encoder is None else {name: encoder.options(method_name=name) for name in METHODS}
         )
         self.classify = classify
         self.shares = shares

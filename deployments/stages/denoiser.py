@@ -28,6 +28,7 @@ from deployments.replica_load import ReplicaLoad
 from deployments.routing.backlog import Report
 from deployments.stages.engine_builder import build_engine, tokens_of
 from deployments.stages.engine_metrics import EngineMetrics
+from deployments.stages.given import encoded_by, picture_timings, prompt_facts
 from deployments.stages.preview_builder import build_previewer
 from deployments.stages.provenance import OwnProvenance, stage_provenance
 from deployments.stages.reports import Reports, result_of
@@ -41,7 +42,6 @@ from deployments.wire.packed import (
     PackedConditioning,
     PackedLatents,
     PackedPicture,
-    PromptFacts,
 )
 from deployments.wire.tensors import (
     pack_checkpoint,
@@ -132,13 +132,13 @@ class Denoiser(Shim[DenoiserOptions]):
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
-        `pictures` are those of the job's sampling, in order. With `step_every_s` its latest step too, if as many seconds have passed since the last one.
-        With `start`, a checkpoint of another call with the same job, conditionings and pictures, it
-        goes on from there. What `steer` would ask of its request is in `controls`; unless that says
-        something of `previews`, they are yielded if those are asked for. The latents' `timings` are
-        the encoder's and this engine's. A call that is cancelled or closed takes its work out of
-        the engine at the next tick, and so does one whose `caller`
-        (`deployments.lifecycle.callers`) dies.
+        `pictures` are those of the job's sampling, in order. With `step_every_s` its latest step
+        too, if as many seconds have passed since the last one. With `start`, a checkpoint of
+        another call with the same job, conditionings and pictures, it goes on from there. What
+        `steer` would ask of its request is in `controls`; unless that says something of `previews`,
+        they are yielded if those are asked for. The latents' `timings` are the encoder's and this
+        engine's. A call that is cancelled or closed takes its work out of the engine at the next
+        tick, and so does one whose `caller` (`deployments.lifecycle.callers`) dies.
 
         Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest (of which
         UnsupportedFeature for a task that the model cannot do), Overloaded, StageFailed.
@@ -190,11 +190,8 @@ class Denoiser(Shim[DenoiserOptions]):
                     self._ask(job.group, controls)
                     future.add_done_callback(reports.put)
                     drawn_by = joined(
-                        *(
-                            each.drawn_by
-                            for each in (positive, negative, *pictures, start)
-                            if each is not None
-                        ),
+                        encoded_by(positive, negative, *pictures),
+                        () if start is None else start.drawn_by,
                         await self.provenance(),
                     )
                     while isinstance(
@@ -206,11 +203,11 @@ class Denoiser(Shim[DenoiserOptions]):
                             checkpoint = self._signed(pack_checkpoint(report))
                             yield replace(checkpoint, drawn_by=drawn_by)
                     latents = self._signed(pack_latents(result_of(future)))
-                    timings = {**slowest(pictures), **latents.timings}
+                    timings = {**picture_timings(pictures), **latents.timings}
                     self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
                     yield replace(
                         latents,
-                        prompts=_facts(positive, negative),
+                        prompts=prompt_facts(positive, negative),
                         drawn_by=drawn_by,
                         timings=timings,
                     )
@@ -343,12 +340,3 @@ def _own_provenance(options: DenoiserOptions, fingerprint: Fingerprint) -> OwnPr
 
 def _shows(controls: Controls, previews: bool) -> bool:
     return previews if controls.previews is None else controls.previews
-
-
-def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
-    """What the graph tells of the prompts, so that it need not ask the encoder."""
-    return tuple(
-        PromptFacts(num_tokens=each.num_tokens, unread=each.unread)
-        for each in conditionings
-        if each is not None
-    )

@@ -57,7 +57,9 @@ class Fused:
             self._stages[row.key] = row.shim_class()(**arguments, **alone)
         handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
         self._graph = Graph(
-            handles, classifies=config.safety.classifier != "off", table=config.rows(spec),
+            handles,
+            classifies=config.safety.classifier != "off",
+            table=config.rows(spec),
             shares=_as_it_is,
         )
         self._callers = CallerWatch()

@@ -67,7 +67,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         spec: ModelSpec,
         options: ImageEncoderOptions,
         weights: WeightsOptions = WeightsOptions(),
-        storage: StorageOptions = StorageOptions(),
+        storage: StorageOptions | None = None,
     ) -> None:
         super().__init__(StageName.IMAGE_ENCODER, options, phase="encode_image")
         with self._starting():
@@ -92,7 +92,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
                     Fingerprint(folder, parts, weights),
                 )
             )
-            self._store = open_store(storage)
+            self._store = open_store(storage or StorageOptions())
             self._readers = ThreadPoolExecutor(
                 max_workers=options.resolved_threads, thread_name_prefix="picture-reader"
             )

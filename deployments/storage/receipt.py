@@ -5,9 +5,10 @@
      "weights": "9f2c...", "versions": {"torch": "2.12.0", ...},                       in short
      "stages": [{"part": "transformer", "weights": "07d1...", "dtype": "bfloat16", ...}, ...]}
 
-`request` has, of an image that was drawn from pictures, their `pictures`: of each the SHA-256 of its
-file, and what was made of it. The graph knows the request, and the finisher the stages, which come with the pixels. `weights` and
-`versions` sum the stages up for people; whoever compares reads the stages. Pure functions.
+`request` has, of an image that was drawn from pictures, their `pictures`: of each the SHA-256 of
+its file, and what was made of it. The graph knows the request, and the finisher the stages, which
+come with the pixels. `weights` and `versions` sum the stages up for people; whoever compares reads
+the stages. Pure functions.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ class Receipt:
     def pictures(self) -> tuple[Mapping[str, Any], ...]:
         """What is told of each picture that it was drawn from: its role, size and SHA-256."""
         found: object = self.request.get("pictures")
-        return tuple(each for each in found if isinstance(each, dict)) if isinstance(found, list) else ()
+        return (
+            tuple(each for each in found if isinstance(each, dict))
+            if isinstance(found, list)
+            else ()
+        )
 
     @property
     def weights(self) -> str | None:

@@ -42,7 +42,9 @@ JOB = GenerationJob(
     ),
     finish=FinishSpec(seed=10),
 )
-FIVE = tuple(stage for stage in StageName if stage is not StageName.FUSED)
+STAGES = tuple(stage for stage in StageName if stage is not StageName.FUSED)
+FIVE = tuple(stage for stage in STAGES if stage is not StageName.IMAGE_ENCODER)
+"""Those that every request needs."""
 
 _names = itertools.count()
 _client: ContextVar[str] = ContextVar("client", default="none")
@@ -107,12 +109,12 @@ class App:
     """A graph over fake stages of which `asleep` have no replica, if anybody `is_told`."""
 
     def __init__(
-        self, asleep: tuple[StageName, ...] = FIVE, *, is_told: bool = True, **options: Any
+        self, asleep: tuple[StageName, ...] = STAGES, *, is_told: bool = True, **options: Any
     ) -> None:
         self.name = f"waking-{next(_names)}"
         self.stages = FakeStages()
         self.by_name = {
-            stage: SleepingStage(self.stages, pool_of(self.name, str(stage))) for stage in FIVE
+            stage: SleepingStage(self.stages, pool_of(self.name, str(stage))) for stage in STAGES
         }
         for stage, each in self.by_name.items():
             if is_told:
@@ -123,7 +125,7 @@ class App:
             stage.key: cast(Any, NamedHandle(each, self.name, str(stage)))
             for stage, each in self.by_name.items()
         }
-        scales_to_zero: dict[str, float] = dict.fromkeys(FIVE, CONFIGURED_S)
+        scales_to_zero: dict[str, float] = dict.fromkeys(STAGES, CONFIGURED_S)
         self.graph = Graph(handles, scales_to_zero=scales_to_zero, **options)
 
     @property
@@ -161,7 +163,7 @@ async def test_a_stage_is_woken_once_however_many_ask() -> None:
     app = App()
     tasks = [asyncio.create_task(app.graph.generate(JOB)) for _ in range(3)]
     await turns()
-    assert {stage: len(each.asked) for stage, each in app.by_name.items()} == dict.fromkeys(FIVE, 1)
+    assert {stage: len(app.by_name[stage].asked) for stage in FIVE} == dict.fromkeys(FIVE, 1)
     app.wake(*FIVE)
     await asyncio.gather(*tasks)
 
