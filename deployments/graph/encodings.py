@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from deployments.graph.calls import Calls
 from deployments.names import StageName
 from pipelines.contracts import GenerationJob, TextPrompt
+from pipelines.tasks import Task
 
 Responses = tuple[DeploymentResponse[Any], ...]
 
@@ -30,7 +31,8 @@ class Encodings(NamedTuple):
 
 
 def start_encoding(calls: Calls, encode: DeploymentHandle, job: GenerationJob) -> Responses:
-    """The encodings of a job's prompts, by the handle `encode`."""
+    """The encodings of a job's prompts, by the handle `encode`. A variation without a prompt has
+    none, which is not an empty one."""
     params = job.params
     texts = [params.prompt]
     if params.uses_true_cfg:
@@ -43,6 +45,7 @@ def start_encoding(calls: Calls, encode: DeploymentHandle, job: GenerationJob) -
                 prompt=text,
                 max_sequence_length=params.max_sequence_length,
                 tenant=job.terms.tenant,
+                is_blank=params.task is Task.VARIATION and not text,
             ),
         )
         for text in texts

@@ -30,7 +30,7 @@ from deployments.wire.tensors import pack_picture
 from pipelines.batching.demand import Demand, Meter
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import DecodedImage, PreparedPicture, ServiceTerms
-from pipelines.errors import InvalidRequest
+from pipelines.errors import InvalidRequest, SluiceError
 from pipelines.families import family_of
 from pipelines.pictures.recipe import PictureRecipe, PictureSource
 from pipelines.tasks import PictureUse
@@ -112,7 +112,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         return Demand(
             reading.queued_s + encoding.queued_s,
             reading.busy_s + encoding.busy_s,
-            encoding.done + reading.done,
+            encoding.done,
         )
 
     async def encode_image(
@@ -264,10 +264,15 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         return replace(source, data=data)
 
     def _run(self, pictures: Sequence[PreparedPicture]) -> list[PackedPicture | Exception]:
-        return [
-            each if isinstance(each, Exception) else pack_picture(each)
-            for each in self._stage.encode(pictures)
-        ]
+        return [self._encoded(each) for each in pictures]
+
+    def _encoded(self, picture: PreparedPicture) -> PackedPicture | SluiceError:
+        """One that fails does so alone: the stage encodes them one by one anyway."""
+        try:
+            (encoded,) = self._stage.encode([picture])
+        except SluiceError as error:
+            return error
+        return pack_picture(encoded)
 
 
 def content_of(recipe: PictureRecipe) -> PictureRecipe:

@@ -10,6 +10,9 @@ from deployments.storage.receipt import Receipt
 from pipelines.catalog import ModelSpec
 from pipelines.provenance import Provenance, StageProvenance
 
+_OF_PICTURES = "image_encoder"
+"""The part that has none in an image without pictures."""
+
 _COMPARED = ("weights", "dtype", "device", "attention", "compile", "parallel")
 
 
@@ -38,6 +41,8 @@ def differences(
         here = f"{running.silent} of them did not say what they are"
         found.append(Difference("replicas", None, None, here))
     parts = dict.fromkeys(stage.part for stage in (*receipt.stages, *running.stages))
+    if not receipt.pictures:
+        parts.pop(_OF_PICTURES, None)
     if not receipt.stages and not parts:
         found.append(Difference("weights", None, None, None))
     for part in parts:
