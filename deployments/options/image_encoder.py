@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from deployments.options.stage import BatchingStageOptions
+from deployments.options.weights_source import parse_source
 from pipelines.catalog import ModelSpec
 from pipelines.tasks import Task
+
+
+def _source(value: str) -> str:
+    parse_source(value, field="image_encoder.variations")
+    return value
 
 
 class ImageEncoderOptions(BatchingStageOptions):
@@ -22,6 +28,9 @@ class ImageEncoderOptions(BatchingStageOptions):
 
     enabled: bool | None = None
     """Whether requests can bring pictures along; left out, if the model has a task for them."""
+    variations: Annotated[str, AfterValidator(_source)] | None = None
+    """Weights of FLUX.1 Redux, which variations need: as `model_source`, a folder, `hf://` or
+    `s3://`. They are no part of the model, and their memory is not known."""
     num_cpus: NonNegativeFloat = 0.1
     """CPUs that Ray reserves for each replica; fractions share a core."""
     max_batch_size: PositiveInt = 4

@@ -26,11 +26,12 @@ from deployments.options.stages import DenoiserOptions, WeightsOptions
 from deployments.profiling import TickProfile
 from deployments.replica_load import ReplicaLoad
 from deployments.routing.backlog import Report
+from deployments.stages.controlnets import FetchedControlNets
 from deployments.stages.engine_builder import build_engine, tokens_of
 from deployments.stages.engine_metrics import EngineMetrics
 from deployments.stages.given import encoded_by, picture_timings, prompt_facts
 from deployments.stages.preview_builder import build_previewer
-from deployments.stages.provenance import OwnProvenance, stage_provenance
+from deployments.stages.provenance import transformer_provenance
 from deployments.stages.reports import Reports, result_of
 from deployments.stages.shim import Shim
 from deployments.weights.fetch import fetch
@@ -58,7 +59,7 @@ from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
 from pipelines.families import family_of
 from pipelines.previews.preview import Preview
-from pipelines.provenance import joined
+from pipelines.provenance import Provenance, joined
 from pipelines.tracing.spans import tagged
 
 logger = logging.getLogger("ray.serve")
@@ -88,7 +89,7 @@ class Denoiser(Shim[DenoiserOptions]):
             torch.set_num_threads(options.resolved_threads)
             parts = family_of(spec).transformer_files
             folder = fetch(spec.source, parts, weights)
-            self._stage = self._load(str(folder), spec.family, options)
+            self._stage = self._load(str(folder), spec.family, options, weights)
             if options.ranks > 1:
                 self._opened.callback(self._stage.close)
             self._metrics = EngineMetrics(options, tokens_of(spec))
@@ -105,7 +106,9 @@ class Denoiser(Shim[DenoiserOptions]):
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = family_of(spec).text_tokens(spec)
             # After the ticks were measured, which it would slow down.
-            self._tells_provenance(_own_provenance(options, Fingerprint(folder, parts, weights)))
+            self._tells_provenance(
+                transformer_provenance(options, Fingerprint(folder, parts, weights))
+            )
             self._engine.start()
         self._callers = CallerWatch()
         self._hands_over = hands_over
@@ -192,7 +195,8 @@ class Denoiser(Shim[DenoiserOptions]):
                     drawn_by = joined(
                         encoded_by(positive, negative, *pictures),
                         () if start is None else start.drawn_by,
-                        await self.provenance(),
+                        await super().provenance(),
+                        await self._controlnets.known_of(job.sampling),
                     )
                     while isinstance(
                         report := await reports.get(), Checkpoint | StepEvent | Preview
@@ -286,6 +290,10 @@ class Denoiser(Shim[DenoiserOptions]):
             trace=await asyncio.to_thread(recording.trace),
         )
 
+    async def provenance(self) -> Provenance:
+        """As every stage's, and that of its ControlNets."""
+        return joined(await super().provenance(), await self._controlnets.known())
+
     def check_health(self) -> None:
         """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
         self._engine.check_health()
@@ -297,8 +305,11 @@ class Denoiser(Shim[DenoiserOptions]):
         self._policy = options.policy
         self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
-    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
-        """The stage, with its further ranks if it has any."""
+    def _load(
+        self, source: str, family: str, options: DenoiserOptions, weights: WeightsOptions
+    ) -> Any:
+        """The stage, with its further ranks or its ControlNets if it has any."""
+        self._controlnets = FetchedControlNets(options, weights)
         if options.ranks > 1:
             from deployments.stages.ranks import start_ranks
 
@@ -312,6 +323,7 @@ class Denoiser(Shim[DenoiserOptions]):
             dtype=options.dtype,
             attention=options.attention,
             compile=options.compile,
+            controlnets=self._controlnets.sources,
         )
 
     def _go(self) -> None:
@@ -323,19 +335,6 @@ class Denoiser(Shim[DenoiserOptions]):
 
     def _works(self) -> int:
         return self._engine.stats().works
-
-
-def _own_provenance(options: DenoiserOptions, fingerprint: Fingerprint) -> OwnProvenance:
-    degrees = options.parallel.degrees
-    stage = stage_provenance(
-        "transformer",
-        device=options.resolved_device,
-        dtype=options.dtype,
-        attention=options.attention,
-        compile=options.compile,
-        parallel=f"{degrees.tensor} x {degrees.ulysses}" if options.ranks > 1 else "",
-    )
-    return OwnProvenance(stage, fingerprint)
 
 
 def _shows(controls: Controls, previews: bool) -> bool:

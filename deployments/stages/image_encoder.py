@@ -33,11 +33,16 @@ from pipelines.contracts import DecodedImage, PreparedPicture, ServiceTerms
 from pipelines.errors import InvalidRequest, SluiceError
 from pipelines.families import family_of
 from pipelines.pictures.recipe import PictureRecipe, PictureSource
-from pipelines.tasks import PictureUse
+from pipelines.provenance import Provenance, joined
+from pipelines.tasks import PictureRole, PictureUse
 from pipelines.tracing.open_spans import waited_and_ran
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+REDUX_PARTS = ("model_index.json", "feature_extractor", "image_encoder", "image_embedder")
+"""Of the folder of FLUX.1 Redux."""
 
 
 class _Files(NamedTuple):
@@ -70,6 +75,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         storage: StorageOptions | None = None,
     ) -> None:
         super().__init__(StageName.IMAGE_ENCODER, options, phase="encode_image")
+        self._variation: OwnProvenance | None = None
         with self._starting():
             import torch
 
@@ -83,6 +89,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
                 family=spec.family,
                 device=options.resolved_device,
                 dtype=options.dtype,
+                variations=None if options.variations is None else self._fetched(weights),
             )
             self._tells_provenance(
                 OwnProvenance(
@@ -156,7 +163,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         with self._boundary.call():
             prepared = await self._prepared(recipe, _Files(source, mask))
             assert prepared.pixels is not None
-            return DecodedImage(pixels=prepared.pixels, drawn_by=await self.provenance())
+            return DecodedImage(pixels=prepared.pixels)
 
     async def mask_pixels(
         self,
@@ -181,6 +188,23 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         """Whether there is nowhere to draw anew."""
         return not (await self.mask_pixels(recipe, source, mask, terms)).any()
 
+    async def provenance(self) -> Provenance:
+        """As every stage's, and that of the model that variations need, if it has one."""
+        variation = () if self._variation is None else await self._variation.known()
+        return joined(await super().provenance(), variation)
+
+    def _fetched(self, weights: WeightsOptions) -> str:
+        """The folder of the model that variations need."""
+        assert self._options.variations is not None
+        folder = fetch(self._options.variations, REDUX_PARTS, weights)
+        self._variation = OwnProvenance(
+            stage_provenance(
+                "variation", device=self._options.resolved_device, dtype=self._options.dtype
+            ),
+            Fingerprint(folder, REDUX_PARTS, weights),
+        )
+        return str(folder)
+
     def _take_over(self, options: ImageEncoderOptions) -> None:
         super()._take_over(options)
         self._cache.resize(options.cache_mib * 2**20)
@@ -201,8 +225,17 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
             picture,
             timings={"encode_image_wait": waited, "encode_image": ran},
             spans=(run,) if cached else (wait, run),
-            drawn_by=await self.provenance(),
+            drawn_by=await self._drawn_by(picture),
         )
+
+    async def _drawn_by(self, picture: PackedPicture) -> Provenance:
+        """Of one that became text, what has made that; of a mask, nothing."""
+        if picture.role is PictureRole.MASK:
+            return ()
+        is_text = picture.role is PictureRole.REFERENCE and picture.values.values.ndim == 2
+        if is_text and self._variation is not None:
+            return await self._variation.known()
+        return await super().provenance()
 
     async def _encode(
         self, key: PictureRecipe, recipe: PictureRecipe, files: _Files, terms: ServiceTerms

@@ -10,8 +10,8 @@ from deployments.storage.receipt import Receipt
 from pipelines.catalog import ModelSpec
 from pipelines.provenance import Provenance, StageProvenance
 
-_OF_PICTURES = "image_encoder"
-"""The part that has none in an image without pictures."""
+_IN_EVERY_IMAGE = ("text_encoder", "transformer", "vae")
+"""Parts that every image comes of; others, such as what encodes pictures, only some."""
 
 _COMPARED = ("weights", "dtype", "device", "attention", "compile", "parallel")
 
@@ -41,12 +41,12 @@ def differences(
         here = f"{running.silent} of them did not say what they are"
         found.append(Difference("replicas", None, None, here))
     parts = dict.fromkeys(stage.part for stage in (*receipt.stages, *running.stages))
-    if not receipt.pictures:
-        parts.pop(_OF_PICTURES, None)
     if not receipt.stages and not parts:
         found.append(Difference("weights", None, None, None))
     for part in parts:
-        found += _of_part(part, _only(part, receipt.stages), _only(part, running.stages))
+        file = _only(part, receipt.stages)
+        if file or part in _IN_EVERY_IMAGE:
+            found += _of_part(part, file, _only(part, running.stages))
     return found
 
 

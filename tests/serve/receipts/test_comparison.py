@@ -38,10 +38,10 @@ def test_the_same_in_any_order():
 def test_what_encodes_pictures_has_no_part_in_an_image_without():
     with_pictures = (*STAGES, replace(DECODER, part="image_encoder"))
     assert found(with_pictures) == []
-    drawn_from = replace(RECEIPT, request={**RECEIPT.request, "pictures": [{"role": "image"}]})
-    (missing,) = found(with_pictures, drawn_from)
-    assert (missing.what, missing.part, missing.file) == ("weights", "image_encoder", None)
-    assert found(with_pictures, replace(drawn_from, stages=with_pictures)) == []
+    drawn_from = replace(RECEIPT, stages=with_pictures)
+    assert found(with_pictures, drawn_from) == []
+    (missing,) = found(STAGES, drawn_from)
+    assert (missing.what, missing.part, missing.here) == ("weights", "image_encoder", None)
 
 
 def test_another_model():
