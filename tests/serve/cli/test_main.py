@@ -247,7 +247,14 @@ def test_one_is_no_plural(run: Run, tmp_path: Path):
 def test_check_prints_the_placement(run: Run, name: str):
     outcome = run("check", str(CONFIGS / f"{name}.yaml"))
     assert outcome.code == 0, outcome.err
-    for deployment in ("Ingress", "TextEncoder", "Denoiser", "VaeDecoder", "Finisher"):
+    for deployment in (
+        "Ingress",
+        "TextEncoder",
+        "ImageEncoder",
+        "Denoiser",
+        "VaeDecoder",
+        "Finisher",
+    ):
         assert deployment in outcome.out
 
 
@@ -280,7 +287,7 @@ class TestCheckWithMachines:
         assert outcome.code == 0, outcome.err
         lines = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
         assert "1 to 8   0 to 8    Denoiser" in lines["denoise"]
-        assert lines["codec"].split("0 to 8")[1].strip() == "TextEncoder, VaeDecoder"
+        assert lines["codec"].split("0 to 10")[1].strip() == "TextEncoder, ImageEncoder, VaeDecoder"
         assert outcome.out.endswith("It fits.\n")
         assert "PACK" not in outcome.out, "its head's command sets the variable"
 
