@@ -60,6 +60,8 @@ from pipelines.engine.observe.stats import EngineStats
 from pipelines.families import family_of
 from pipelines.previews.preview import Preview
 from pipelines.provenance import Provenance, joined
+from pipelines.task_rules import check_task
+from pipelines.tasks import Task
 from pipelines.tracing.spans import tagged
 
 logger = logging.getLogger("ray.serve")
@@ -176,6 +178,9 @@ class Denoiser(Shim[DenoiserOptions]):
     ) -> AsyncGenerator[Denoising]:
         with self._boundary.call():
             reports, future = Reports(step_every_s), None
+            if job.sampling.task is not Task.TEXT_TO_IMAGE:
+                # A work that has no step, for one, cannot be queued.
+                check_task(job.sampling, (job.sampling.task,))
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
                 future = self._engine.submit(
