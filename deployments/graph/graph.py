@@ -174,7 +174,7 @@ class Graph:
             for index in range(job.params.num_images)
             if index not in drawn
         ]
-        pictures = Pictures(self._pictures, job)
+        pictures, began = Pictures(self._pictures, job), time.perf_counter()
         with (
             Calls(RequestLog.of(job)) as calls,
             self._balance.kept(),
@@ -186,7 +186,7 @@ class Graph:
             if await pictures.leave_nothing_to_draw(log):
                 drawing = [returned_input(image, pictures, self._finish, log) for image in images]
             else:
-                drawing = [self._draw(image, shared, pictures, log) for image in images]
+                drawing = [self._draw(image, shared, pictures, began, log) for image in images]
             _, *others = await all_or_none(pictures.check(log), *drawing)
         return {image.index: other for image, other in zip(images, others, strict=True)}
 
@@ -212,11 +212,11 @@ class Graph:
         )
 
     async def _draw(
-        self, image: Image, shared: Encodings, pictures: Pictures, log: OpenSpan
+        self, image: Image, shared: Encodings, pictures: Pictures, began: float, log: OpenSpan
     ) -> Drawn:
-        """One image of the request, from noise to file."""
+        """One image of the request that `began` then, from noise to file."""
         image.progress.enters(Phase.ENCODE)
-        began, about = time.perf_counter(), RequestLog.of(image.job)
+        about = RequestLog.of(image.job)
         with log.part("image", gaps=TRANSFER, image=image.index) as part:
             attempts = DenoiseAttempts(about, part, image.start)
             latents = await attempts.run(

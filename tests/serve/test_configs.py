@@ -88,7 +88,7 @@ def test_flux_has_an_h100_per_denoiser_and_shares_small_gpus(name: str):
     assert gpus == {
         "Ingress": 0,
         "TextEncoder": 0.6,
-        "ImageEncoder": 0.2,
+        "ImageEncoder": 0.25,
         "Denoiser": 1,
         "VaeDecoder": 0.4,
         "SafetyClassifier": 0,

@@ -27,6 +27,7 @@ from pipelines.contracts import (
 )
 from pipelines.errors import DeadlineUnreachable, NotReady
 from tests.deployments.fakes import FakeStages
+from tests.deployments.pictures import painted_job
 
 CONFIGURED_S = 1000.0
 JOB = GenerationJob(
@@ -157,6 +158,35 @@ async def test_all_are_woken_before_the_first_has_answered() -> None:
     result = await task
     assert set(result.cold_stages) == {"TextEncoder", "Denoiser"}  # the others were up in time
     assert 0 < result.timings["cold_start"] <= result.timings["total"]
+
+
+async def test_pictures_wake_what_encodes_them_and_nothing_else_does() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    result = await app.graph.generate(JOB)
+    assert (app.asked, result.cold_stages) == (set(), ())
+    assert app.graph.forecast(JOB.params).asleep == ()
+    job = painted_job()
+    assert app.graph.forecast(job.params).asleep == ("ImageEncoder",)
+    task = asyncio.create_task(app.graph.generate(job))
+    await turns()
+    assert app.asked == {StageName.IMAGE_ENCODER}
+    app.wake(StageName.IMAGE_ENCODER)
+    result = await task
+    assert result.cold_stages == ("ImageEncoder",)
+
+
+async def test_a_probe_does_not_wake_what_encodes_pictures() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    assert set(await app.graph.ready()) == set(map(str, FIVE))
+    assert StageName.IMAGE_ENCODER not in app.asked
+
+
+async def test_a_deadline_counts_its_start_for_requests_with_pictures_alone() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    terms = urgent(1.0).terms
+    with pytest.raises(DeadlineUnreachable):
+        await app.graph.generate(replace(painted_job(), terms=terms))
+    assert (await app.graph.generate(urgent(30.0))).images
 
 
 async def test_a_stage_is_woken_once_however_many_ask() -> None:

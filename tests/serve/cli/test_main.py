@@ -273,7 +273,7 @@ def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(
 def test_check_sums_up(run: Run):
     outcome = run("check", str(CONFIGS / "flux-dev.yaml"))
     assert "22.2 GiB" in outcome.out
-    assert "2 to 12 GPUs" in outcome.out
+    assert "2 to 13 GPUs" in outcome.out
     assert "sluice-pool=denoise" in outcome.out
     assert "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1 must be set" in outcome.out
     assert "It fits" not in outcome.out, "no machines were given"
