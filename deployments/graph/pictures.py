@@ -23,7 +23,7 @@ from deployments.names import StageName
 from pipelines.contracts import GenerationJob, SafetyVerdict
 from pipelines.errors import ContentPolicyViolation, UnsupportedFeature
 from pipelines.pictures.recipe import PictureRecipe, PictureSource
-from pipelines.tasks import PictureRole
+from pipelines.tasks import PictureRole, Task
 from pipelines.tracing.open_spans import OpenSpan
 from pipelines.tracing.spans import TRANSFER
 
@@ -78,7 +78,13 @@ class Pictures:
 
     def start_encoding(self, calls: Calls) -> tuple[Response, ...]:
         """The encodings of all of them, in order."""
-        return tuple(self._start(calls, "encode_image", recipe) for recipe in self._job.recipes)
+        handle = self._stages.methods.get("encode_image")
+        as_text = self._job.params.task is Task.VARIATION
+        return tuple(
+            calls.start(StageName.IMAGE_ENCODER, handle, *self._arguments(recipe), as_text=as_text)
+            for recipe in self._job.recipes
+            if handle is not None
+        )
 
     def image(self, calls: Calls) -> Response:
         """The pixels of the image that is edited; there is one."""

@@ -45,11 +45,25 @@ REDUX_PARTS = ("model_index.json", "feature_extractor", "image_encoder", "image_
 """Of the folder of FLUX.1 Redux."""
 
 
-class _Files(NamedTuple):
-    """The bytes of a recipe's source and mask, None where it has none or the store has them."""
+class _Asked(NamedTuple):
+    """What is to be made: of a recipe, whose files come beside it (None where it has none, or the
+    store has them). With `as_text`, what a variation looks at."""
 
+    recipe: PictureRecipe
     source: bytes | None
     mask: bytes | None
+    as_text: bool = False
+
+    @property
+    def content(self) -> _Content:
+        return _Content(content_of(self.recipe), self.as_text)
+
+
+class _Content(NamedTuple):
+    """What the result depends on: two that are equal are made once."""
+
+    recipe: PictureRecipe
+    as_text: bool
 
 
 class _Ran(NamedTuple):
@@ -108,10 +122,10 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         self._start_batching(
             self._run, key=lambda picture: None if picture.pixels is None else picture.pixels.shape
         )
-        self._cache: ByteCache[tuple[str, PictureRecipe], PreparedPicture | PackedPicture]
+        self._cache: ByteCache[tuple[str, _Content], PreparedPicture | PackedPicture]
         self._cache = ByteCache(options.cache_mib * 2**20)
-        self._preparations: SingleFlight[PictureRecipe, PreparedPicture] = SingleFlight()
-        self._encodings: SingleFlight[PictureRecipe, _Ran] = SingleFlight()
+        self._preparations: SingleFlight[_Content, PreparedPicture] = SingleFlight()
+        self._encodings: SingleFlight[_Content, _Ran] = SingleFlight()
 
     @property
     def demand(self) -> Demand:
@@ -128,13 +142,16 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         source: bytes | None = None,
         mask: bytes | None = None,
         terms: ServiceTerms = ServiceTerms(),
+        as_text: bool = False,
     ) -> PackedPicture:
-        """The picture as a denoiser takes it, from the cache if it was encoded lately.
+        """The picture as a denoiser takes it, from the cache if it was encoded lately; `as_text`
+        for what a variation looks at.
 
         `timings` holds "encode_image_wait" and "encode_image" as this caller met them, reading
         included.
         """
-        key = content_of(recipe)
+        asked = _Asked(recipe, source, mask, as_text)
+        key = asked.content
         kept = self._cache.get(("encoded", key))
         if isinstance(kept, PackedPicture):
             metrics.PICTURES.add(result="cached")
@@ -143,10 +160,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
             shares = self._encodings.is_running(key)
             metrics.PICTURES.add(result="shared" if shares else "encoded")
             began = asyncio.get_running_loop().time()
-            files = _Files(source, mask)
-            picture, seconds = await self._encodings.run(
-                key, lambda: self._encode(key, recipe, files, terms)
-            )
+            picture, seconds = await self._encodings.run(key, lambda: self._encode(asked, terms))
             elapsed = asyncio.get_running_loop().time() - began
             busy = min(seconds, elapsed)
             self._boundary.took(wait=elapsed - busy, run=busy)
@@ -161,7 +175,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
     ) -> DecodedImage:
         """The picture's pixels at the size at which it is encoded, before anything is masked."""
         with self._boundary.call():
-            prepared = await self._prepared(recipe, _Files(source, mask))
+            prepared = await self._prepared(_Asked(recipe, source, mask))
             assert prepared.pixels is not None
             return DecodedImage(pixels=prepared.pixels)
 
@@ -174,7 +188,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
     ) -> np.ndarray:
         """(height, width), bool: True where to draw anew."""
         with self._boundary.call():
-            prepared = await self._prepared(recipe, _Files(source, mask))
+            prepared = await self._prepared(_Asked(recipe, source, mask))
             assert prepared.mask is not None
             return prepared.mask
 
@@ -237,49 +251,51 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
             return await self._variation.known()
         return await super().provenance()
 
-    async def _encode(
-        self, key: PictureRecipe, recipe: PictureRecipe, files: _Files, terms: ServiceTerms
-    ) -> _Ran:
+    async def _encode(self, asked: _Asked, terms: ServiceTerms) -> _Ran:
         began = time.perf_counter()
-        prepared = await self._prepared(recipe, files)
+        prepared = await self._prepared(asked)
         read_s = time.perf_counter() - began
         picture, _, ran, _ = await self._batcher.submit(prepared, terms)
-        self._cache.put(("encoded", key), picture, picture.num_bytes)
+        self._cache.put(("encoded", asked.content), picture, picture.num_bytes)
         return _Ran(picture, read_s + ran)
 
-    async def _prepared(self, recipe: PictureRecipe, files: _Files) -> PreparedPicture:
+    async def _prepared(self, asked: _Asked) -> PreparedPicture:
         """The picture as its recipe makes it, from the cache if that was done lately."""
-        key = content_of(recipe)
-        kept = self._cache.get(("prepared", key))
+        kept = self._cache.get(("prepared", asked.content))
         if isinstance(kept, PreparedPicture):
             return kept
-        return await self._preparations.run(key, lambda: self._prepare(key, recipe, files))
+        return await self._preparations.run(asked.content, lambda: self._prepare(asked))
 
-    async def _prepare(
-        self, key: PictureRecipe, recipe: PictureRecipe, files: _Files
-    ) -> PreparedPicture:
+    async def _prepare(self, asked: _Asked) -> PreparedPicture:
         loop = asyncio.get_running_loop()
         self._reading.came()
         try:
-            prepared, seconds = await loop.run_in_executor(self._readers, self._read, recipe, files)
+            prepared, seconds = await loop.run_in_executor(self._readers, self._read, asked)
         finally:
             self._reading.left()
         self._reading.ran(1, seconds)
         values = (each for each in (prepared.pixels, prepared.mask) if each is not None)
-        self._cache.put(("prepared", key), prepared, sum(each.nbytes for each in values))
+        num_bytes = sum(each.nbytes for each in values)
+        self._cache.put(("prepared", asked.content), prepared, num_bytes)
         return prepared
 
-    def _read(self, recipe: PictureRecipe, files: _Files) -> tuple[PreparedPicture, float]:
+    def _read(self, asked: _Asked) -> tuple[PreparedPicture, float]:
         """In a thread of its own; with the seconds that it took."""
-        from pipelines.pictures.prepare import prepare
+        from pipelines.pictures.prepare import Files, prepare
+        from pipelines.pictures.reading import PictureLimits
 
-        began = time.perf_counter()
+        began, options = time.perf_counter(), self._options
+        limits = PictureLimits(
+            max_bytes=options.max_file_mib * 2**20, max_pixels=options.max_pixels
+        )
+        recipe = asked.recipe
         whole = replace(
             recipe,
-            source=self._with_bytes(recipe.source, files.source),
-            mask=self._with_bytes(recipe.mask, files.mask),
+            source=self._with_bytes(recipe.source, asked.source),
+            mask=self._with_bytes(recipe.mask, asked.mask),
         )
-        return prepare(whole), time.perf_counter() - began
+        prepared = prepare(whole, Files(limits=limits), as_text=asked.as_text)
+        return prepared, time.perf_counter() - began
 
     def _with_bytes(self, source: PictureSource | None, data: bytes | None) -> PictureSource | None:
         """The source with its bytes, from the store unless they came along. Raises InvalidRequest

@@ -218,10 +218,15 @@ class FakeStages:
         return job
 
     async def encode_image(
-        self, recipe: PictureRecipe, source: bytes | None, mask: bytes | None, terms: ServiceTerms
+        self,
+        recipe: PictureRecipe,
+        source: bytes | None,
+        mask: bytes | None,
+        terms: ServiceTerms,
+        as_text: bool = False,
     ) -> str:
         await self._asked_for("encode_image", recipe, source)
-        return f"{recipe.use.role} encoded"
+        return f"{recipe.use.role} {'read' if as_text else 'encoded'}"
 
     async def picture_pixels(
         self, recipe: PictureRecipe, source: bytes | None, mask: bytes | None, terms: ServiceTerms

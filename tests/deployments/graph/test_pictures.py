@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +12,14 @@ from ray.exceptions import ActorDiedError
 import deployments.graph.attempts
 from deployments.graph.graph import Graph
 from deployments.names import StageName
-from pipelines.contracts import GenerationJob, GenerationResult, LatentJob
+from pipelines.contracts import GenerationJob, GenerationResult, LatentJob, TextPrompt
 from pipelines.errors import ContentPolicyViolation, InvalidRequest, UnsupportedFeature
 from pipelines.pictures.recipe import PictureRecipe, PictureSource
-from pipelines.tasks import PictureRole, PictureUse, Task
+from pipelines.tasks import PictureRole, Task
 from pipelines.tracing.open_spans import OpenSpan
 from tests.deployments.driver import make_job
 from tests.deployments.fakes import FakeStages, GoesAway
-from tests.deployments.pictures import painted_job, with_pictures
+from tests.deployments.pictures import painted_job, recipe, with_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -262,17 +261,29 @@ async def test_a_flawed_picture_is_the_requests_fault() -> None:
     assert stages.started == []
 
 
+async def test_what_a_variation_looks_at_becomes_text_and_no_prompt_is_none() -> None:
+    each = recipe(PictureRole.REFERENCE, b"other", name="image")
+    stages, prompts = FakeStages(), list[TextPrompt]()
+
+    async def on_prompt(prompt: TextPrompt) -> None:
+        prompts.append(prompt)
+
+    stages.on_encode = on_prompt
+    for prompt in ("", "in oil"):
+        job = with_pictures(make_job(prompt=prompt), (each,), task=Task.VARIATION)
+        await _generate(stages, job)
+    assert stages.given == [("reference read",)] * 2
+    assert [prompt.is_blank for prompt in prompts] == [True, False]
+    await _generate(stages, make_job(prompt=""))
+    assert not prompts[-1].is_blank
+
+
 async def test_usage_counts_what_was_looked_at() -> None:
     """One token per 16 x 16 pixels of what is not a mask, beside those of the prompt."""
     result = await _generate(FakeStages(), painted_job())
     assert result.usage.input_image_tokens == 16
     assert result.usage.input_tokens == len("a red circle") + 16
-    reference = PictureRecipe(
-        use=PictureUse(role=PictureRole.REFERENCE, height=32, width=64),
-        source=PictureSource(
-            sha256=hashlib.sha256(b"other").hexdigest(), name="reference", data=b"other"
-        ),
-    )
+    reference = recipe(PictureRole.REFERENCE, b"other", name="reference", height=32, width=64)
     edit = with_pictures(make_job(), (reference,), task=Task.EDIT)
     assert (await _generate(FakeStages(), edit)).usage.input_image_tokens == 8
 
