@@ -21,6 +21,7 @@ from serve.api import (
     traces,
     webhooks,
 )
+from serve.api.body_limits import max_body_bytes
 from serve.api.docs import add_docs
 from serve.api.error_handlers import install_error_handlers
 from serve.api.jobs import events as job_events
@@ -67,7 +68,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
             lambda: services.settings.limits,
             services.recorder,
             echo_request_id=echo_request_id,
-            file_paths=(receipts.PATH,),
+            body_bytes=max_body_bytes,
         ),
         lifespan=lifespan,
         redirect_slashes=False,
