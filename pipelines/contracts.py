@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.cuts import Cut
+from pipelines.finished import FinishedImage, FinishSpec
+from pipelines.pictures.encoded import EncodedPicture as EncodedPicture
+from pipelines.pictures.encoded import PreparedPicture as PreparedPicture
 from pipelines.pictures.recipe import PictureRecipe
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.provenance import Provenance
-from pipelines.tasks import PictureRole, PictureUse, Task
+from pipelines.tasks import PictureUse, Task
 from pipelines.tracing.spans import Spans, Timed
 
 if TYPE_CHECKING:
@@ -107,12 +110,14 @@ class ServiceTerms:
 class TextPrompt:
     """What the text encoder is asked for: two equal ones are encoded once.
 
-    The tenant is part of that, as nobody may learn from the time what others ask for.
+    The tenant is part of that, as nobody may learn from the time what others ask for. With
+    `is_blank` no text at all is meant, zeros: a variation without a prompt, whose `prompt` is "".
     """
 
     prompt: str
     max_sequence_length: int
     tenant: str = ""
+    is_blank: bool = False
 
 
 class TokenGroup(NamedTuple):
@@ -140,22 +145,6 @@ class Conditioning(Timed):
     def sequence_length(self) -> int:
         """Tokens of all groups: what a segment has beside its image's."""
         return sum(group.num_tokens for group in self.groups)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPicture(Timed):
-    """A picture as the denoiser takes it, on the CPU; no seed is in it.
-
-    `values` are the VAE's moments (2C, h, w), means before log variances, in the encoder's dtype;
-    of a mask (1, height, width), float32, 1 where to draw anew; of a variation's reference its
-    tokens (L, d). `digest` is the hexadecimal SHA-256 of what was encoded.
-    """
-
-    role: PictureRole
-    height: int
-    width: int
-    values: torch.Tensor
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,55 +257,6 @@ class SafetyVerdict(Timed):
     score: float
     threshold: float
     classifier: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishSpec:
-    """How the finisher encodes and keeps one image.
-
-    `output_format` is "png", "jpeg" or "webp"; `output_compression` 0..100 is the quality of the
-    lossy formats (PNG is lossless and ignores it). `inline` asks for the bytes, `store` for a file
-    id. `model` is the name to be written into the file; `parameters` is all the text of its
-    metadata, and `receipt` its receipt (`deployments.storage.receipt`), but for the stages, both
-    known once the image is drawn; "" is none. With `pastes_back` the pixels outside the mask are
-    the input's own (`GenerationJob.recipes`).
-    """
-
-    output_format: str = "png"
-    output_compression: int = 95
-    inline: bool = True
-    store: bool = False
-    seed: int
-    model: str = ""
-    parameters: str = ""
-    receipt: str = ""
-    pastes_back: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedImage(Timed):
-    """An encoded image: base64 text and/or the id of a stored file, as `FinishSpec` asked.
-
-    `not_stored` says why a file that should have been stored could not be: then there is the text,
-    whatever was asked for. `steps_run` and `device_seconds` are its latents'.
-    """
-
-    b64: str | None
-    file_id: str | None
-    output_format: str
-    width: int
-    height: int
-    seed: int
-    sha256: str
-    num_bytes: int
-    not_stored: str = ""
-    steps_run: int | None = None
-    device_seconds: float = 0.0
-
-    @property
-    def megapixel_steps(self) -> float:
-        """Its forwards times its area, in 1e6 pixels."""
-        return (self.steps_run or 0) * self.width * self.height / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
