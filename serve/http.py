@@ -28,6 +28,7 @@ from serve.api.jobs import events as job_events
 from serve.api.jobs import routes as job_routes
 from serve.api.openapi.document import DescribedApi
 from serve.api.page import add_page
+from serve.api.pictures import edits
 from serve.api.services import Services
 from serve.api.vendors import fal, hugging_face, replicate
 from serve.api.vendors.messages import message_of
@@ -82,6 +83,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     add_docs(app)
     for module in (
         images,
+        edits,
         preflight,
         receipts,
         job_routes,

@@ -96,7 +96,11 @@ def open_store(options: StorageOptions) -> FileStore:
 
 def new_file_id(owner: str = "") -> str:
     """128 random bits as 32 hexadecimal digits, and 16 more that tell `owner`, if there is one."""
-    drawn = secrets.token_hex(_RANDOM_BYTES)
+    return id_of_owner(secrets.token_hex(_RANDOM_BYTES), owner)
+
+
+def id_of_owner(drawn: str, owner: str) -> str:
+    """The id of a file of `owner`'s that begins with the 32 digits `drawn`."""
     return drawn + _owner_tag(drawn, owner) if owner else drawn
 
 

@@ -46,6 +46,11 @@ class Problems:
             self._errors.append(error)
 
     @property
+    def found(self) -> tuple[InvalidRequest, ...]:
+        """All of them, not told yet."""
+        return tuple(self._errors)
+
+    @property
     def are_enough(self) -> bool:
         """Whether as many are there as are told: no further one need be found words for."""
         return len(self._errors) >= MOST_TOLD
