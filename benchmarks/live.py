@@ -16,6 +16,7 @@ from pipelines.catalog import ModelSpec
 from pipelines.contracts import (
     Checkpoint,
     Conditioning,
+    EncodedPicture,
     LatentJob,
     Latents,
     SamplingParams,
@@ -64,8 +65,10 @@ class TimedStage:
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Any:
-        trajectory = self._timed("admit", lambda: self._stage.admit(job, positive, negative, start))
+        work = (job, positive, negative, start, pictures)
+        trajectory = self._timed("admit", lambda: self._stage.admit(*work))
         self._segments[id(trajectory)] = self._stage.segments(job, positive, negative)
         return trajectory
 

@@ -50,6 +50,15 @@ class ModelSpec:
     family: str = DEFAULT_FAMILY
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetSource:
+    """A ControlNet's weights, in a local folder of the diffusers format, and the kinds of control
+    maps that it follows. Of a union with modes, each kind's mode; of any other, None."""
+
+    folder: str
+    kinds: Mapping[str, int | None]
+
+
 def _embedded() -> ModelSpec:
     card = json.loads((EMBEDDED_MODEL_DIR / "sluice.json").read_text(encoding="utf-8"))
     return ModelSpec(

@@ -2,8 +2,8 @@
 
 A `ModelSpec`, and each job, names its family. What a `Family` tells, how an image becomes tokens,
 what its files are, what memory its parts take, needs no torch, so routers and the ingress may ask.
-Its loaders give the parts that the stages run: a `PromptEncoder`, a `FlowModel` and a
-`LatentDecoder`. A family is found by its import path, and imported when it is first asked for.
+Its loaders give the parts that the stages run: a `PromptEncoder`, an `ImageEncoder`, a `FlowModel`
+and a `LatentDecoder`. A family is found by its import path, and imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from pipelines.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.contracts import Conditioning
+    from pipelines.begin import ActiveControl, Begin
+    from pipelines.contracts import (
+        Conditioning,
+        EncodedPicture,
+        PreparedPicture,
+        SamplingParams,
+    )
     from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
     from pipelines.sampling import Schedule
 
@@ -40,6 +46,11 @@ class ModelParts(Protocol):
     @property
     def decoder_weights(self) -> int: ...
     @property
+    def encoder_weights(self) -> int:
+        """Of the image encoder."""
+        ...
+
+    @property
     def heads(self) -> int:
         """Attention heads of the transformer, which ranks share."""
         ...
@@ -50,6 +61,10 @@ class ModelParts(Protocol):
 
     def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
         """Of decoding `batch` images of `pixels` pixels together."""
+        ...
+
+    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+        """Of encoding one image of `pixels` pixels."""
         ...
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
@@ -89,6 +104,19 @@ class PromptEncoder(Protocol):
         """One for each text, in order; `length` is the most tokens that one may have."""
         ...
 
+    def blank(self, length: int) -> Conditioning:
+        """No text at all, of `length` tokens: what a variation without a prompt has."""
+        ...
+
+
+class ImageEncoder(Protocol):
+    """A loaded encoder of pictures: what the image encoder stage asks of it."""
+
+    def encode(self, picture: PreparedPicture) -> EncodedPicture:
+        """One picture that is no mask. Raises UnsupportedFeature for one that becomes text where
+        there is no model for that."""
+        ...
+
 
 class FlowModel(Protocol):
     """A loaded transformer with its schedule: what the denoiser stage asks of it.
@@ -120,6 +148,11 @@ class FlowModel(Protocol):
         """Raises UnsupportedFeature, naming the request's field, where schedules cannot be cut."""
         ...
 
+    def check_task(self, sampling: SamplingParams) -> None:
+        """Raises UnsupportedFeature for a task that the model's weights are not for, and for
+        control maps that none of its ControlNets follows."""
+        ...
+
     def schedule(self, num_steps: int, image_tokens: int, skips_steps: bool) -> Schedule:
         """The noise levels of a trajectory."""
         ...
@@ -133,12 +166,36 @@ class FlowModel(Protocol):
         """Starting latents (S, D), the same on every device."""
         ...
 
+    def begin(
+        self,
+        sampling: SamplingParams,
+        schedule: Schedule,
+        positive: Conditioning,
+        pictures: Sequence[EncodedPicture],
+    ) -> Begin:
+        """What a job draws from that has pictures, those of `sampling.pictures` in their order.
+
+        All is drawn from one generator with the job's seed. Raises InvalidRequest for pictures that
+        do not fit the job, UnsupportedFeature for a task that the model cannot do.
+        """
+        ...
+
+    def needed(self, sampling: SamplingParams) -> tuple[SamplingParams, list[EncodedPicture]]:
+        """`sampling` with random pictures, if the model draws nothing without: for measuring."""
+        ...
+
     def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Latents (S, D) of an image of this size, rearranged to (C, h, w)."""
         ...
 
-    def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
-        """Rotary factors of one segment's text and image."""
+    def rotary(
+        self,
+        text_tokens: int,
+        height: int,
+        width: int,
+        references: tuple[tuple[int, int], ...] = (),
+    ) -> RotaryTable:
+        """Rotary factors of one segment's text, image, and references of (height, width) pixels."""
         ...
 
     def embed(self, conditioning: Conditioning) -> EmbeddedText:
@@ -155,8 +212,9 @@ class FlowModel(Protocol):
         """Where the tokens of segments with these shapes stand."""
         ...
 
-    def velocity(self, batch: PackedBatch) -> torch.Tensor:
-        """Predicted velocities (I, D) of every image token in the batch."""
+    def velocity(self, batch: PackedBatch, controls: Sequence[ActiveControl] = ()) -> torch.Tensor:
+        """Predicted velocities (I, D) of every image token in the batch, with what `controls` say
+        of some of its segments."""
         ...
 
     def guide(self, positive: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
@@ -166,7 +224,15 @@ class FlowModel(Protocol):
     def trajectory_bytes(
         self, shapes: Sequence[SegmentShape], *, num_steps: int, skips_steps: bool
     ) -> int:
-        """Device memory of an admitted trajectory."""
+        """Device memory of an admitted trajectory, but for `picture_bytes`."""
+        ...
+
+    def control_tokens(self, sampling: SamplingParams, text_tokens: int) -> tuple[int, ...]:
+        """What each control map costs in a step, in tokens of the transformer itself."""
+        ...
+
+    def picture_bytes(self, sampling: SamplingParams, text_tokens: int, num_steps: int) -> int:
+        """Device memory that pictures take of an admitted trajectory, beyond their tokens."""
         ...
 
     def tick_bytes(self, tokens: int) -> int:
@@ -192,8 +258,11 @@ class Family:
     An image token is a square of `size_multiple` pixels, and so sizes are multiples of it. The
     `*_files` are what a stage needs of a model's folder. The loaders take a local folder, a device
     and a dtype by name, and raise CheckpointError and ConfigurationError; `load_flow_model` takes
-    the `attention` back end and whether to `compile` as well. `parts_of` counts a model's parts.
-    `shards` says whether `pipelines.parallel` can split the transformer over several ranks.
+    the `attention` back end, whether to `compile`, and `controlnets`, folders of ControlNets with
+    the kinds of maps that each follows (`pipelines.catalog.ControlNetSource`); `load_image_encoder`
+    takes `variations`, the folder of a model that makes text tokens of pictures, or None.
+    `parts_of` counts a model's parts. `shards` says whether `pipelines.parallel` can split the
+    transformer over several ranks. `variation_tokens` are what a variation's picture adds to text.
     """
 
     name: str
@@ -201,11 +270,14 @@ class Family:
     text_files: tuple[str, ...]
     transformer_files: tuple[str, ...]
     decoder_files: tuple[str, ...]
+    encoder_files: tuple[str, ...]
     load_prompt_encoder: Callable[..., PromptEncoder]
     load_flow_model: Callable[..., FlowModel]
     load_latent_decoder: Callable[..., LatentDecoder]
+    load_image_encoder: Callable[..., ImageEncoder]
     parts_of: Callable[[ModelSpec], ModelParts]
     shards: bool
+    variation_tokens: int = 0
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of one image of `height` x `width` pixels, multiples of `size_multiple`."""

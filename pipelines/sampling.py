@@ -32,6 +32,15 @@ class Schedule:
     def num_steps(self) -> int:
         return len(self.timesteps)
 
+    def entered_at(self, step: int) -> Schedule:
+        """The schedule of an image that enters it at `step`. None may be skipped in it."""
+        assert not self.forecasts
+        return Schedule(
+            timesteps=self.timesteps[step:],
+            sigmas=self.sigmas[step:],
+            unshifted=self.unshifted[step:],
+        )
+
     def forecast(self, step: int) -> float:
         """How far ahead forward `step` forecasts; 0 also for a step that there is not."""
         return self.forecasts[step] if step < len(self.forecasts) else 0.0

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
+from pipelines.contracts import Checkpoint, Conditioning, EncodedPicture, LatentJob, Latents
 from pipelines.engine.admission import refuse_what_cannot_be, refuse_when_full
 from pipelines.engine.breaker import Breaker
 from pipelines.engine.costs.surface import CostModel
@@ -122,13 +122,14 @@ class Engine:
         positive: Conditioning,
         negative: Conditioning | None = None,
         *,
+        pictures: Sequence[EncodedPicture] = (),
         start: Checkpoint | None = None,
         on_step: OnStep | None = None,
         on_checkpoint: OnCheckpoint | None = None,
         on_preview: OnPreview | None = None,
         is_shown: bool = False,
     ) -> Future[Latents]:
-        """Queue a job, to go on from `start` if given.
+        """Queue a job with the `pictures` of its sampling, to go on from `start` if given.
 
         `on_step` and `on_checkpoint` are called from the engine's thread and must not block, nor
         must `on_preview`, which is called from the previewer's while the work `is_shown`. The
@@ -144,6 +145,7 @@ class Engine:
             on_checkpoint=on_checkpoint,
             future=Future(),
             submitted=time.monotonic(),
+            pictures=tuple(pictures),
             start=start,
             tick_every=self._tick_every,
             on_preview=on_preview,

@@ -10,7 +10,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents, StepEvent
+from pipelines.contracts import (
+    Checkpoint,
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    Latents,
+    StepEvent,
+)
 from pipelines.cuts import Cut
 from pipelines.engine.journal import Journal, TickRecord
 from pipelines.engine.scheduling.work import Tick, Work
@@ -46,6 +53,7 @@ class Entry:
     on_checkpoint: OnCheckpoint | None
     future: Future[Latents]
     submitted: float
+    pictures: tuple[EncodedPicture, ...] = ()
     start: Checkpoint | None = None
     """Where to go on from, when it begins or is taken up again."""
     began: float | None = None
@@ -76,7 +84,9 @@ class Entry:
         if self.trajectory is None:
             if self.began is None:
                 self.began = time.monotonic()
-            self.trajectory = stage.admit(self.job, self.positive, self.negative, self.start)
+            self.trajectory = stage.admit(
+                self.job, self.positive, self.negative, self.start, self.pictures
+            )
         if cut is not None:
             stage.cut(self.trajectory, cut.num_steps)
 
@@ -130,7 +140,8 @@ class Entry:
         if self.journal is None:
             return ()
         negative = () if self.negative is None else self.negative.spans
-        return (*self.positive.spans, *negative, *self.journal.spans())
+        encoded = (span for picture in self.pictures for span in picture.spans)
+        return (*self.positive.spans, *negative, *encoded, *self.journal.spans())
 
 
 def charge(entries: Sequence[Entry], seconds: float) -> None:

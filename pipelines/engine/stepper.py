@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
+from pipelines.contracts import (
+    Checkpoint,
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    Latents,
+)
 
 Trajectory = TypeVar("Trajectory")
 
@@ -35,8 +41,9 @@ class Stepper(Protocol[Trajectory]):
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Trajectory:
-        """A trajectory from its noise, or from where `start` left it."""
+        """A trajectory from its noise and pictures, or from where `start` left it."""
         ...
 
     def can_cut(self, job: LatentJob) -> bool:

@@ -1,6 +1,6 @@
 """The decoder of FLUX.1's VAE, by the names that its checkpoints have for its modules.
 
-diffusers' `AutoencoderKL` without its encoder, which only editing needs, and without the 1,900
+diffusers' `AutoencoderKL` without its encoder, which is in `vae_encoder.py`, and without the 1,900
 modules that importing it takes. The operations and their order are diffusers', so the pixels are
 the same to the bit.
 
@@ -19,8 +19,9 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from pipelines.errors import CheckpointError
 
-_EPSILON = 1e-6
-_ACTIVATION, _UP_BLOCK = "silu", "UpDecoderBlock2D"
+EPSILON = 1e-6
+_ACTIVATION = "silu"
+_BLOCKS = {"up": "UpDecoderBlock2D", "down": "DownEncoderBlock2D"}
 _MOST_NHWC_IMAGES = 63
 _MOST_NHWC_VALUES = 2**31
 """Torch's upsampling with channels innermost fails on more."""
@@ -30,26 +31,29 @@ _MOST_NHWC_VALUES = 2**31
 class VaeConfig:
     """A VAE's `config.json`, with the defaults that diffusers has for what it leaves out."""
 
+    in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (64,)
     layers_per_block: int = 1
     norm_num_groups: int = 32
     mid_block_add_attention: bool = True
+    use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     scaling_factor: float = 0.18215
     shift_factor: float = 0.0
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> VaeConfig:
-        """What of a `config.json` is the decoder's.
+        """What of a `config.json` is the encoder's and the decoder's.
 
         Raises CheckpointError for another kind of VAE, TypeError for values of another kind.
         """
         if (found := content.get("act_fn", _ACTIVATION)) != _ACTIVATION:
             raise CheckpointError(f"vae: act_fn is {found}, but FLUX.1's is {_ACTIVATION}")
-        if set(found := content.get("up_block_types", [_UP_BLOCK])) != {_UP_BLOCK}:
-            raise CheckpointError(f"vae: up_block_types are {found}, but FLUX.1's {_UP_BLOCK}")
+        for way, block in _BLOCKS.items():
+            if set(found := content.get(f"{way}_block_types", [block])) != {block}:
+                raise CheckpointError(f"vae: {way}_block_types are {found}, but FLUX.1's {block}")
         known = {
             each.name: content[each.name]
             for each in fields(cls)
@@ -91,13 +95,13 @@ class _Decoder(nn.Module):
         first, *others = reversed(config.block_out_channels)
         groups, layers = config.norm_num_groups, config.layers_per_block + 1
         self.conv_in = nn.Conv2d(config.latent_channels, first, 3, padding=1)
-        self.mid_block = _MiddleBlock(first, groups, attends=config.mid_block_add_attention)
+        self.mid_block = MiddleBlock(first, groups, attends=config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList()
         for into, out in zip((first, first, *others), (first, *others), strict=False):
             is_last = len(self.up_blocks) == len(others)
             self.up_blocks.append(_UpBlock(into, out, groups, layers=layers, upsamples=not is_last))
         last = config.block_out_channels[0]
-        self.conv_norm_out = nn.GroupNorm(groups, last, eps=_EPSILON)
+        self.conv_norm_out = nn.GroupNorm(groups, last, eps=EPSILON)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(last, config.out_channels, 3, padding=1)
 
@@ -108,10 +112,12 @@ class _Decoder(nn.Module):
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
 
-class _MiddleBlock(nn.Module):
+class MiddleBlock(nn.Module):
+    """Two residual blocks, attention between them."""
+
     def __init__(self, channels: int, groups: int, *, attends: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(_Resnet(channels, channels, groups) for _ in range(2))
+        self.resnets = nn.ModuleList(Resnet(channels, channels, groups) for _ in range(2))
         self.attentions = nn.ModuleList([VaeAttention(channels, groups)] if attends else [])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -124,9 +130,7 @@ class _MiddleBlock(nn.Module):
 class _UpBlock(nn.Module):
     def __init__(self, into: int, out: int, groups: int, *, layers: int, upsamples: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            _Resnet(out if i else into, out, groups) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(Resnet(out if i else into, out, groups) for i in range(layers))
         self.upsamplers = nn.ModuleList([_Upsampler(out)] if upsamples else [])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -135,12 +139,14 @@ class _UpBlock(nn.Module):
         return x
 
 
-class _Resnet(nn.Module):
+class Resnet(nn.Module):
+    """A residual block of two convolutions."""
+
     def __init__(self, into: int, out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, into, eps=_EPSILON)
+        self.norm1 = nn.GroupNorm(groups, into, eps=EPSILON)
         self.conv1 = nn.Conv2d(into, out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out, eps=_EPSILON)
+        self.norm2 = nn.GroupNorm(groups, out, eps=EPSILON)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.nonlinearity = nn.SiLU()
         self.conv_shortcut = nn.Conv2d(into, out, 1) if into != out else None
@@ -156,7 +162,7 @@ class VaeAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=_EPSILON)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=EPSILON)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 

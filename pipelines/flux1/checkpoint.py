@@ -11,7 +11,7 @@ loaded, and diffusers not at all: both take seconds, and most processes need nei
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -22,8 +22,10 @@ from pipelines.devices import resolve_device, resolve_dtype
 from pipelines.errors import CheckpointError
 from pipelines.flux1.autoencoder import FluxVae, VaeConfig
 from pipelines.flux1.components import read_json
-from pipelines.flux1.modules import FluxTransformer, TransformerConfig
+from pipelines.flux1.modules import FluxControlNet, FluxTransformer, TransformerConfig
 from pipelines.flux1.noise_levels import check_scheduler
+from pipelines.flux1.redux import Redux, ReduxEmbedder
+from pipelines.flux1.vae_encoder import FluxVaeEncoder
 from pipelines.self_contained import check_self_contained, offline
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ _INDEX = "model_index.json"
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _INDEX_OF_WEIGHTS = f"{_WEIGHTS}.index.json"
+
+_PIPELINES = ("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline")
+"""Whose folders hold all parts of a FLUX.1 model."""
+_REDUX_PIPELINE = "FluxPriorReduxPipeline"
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -68,9 +74,9 @@ def load_text_components(source: str, *, device: str, dtype: str) -> TextCompone
     _check_family(source)
     return TextComponents(
         _load_tokenizer(CLIPTokenizer, source, "tokenizer"),
-        _load_text_encoder(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
+        _load_encoder(CLIPTextModel, source, "text_encoder", device=device, dtype=dtype),
         _load_tokenizer(T5Tokenizer, source, "tokenizer_2"),
-        _load_text_encoder(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
+        _load_encoder(T5EncoderModel, source, "text_encoder_2", device=device, dtype=dtype),
     )
 
 
@@ -96,7 +102,7 @@ def open_transformer(source: str) -> TransformerFiles:
 
 
 def load_vae(source: str, *, device: str, dtype: str) -> FluxVae:
-    """The VAE, without its encoder, which only editing needs. Raises CheckpointError."""
+    """The VAE without its encoder. Raises CheckpointError."""
     _check_family(source)
     config, weights = _open(f"{source}/vae")
     return _load_own(
@@ -104,8 +110,62 @@ def load_vae(source: str, *, device: str, dtype: str) -> FluxVae:
     )
 
 
-def _check_family(source: str) -> None:
-    """Refuse anything but a FLUX.1 text-to-image folder before weights are touched."""
+def load_vae_encoder(source: str, *, device: str, dtype: str) -> FluxVaeEncoder:
+    """The VAE without its decoder. Raises CheckpointError."""
+    _check_family(source)
+    config, weights = _open(f"{source}/vae")
+    return _load_own(
+        lambda: FluxVaeEncoder(VaeConfig.of(config)),
+        weights,
+        f"{source}/vae",
+        device=device,
+        dtype=dtype,
+    )
+
+
+def load_redux(source: str, *, device: str, dtype: str) -> Redux:
+    """What makes text tokens of pictures, of a FLUX.1 Redux folder. Raises CheckpointError."""
+    from transformers import SiglipVisionModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    _check_family(source, (_REDUX_PIPELINE,))
+    config, weights = _open(f"{source}/image_embedder")
+    widths = {name: config[name] for name in ("redux_dim", "txt_in_features") if name in config}
+    return Redux(
+        _load(SiglipImageProcessorPil, source, "feature_extractor"),
+        _load_encoder(SiglipVisionModel, source, "image_encoder", device=device, dtype=dtype),
+        _load_own(
+            lambda: ReduxEmbedder(**widths),
+            weights,
+            f"{source}/image_embedder",
+            device=device,
+            dtype=dtype,
+        ),
+    )
+
+
+def load_controlnet(folder: str, *, device: str, dtype: str) -> FluxControlNet:
+    """A ControlNet's own folder. Raises CheckpointError, also for the kind of XLabs, which takes
+    pixels instead of latents."""
+    config, weights = _open(folder)
+    if (found := config.get("_class_name")) != "FluxControlNetModel":
+        raise CheckpointError(f"{folder}: holds {found or 'no model'}, and no FluxControlNetModel")
+    if config.get("conditioning_embedding_channels") is not None:
+        raise CheckpointError(
+            f"{folder}: is a ControlNet that takes pixels (conditioning_embedding_channels), which"
+            " is not supported; use one that takes latents, as InstantX's and Shakker's do"
+        )
+    return _load_own(
+        lambda: FluxControlNet(TransformerConfig.of(config), config.get("num_mode")),
+        weights,
+        folder,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _check_family(source: str, pipelines: Sequence[str] = _PIPELINES) -> None:
+    """Refuse anything but a FLUX.1 folder of these pipelines before weights are touched."""
     try:
         index = json.loads((Path(source) / _INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,9 +174,10 @@ def _check_family(source: str) -> None:
             f" ({type(error).__name__})"
         ) from error
     name = index.get("_class_name") if isinstance(index, dict) else None
-    if name != "FluxPipeline":
+    if name not in pipelines:
         raise CheckpointError(
-            f"{source}: holds {name or 'no pipeline'}, but Sluice serves FluxPipeline folders"
+            f"{source}: holds {name or 'no pipeline'}, but Sluice serves {' and '.join(pipelines)}"
+            " folders"
         )
 
 
@@ -160,7 +221,7 @@ def _load_own(
 ) -> Module:
     """One of our modules, in evaluation mode on its device, tensor by tensor.
 
-    Weights that it has no use for, such as a VAE's encoder, are not read.
+    Weights that it has no use for, such as the other half of a VAE, are not read.
     """
     target, target_dtype = resolve_device(device), resolve_dtype(dtype)
     try:
@@ -201,10 +262,10 @@ def _load_tokenizer(cls: Any, source: str, subfolder: str) -> Any:
     return _load(cls, source, subfolder)
 
 
-def _load_text_encoder(
+def _load_encoder(
     cls: type[Module], source: str, subfolder: str, *, device: str, dtype: str
 ) -> Any:
-    """A text encoder in evaluation mode on its device.
+    """A model of transformers in evaluation mode on its device.
 
     It must not fall back to the dtype that it was saved in, or it meets the transformer as "Half
     and Float".

@@ -39,18 +39,20 @@ class TransformerShape:
 class Components:
     """The parts of one model, a `pipelines.families.ModelParts`.
 
-    `text_weights` counts both encoders, `decoder_weights` the VAE without its encoder, which is not
-    kept. `t5_width` and `t5_heads` are those of the larger encoder, `decoder_channels` the channels
-    of the decoder where it first has all pixels.
+    `text_weights` counts both text encoders, `decoder_weights` the VAE without its encoder,
+    `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger encoder, `decoder_channels` the channels
+    of the decoder where it first has all pixels, `encoder_channels` of the encoder there.
     """
 
     transformer: TransformerShape
     transformer_weights: int
     text_weights: int
     decoder_weights: int
+    encoder_weights: int
     t5_width: int
     t5_heads: int
     decoder_channels: int
+    encoder_channels: int
 
     @property
     def heads(self) -> int:
@@ -64,6 +66,11 @@ class Components:
     def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
         return memory.decode_bytes(
             channels=self.decoder_channels, batch=batch, pixels=pixels, itemsize=itemsize
+        )
+
+    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+        return memory.encode_image_bytes(
+            channels=self.encoder_channels, pixels=pixels, itemsize=itemsize
         )
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
@@ -102,16 +109,16 @@ class Components:
         return self.transformer_weights - blocks + blocks // tensor
 
 
-def _flux(*, weights: int, guidance_embeds: bool) -> Components:
+def _flux(*, weights: int, guidance_embeds: bool, in_channels: int = 64) -> Components:
     """FLUX.1, counted over the modules that its published configurations make: CLIP-L 123,060,480,
-    T5-XXL's encoder 4,762,310,656, and the decoder's half of the VAE's 83,819,683."""
+    T5-XXL's encoder 4,762,310,656, and both halves of the VAE's 83,819,683."""
     return Components(
         transformer=TransformerShape(
             num_layers=19,
             num_single_layers=38,
             num_attention_heads=24,
             attention_head_dim=128,
-            in_channels=64,
+            in_channels=in_channels,
             joint_attention_dim=4096,
             pooled_projection_dim=768,
             guidance_embeds=guidance_embeds,
@@ -119,9 +126,11 @@ def _flux(*, weights: int, guidance_embeds: bool) -> Components:
         transformer_weights=weights,
         text_weights=123_060_480 + 4_762_310_656,
         decoder_weights=49_545_475,
+        encoder_weights=34_274_208,
         t5_width=4096,
         t5_heads=64,
         decoder_channels=256,
+        encoder_channels=128,
     )
 
 
@@ -156,10 +165,12 @@ def read_components(folder: Path) -> Components:
         transformer=TransformerShape(**transformer),
         transformer_weights=_count(folder / "transformer"),
         text_weights=_count(folder / "text_encoder") + _count(folder / "text_encoder_2"),
-        decoder_weights=_count(folder / "vae", but="encoder."),
+        decoder_weights=_count(folder / "vae", but=("encoder.", "quant_conv.")),
+        encoder_weights=_count(folder / "vae", but=("decoder.", "post_quant_conv.")),
         t5_width=t5["d_model"],
         t5_heads=t5["num_heads"],
         decoder_channels=channels[min(1, len(channels) - 1)],
+        encoder_channels=channels[0],
     )
 
 
@@ -197,14 +208,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _count(folder: Path, *, but: str | None = None) -> int:
-    """Weights in a part's folder, without those whose names start with `but`."""
+def count_weights(folder: Path) -> int:
+    """Weights of a model that is a folder by itself, such as a ControlNet. Raises CheckpointError."""
+    return _count(folder)
+
+
+def _count(folder: Path, *, but: tuple[str, ...] = ()) -> int:
+    """Weights in a part's folder, without those whose names start with any of `but`."""
     total = 0
     for path in _files(folder):
         try:
             with safe_open(path, framework="np") as weights:
                 names: list[str] = weights.keys()
-                kept = [name for name in names if not (but and name.startswith(but))]
+                kept = [name for name in names if not name.startswith(but)]
                 total += sum(prod(weights.get_slice(name).get_shape()) for name in kept)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error

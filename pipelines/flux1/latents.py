@@ -8,6 +8,8 @@ The oracle is `diffusers.FluxPipeline`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pipelines.flux1.family import SIZE_MULTIPLE
@@ -27,9 +29,14 @@ def draw_noise(
     Drawn on the CPU whatever the device, so that a seed means the same image everywhere.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    rows, columns = 2 * (height // SIZE_MULTIPLE), 2 * (width // SIZE_MULTIPLE)
+    rows, columns = latent_size(height, width)
     shape = (1, latent_channels, rows, columns)
     return pack(torch.randn(shape, generator=generator, dtype=dtype).to(device))[0]
+
+
+def latent_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the latents of an image, before they are packed."""
+    return 2 * (height // SIZE_MULTIPLE), 2 * (width // SIZE_MULTIPLE)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -48,15 +55,28 @@ def unpack(packed: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
 
 
 def position_ids(
-    text_tokens: int, *, height: int, width: int, device: torch.device, dtype: torch.dtype
+    text_tokens: int,
+    *,
+    height: int,
+    width: int,
+    references: Sequence[tuple[int, int]] = (),
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """RoPE positions (L + S, 3): zeros for the text, (0, row, column) for the image.
+    """RoPE positions (L + S + R, 3): zeros for the text, (0, row, column) for the image.
 
-    They pass through `dtype` because the pipeline's do: in bfloat16 that rounds above 256.
+    A token of the i-th of `references`, of (height, width) pixels, is at (i, row, column), from 1
+    on: where `FluxKontextPipeline` has its only one. Positions pass through `dtype` because the
+    pipeline's do: in bfloat16 that rounds above 256.
     """
+    images = [_grid(index, *size) for index, size in enumerate([(height, width), *references])]
+    return torch.cat([torch.zeros(text_tokens, 3), *images]).to(device=device, dtype=dtype)
+
+
+def _grid(index: int, height: int, width: int) -> torch.Tensor:
     rows, columns = height // SIZE_MULTIPLE, width // SIZE_MULTIPLE
     image = torch.zeros(rows, columns, 3)
+    image[..., 0] = index
     image[..., 1] = torch.arange(rows)[:, None]
     image[..., 2] = torch.arange(columns)[None, :]
-    ids = torch.cat([torch.zeros(text_tokens, 3), image.reshape(-1, 3)])
-    return ids.to(device=device, dtype=dtype)
+    return image.reshape(-1, 3)

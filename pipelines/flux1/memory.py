@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.contracts import SamplingParams
+from pipelines.tasks import Task
+
 _FLOAT32 = 4
 _WIDTHS_PER_TOKEN = 26
 _WIDTHS_PER_STREAM = 8
@@ -44,6 +47,23 @@ def trajectory_bytes(
     segment += num_steps * modulation_width(config)
     rotary = 2 * (text + image) * config.attention_head_dim
     return itemsize * (latents + segments * segment) + _FLOAT32 * rotary
+
+
+def blend_bytes(sampling: SamplingParams, width: int, image: int, itemsize: int) -> int:
+    """What a job with a mask keeps to blend with: the image's latents, noise and mask, 3 S D e.
+
+    References and more channels are counted with the image's own tokens.
+    """
+    blends = sampling.task in (Task.INPAINT, Task.EDIT_INPAINT)
+    return 3 * image * width * itemsize if blends else 0
+
+
+def encode_image_bytes(*, channels: int, pixels: int, itemsize: int) -> int:
+    """What the VAE's encoder takes at its peak, beyond its weights: an estimate.
+
+    Four times `channels` values for each pixel, where its first blocks have all of them.
+    """
+    return 4 * channels * pixels * itemsize
 
 
 def tick_bytes(

@@ -100,6 +100,26 @@ class FluxTransformer(nn.Module):
         return cos, sin
 
 
+class FluxControlNet(FluxTransformer):
+    """All weights of a FLUX.1 ControlNet: a transformer without an end, with a linear layer after
+    each block. `num_mode` kinds of control maps are told apart by a token of text, if any."""
+
+    def __init__(self, config: TransformerConfig, num_mode: int | None) -> None:
+        super().__init__(config)
+        del self.norm_out, self.proj_out
+        width = self.inner_dim
+        self.controlnet_x_embedder = nn.Linear(config.in_channels, width)
+        self.controlnet_blocks = nn.ModuleList(
+            nn.Linear(width, width) for _ in range(config.num_layers)
+        )
+        self.controlnet_single_blocks = nn.ModuleList(
+            nn.Linear(width, width) for _ in range(config.num_single_layers)
+        )
+        self.num_mode = num_mode
+        if num_mode is not None:
+            self.controlnet_mode_embedder = nn.Embedding(num_mode, width)
+
+
 class _Conditioner(nn.Module):
     """The vector (N, d) that modulation is made of: time, guidance and pooled text, added up."""
 

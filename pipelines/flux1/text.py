@@ -42,6 +42,16 @@ class FluxText:
             for i in range(len(texts))
         ]
 
+    def blank(self, length: int) -> Conditioning:
+        """Zeros, as `FluxPriorReduxPipeline` has them without text encoders."""
+        width, pooled = self._t5.config.d_model, self._clip.config.hidden_size
+        return PromptTensors(
+            prompt_embeds=torch.zeros(length, width, device=self._t5.device, dtype=self._t5.dtype),
+            pooled_prompt_embeds=torch.zeros(
+                pooled, device=self._clip.device, dtype=self._clip.dtype
+            ),
+        ).conditioning(num_tokens=0)
+
     def _pooled(self, texts: list[str]) -> torch.Tensor:
         """CLIP's pooled output (B, P), from its own tokenizer's full length."""
         tokenizer: Any = self._clip_tokenizer

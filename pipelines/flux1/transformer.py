@@ -24,6 +24,7 @@ from pipelines.batch_invariant import rounds_by_position
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
 from pipelines.flux1.blocks import Rotation
+from pipelines.flux1.residuals import Addition, BlockObserver, Residual
 from pipelines.packing.attention import AttentionBackend, backend
 from pipelines.packing.layout import (
     Layout,
@@ -164,31 +165,55 @@ class PackedFlux:
             yield block.norm, [1]
         yield self.transformer.norm_out, [0]
 
-    def velocity(self, batch: PackedBatch) -> torch.Tensor:
-        """Predicted velocities (I, D) of every image token in the batch."""
-        model, regions, layout = self.transformer, self._regions, batch.layout
+    def velocity(self, batch: PackedBatch, residuals: Sequence[Residual] = ()) -> torch.Tensor:
+        """Predicted velocities (I, D) of every image token in the batch.
+
+        `residuals` are added to the image tokens of some segments after each block.
+        """
+        model, places = self.transformer, batch.layout.places
+        doubles, singles, (last,) = self._modulations(batch.vec)
+        img = model.x_embedder(batch.img).unflatten(0, (batch.layout.groups, -1))
+        addition = Addition(residuals, batch.layout.shapes) if residuals else None
+        img = self._through_blocks(img, batch, doubles, singles, addition)
+        scale, shift = blocks.spread(last, places.image_owner)
+        return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)
+
+    def _through_blocks(
+        self,
+        img: torch.Tensor,
+        batch: PackedBatch,
+        doubles: Sequence[torch.Tensor],
+        singles: Sequence[torch.Tensor],
+        observer: BlockObserver | None,
+    ) -> torch.Tensor:
+        """Image tokens (G, n, d) after as many blocks as there is modulation (B, k, d) for.
+
+        `observer` sees the tokens after each block, and may write into them.
+        """
+        regions, layout = self._regions, batch.layout
         groups, places, plan = layout.groups, layout.places, layout.attention_plan
         rotation = self._rotation(batch.rope, groups)
-        doubles, singles, (last,) = self._modulations(batch.vec)
-        img = model.x_embedder(batch.img).unflatten(0, (groups, -1))
         txt = batch.txt.unflatten(0, (groups, -1))
-        for weights, vec, c_vec in zip(self._double, doubles[::2], doubles[1::2], strict=True):
+        for index, (vec, c_vec) in enumerate(zip(doubles[::2], doubles[1::2], strict=True)):
+            weights = self._double[index]
             heads = regions.double_before(weights, img, txt, vec, c_vec, rotation, places)
             attended = self._attend(*heads, plan)
             img, txt = regions.double_after(weights, img, txt, attended, vec, c_vec, places)
+            if observer is not None:
+                observer.after_double(index, img)
         x = torch.cat([txt, img], dim=1)
         if places.to_segments is not None:
             x = x.index_select(1, places.to_segments)
-        for weights, vec in zip(self._single, singles, strict=True):
+        for index, vec in enumerate(singles):
+            weights = self._single[index]
             *heads, hidden = regions.single_before(weights, x, vec, rotation, places)
             attended = self._attend(*heads, plan)
             x = regions.single_after(weights, x, attended, hidden, vec, places)
+            if observer is not None:
+                observer.after_single(index, x)
         if places.image_rows is not None:
-            img = x.index_select(1, places.image_rows)
-        else:
-            img = x[:, txt.shape[1] :]
-        scale, shift = blocks.spread(last, places.image_owner)
-        return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)
+            return x.index_select(1, places.image_rows)
+        return x[:, txt.shape[1] :]
 
     @torch.inference_mode()
     def _run_zeros(self, shapes: Sequence[SegmentShape]) -> None:

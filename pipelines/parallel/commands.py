@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipelines.contracts import LatentJob, SamplingParams
 from pipelines.cuts import Cut
+from pipelines.tasks import PictureRole, PictureUse, Task
 
 
 class Table(NamedTuple):
@@ -103,7 +104,15 @@ def _admit(values: Mapping[str, Any]) -> Admit:
 
 
 def _sampling(values: Mapping[str, Any]) -> SamplingParams:
-    return SamplingParams(**{**values, "planned_cuts": _cuts(values["planned_cuts"])})
+    pictures = (
+        PictureUse(**{**use, "role": PictureRole(use["role"])}) for use in values["pictures"]
+    )
+    read = {
+        "planned_cuts": _cuts(values["planned_cuts"]),
+        "task": Task(values["task"]),
+        "pictures": tuple(pictures),
+    }
+    return SamplingParams(**{**values, **read})
 
 
 def _recut(values: Mapping[str, Any]) -> Recut:

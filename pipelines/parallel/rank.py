@@ -97,10 +97,10 @@ class RankStage(DenoiserStage):
                 assert_never(unknown)
 
     def _adopt(self, admit: Admit) -> Trajectory:
-        config, job, sampling = self._flux.config, admit.job, admit.job.sampling
+        job, sampling, channels = admit.job, admit.job.sampling, self._model.latent_width
         shape = SegmentShape(admit.text_tokens, admit.image_tokens)
-        latents = self._receive(shape.image, config.in_channels)
-        velocity = self._receive(shape.image, config.in_channels) if admit.has_velocity else None
+        latents = self._receive(shape.image, channels)
+        velocity = self._receive(shape.image, channels) if admit.has_velocity else None
         width = self._flux.transformer.inner_dim
         rope = self._tables.rotary(shape.text, sampling.height, sampling.width)
         segments = [
@@ -110,7 +110,7 @@ class RankStage(DenoiserStage):
         ]
         return Trajectory(
             job=job,
-            schedule=self._schedule_after(
+            schedule=self._tables.schedule_after(
                 sampling, (*sampling.planned_cuts, *admit.cuts), shape.image
             ),
             segments=tuple(segments),

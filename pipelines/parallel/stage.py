@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob
-from pipelines.errors import StageLost
+from pipelines.begin import NO_PICTURES
+from pipelines.contracts import Checkpoint, Conditioning, EncodedPicture, LatentJob
+from pipelines.errors import StageLost, UnsupportedFeature
 from pipelines.flux1 import memory as footprint
 from pipelines.flux1.checkpoint import open_transformer
 from pipelines.flux1.model import FluxModel
@@ -116,8 +117,17 @@ class ParallelStage(DenoiserStage):
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Trajectory:
-        trajectory = super().admit(job, positive, negative, start)
+        """As one device does, but for tasks whose pictures take part in every step: those raise
+        UnsupportedFeature."""
+        trajectory = super().admit(job, positive, negative, start, pictures)
+        if trajectory.pictures is not NO_PICTURES:
+            raise UnsupportedFeature(
+                f"task: {job.sampling.task} with such pictures is not drawn on several GPUs; ask a"
+                " server whose denoiser has one for each replica",
+                param="task",
+            )
         number = next(self._counter)
         with self.team.together(self._timeout_s):
             dropped = self._forget()

@@ -86,25 +86,21 @@ def _drawn(
     stage: DenoiserStage, family: Family, side: int, guidance_scale: float
 ) -> list[torch.Tensor]:
     """Latents (S, D) of images that the model draws of texts that mean nothing."""
-    trajectories = [
-        stage.admit(
-            LatentJob(
-                work_id=f"preview-{index}",
-                group="preview",
-                sampling=SamplingParams(
-                    height=side,
-                    width=side,
-                    num_inference_steps=_STEPS,
-                    guidance_scale=guidance_scale,
-                    seed=index,
-                    family=family.name,
-                ),
-            ),
-            stage.random_conditioning(_TEXT_TOKENS),
-            None,
+    trajectories = []
+    for index in range(_DRAWN):
+        sampling, pictures = stage.needed(
+            SamplingParams(
+                height=side,
+                width=side,
+                num_inference_steps=_STEPS,
+                guidance_scale=guidance_scale,
+                seed=index,
+                family=family.name,
+            )
         )
-        for index in range(_DRAWN)
-    ]
+        job = LatentJob(work_id=f"preview-{index}", group="preview", sampling=sampling)
+        text = stage.random_conditioning(_TEXT_TOKENS)
+        trajectories.append(stage.admit(job, text, None, None, pictures))
     for _ in range(_STEPS):
         stage.tick(trajectories)
     return [each.latents for each in trajectories]

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, SamplingParams
-from pipelines.errors import InvalidRequest
+from pipelines.contracts import (
+    Checkpoint,
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    SamplingParams,
+)
+from pipelines.errors import DegenerateImage, InvalidRequest
 from pipelines.families import Family
 from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.trajectory import first_modulated
+from pipelines.task_rules import FIELDS, RULES, check_task
+from pipelines.tasks import PictureRole, Task
 
 
 def segment_shapes(
@@ -41,6 +49,28 @@ def check_family(job: LatentJob, family: Family) -> None:
             f"{job.work_id}: is for a model of the family {job.sampling.family}, but the denoiser"
             f" has one of {family.name}"
         )
+
+
+def check_pictures(sampling: SamplingParams, pictures: Sequence[EncodedPicture]) -> None:
+    """Raises InvalidRequest unless a job's pictures are those that its task and its `sampling` say,
+    UnsupportedFeature for what its task cannot do, DegenerateImage for values that are not finite.
+    """
+    if sampling.task is Task.TEXT_TO_IMAGE and not (pictures or sampling.pictures):
+        return  # min_steps and the like are the model's to check
+    check_task(sampling, (sampling.task,))
+    said = [(use.role, use.height, use.width) for use in sampling.pictures]
+    found = [(each.role, each.height, each.width) for each in pictures]
+    if said != found:
+        raise InvalidRequest(f"pictures: the job has {said}, but with it came {found}")
+    for each in pictures:
+        if not bool(each.values.isfinite().all()):
+            raise DegenerateImage(f"{FIELDS[each.role]}: its encoding is not finite")
+
+
+def takes_trades(sampling: SamplingParams) -> bool:
+    """Whether steps of a job of this task may be cut."""
+    controls = any(use.role is PictureRole.CONTROL for use in sampling.pictures)
+    return RULES[sampling.task].takes_trades and not controls
 
 
 def check_start(

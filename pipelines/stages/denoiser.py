@@ -1,8 +1,8 @@
 """The denoiser stage: what the engine's loop does to a set of works, without the loop.
 
 A *trajectory* is one image on its way from noise to latents. Its only changing state is the
-latents, a step index and the cuts made to its schedule; all the rest follows from those and the
-job. So a `Checkpoint` of the three goes on anywhere, to the same bits.
+latents, a step index and the cuts made to its schedule; all the rest follows from those, the job
+and what comes with it. So a `Checkpoint` of the three goes on anywhere, to the same bits.
 """
 
 from __future__ import annotations
@@ -11,22 +11,37 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.catalog import DEFAULT_FAMILY
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents, SamplingParams
+from pipelines.begin import Begin
+from pipelines.catalog import DEFAULT_FAMILY, ControlNetSource
+from pipelines.contracts import (
+    Checkpoint,
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    Latents,
+    SamplingParams,
+)
 from pipelines.cuts import Cut, joined_cuts
 from pipelines.errors import StageFailed, UnsupportedFeature
 from pipelines.families import FlowModel, family_named
-from pipelines.job_shape import shape_of
+from pipelines.job_shape import (
+    reference_sizes,
+    reference_tokens,
+    shape_of,
+    variation_tokens,
+)
 from pipelines.packing.layout import PackedBatch, RotaryTable, SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.admission import (
     check_family,
+    check_pictures,
     check_start,
     conditionings_of,
     segment_shapes,
+    takes_trades,
 )
 from pipelines.stages.tables import Tables
-from pipelines.stages.trajectory import Segment, Trajectory, first_modulated
+from pipelines.stages.trajectory import Segment, Trajectory, active_controls, first_modulated
 
 
 class DenoiserStage:
@@ -46,19 +61,30 @@ class DenoiserStage:
         dtype: str = "float32",
         attention: str = "sdpa",
         compile: bool = False,
+        controlnets: Sequence[ControlNetSource] = (),
     ) -> DenoiserStage:
-        """The stage with the weights of `source`; see `Family` for `attention` and `compile`.
+        """The stage with the weights of `source`; see `Family` for the other options.
 
         Raises CheckpointError, ConfigurationError.
         """
         load = family_named(family).load_flow_model
-        return cls(load(source, device=device, dtype=dtype, attention=attention, compile=compile))
+        options = {"controlnets": controlnets} if controlnets else {}
+        return cls(
+            load(
+                source, device=device, dtype=dtype, attention=attention, compile=compile, **options
+            )
+        )
 
     def segments(
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]:
-        """Tokens of each segment of one step: text and image, twice with true guidance."""
-        return tuple(map(sum, self._shapes(job, positive, negative)))
+        """Tokens of each segment of one step: text and image, twice with true guidance, and what
+        each control map costs in the same tokens."""
+        shapes = self._shapes(job, positive, negative)
+        own = tuple(map(sum, shapes))
+        if not job.sampling.pictures:
+            return own
+        return (*own, *self._model.control_tokens(job.sampling, shapes[0].text))
 
     def forwards(self, job: LatentJob) -> int:
         """How many steps, of one forward each, a job takes unless it is cut."""
@@ -68,11 +94,13 @@ class DenoiserStage:
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> int:
         """Device memory of an admitted trajectory, in bytes."""
-        return self._model.trajectory_bytes(
-            self._shapes(job, positive, negative),
-            num_steps=self.forwards(job),
-            skips_steps=job.sampling.skips_steps,
+        shapes, num_steps = self._shapes(job, positive, negative), self.forwards(job)
+        plain = self._model.trajectory_bytes(
+            shapes, num_steps=num_steps, skips_steps=job.sampling.skips_steps
         )
+        if not job.sampling.pictures:
+            return plain
+        return plain + self._model.picture_bytes(job.sampling, shapes[0].text, num_steps)
 
     def tick_bytes(self, tokens: int) -> int:
         """Device memory of a tick over `tokens` at its peak, in bytes."""
@@ -81,6 +109,10 @@ class DenoiserStage:
     def random_conditioning(self, text_tokens: int) -> Conditioning:
         """Text that means nothing, of the right widths: for measuring how long ticks take."""
         return self._model.random_conditioning(text_tokens)
+
+    def needed(self, sampling: SamplingParams) -> tuple[SamplingParams, list[EncodedPicture]]:
+        """`sampling`, with random pictures if the model draws nothing without: likewise."""
+        return self._model.needed(sampling)
 
     @property
     def device(self) -> torch.device:
@@ -104,49 +136,52 @@ class DenoiserStage:
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Trajectory:
-        """Everything of a trajectory that no step changes, and its noise or `start`'s latents.
+        """Everything of a trajectory that no step changes, and its first latents or `start`'s.
 
-        From `start` it goes on to the same bits as the one that `start` was taken from. Raises
-        InvalidRequest when a conditioning or `start` does not fit the model and the job,
-        DegenerateImage when a conditioning is not finite, UnsupportedFeature for
-        `min_inference_steps` and `planned_cuts` where schedules cannot be cut.
+        `pictures` are those of the job's `sampling.pictures`, in their order. From `start` it goes
+        on to the same bits as the one that `start` was taken from. Raises InvalidRequest when a
+        conditioning, a picture or `start` does not fit the model and the job, DegenerateImage when
+        a conditioning or a picture is not finite, UnsupportedFeature for a task that the model
+        cannot do, and for `min_inference_steps` and `planned_cuts` where schedules cannot be cut.
         """
         model, sampling = self._model, job.sampling
         conditionings = conditionings_of(sampling, positive, negative)
         check_family(job, model.family)
+        check_pictures(sampling, pictures)
+        model.check_task(sampling)
         model.check_conditionings(conditionings)
         if sampling.min_inference_steps is not None or sampling.planned_cuts:
             model.check_can_cut("step_cuts" if sampling.planned_cuts else "min_steps")
         image, cuts = self._image_tokens(sampling), start.cuts if start else ()
-        schedule = self._schedule_after(sampling, (*sampling.planned_cuts, *cuts), image)
+        schedule = self._tables.schedule_after(sampling, (*sampling.planned_cuts, *cuts), image)
         if start is not None:
             check_start(start, schedule, shape=(image, model.latent_width), dtype=model.dtype)
+        begin = self._begin(sampling, schedule, positive, pictures, start)
+        conditionings[0], references = begin.positive, reference_sizes(sampling)
         segments: list[Segment] = []
-        for conditioning, shape in zip(
-            conditionings, segment_shapes(conditionings, image), strict=True
-        ):
+        shapes = segment_shapes(conditionings, image + reference_tokens(sampling))
+        for conditioning, shape in zip(conditionings, shapes, strict=True):
             txt, pooled = model.embed(conditioning)
             if sampling.planned_cuts and not cuts:
-                vec = self._planned_modulation(sampling, pooled, image)
+                vec = self._tables.planned_modulation(sampling, pooled, image)
             else:
-                vec = self._modulation(sampling, pooled, schedule, cuts)
-            rope = self._tables.rotary(shape.text, sampling.height, sampling.width)
+                vec = self._tables.modulation(sampling, pooled, schedule, cuts)
+            place = (shape.text, sampling.height, sampling.width)
+            rope = self._tables.rotary(*place, *([references] if references else []))
             segments.append(Segment(txt, pooled, vec, shape, rope))
         return Trajectory(
             job=job,
             schedule=schedule,
             segments=tuple(segments),
-            latents=(
-                start.latents.to(model.device)
-                if start
-                else model.noise(sampling.seed, sampling.height, sampling.width)
-            ),
+            latents=start.latents.to(model.device) if start else begin.latents,
             step=start.step if start else 0,
             cuts=cuts,
             velocity=(
                 start.velocity.to(model.device) if start and start.velocity is not None else None
             ),
+            pictures=begin.inputs,
         )
 
     @torch.inference_mode()
@@ -181,7 +216,7 @@ class DenoiserStage:
             self._model.check_can_cut("keep")
         except UnsupportedFeature:
             return False
-        return not job.sampling.skips_steps
+        return not job.sampling.skips_steps and takes_trades(job.sampling)
 
     @torch.inference_mode()
     def cut(self, trajectory: Trajectory, num_steps: int) -> None:
@@ -198,7 +233,7 @@ class DenoiserStage:
         cuts = (*trajectory.cuts, cut)
         schedule = self._model.cut_schedule(trajectory.schedule, cut, trajectory.image_tokens)
         trajectory.segments = tuple(
-            segment._replace(vec=self._modulation(sampling, segment.pooled, schedule, cuts))
+            segment._replace(vec=self._tables.modulation(sampling, segment.pooled, schedule, cuts))
             for segment in trajectory.segments
         )
         trajectory.schedule, trajectory.cuts = schedule, cuts
@@ -230,45 +265,21 @@ class DenoiserStage:
             cuts=joined_cuts(sampling.planned_cuts, trajectory.cuts),
         )
 
-    def _schedule_after(
-        self, sampling: SamplingParams, cuts: Sequence[Cut], image_tokens: int
-    ) -> Schedule:
-        """The schedule of a job's steps as it is after these cuts."""
-        schedule = self._tables.schedule(
-            sampling.num_inference_steps, image_tokens, sampling.skips_steps
-        )
-        for cut in cuts:
-            schedule = self._model.cut_schedule(schedule, cut, image_tokens)
-        return schedule
-
-    def _modulation(
+    def _begin(
         self,
         sampling: SamplingParams,
-        pooled: torch.Tensor | None,
         schedule: Schedule,
-        cuts: tuple[Cut, ...],
-    ) -> torch.Tensor:
-        """Modulation of the forwards since the last cut, in one product.
-
-        No more and no less even where some of them are done: the same product has the same bits.
-        """
-        return self._model.modulation(
-            schedule, first_modulated(cuts), sampling.guidance_scale, pooled
-        )
-
-    def _planned_modulation(
-        self, sampling: SamplingParams, pooled: torch.Tensor | None, image_tokens: int
-    ) -> torch.Tensor:
-        """Modulation of all forwards, out of the products that a job takes which is cut so on its
-        way: other products might have other bits."""
-        cuts, parts = sampling.planned_cuts, list[torch.Tensor]()
-        for count in range(len(cuts) + 1):
-            made = cuts[:count]
-            schedule = self._schedule_after(sampling, made, image_tokens)
-            until = cuts[count].step if count < len(cuts) else schedule.num_steps
-            vec = self._modulation(sampling, pooled, schedule, made)
-            parts.append(vec[: until - first_modulated(made)])
-        return torch.cat(parts)
+        positive: Conditioning,
+        pictures: Sequence[EncodedPicture],
+        start: Checkpoint | None,
+    ) -> Begin:
+        """What a job draws from; noise that `start` has behind it is not drawn again."""
+        if pictures:
+            return self._model.begin(sampling, schedule, positive, pictures)
+        if start is not None:
+            return Begin(start.latents, positive)
+        noise = self._model.noise(sampling.seed, sampling.height, sampling.width)
+        return Begin(noise, positive)
 
     def _image_tokens(self, sampling: SamplingParams) -> int:
         return self._model.family.image_tokens(sampling.height, sampling.width)
@@ -277,22 +288,26 @@ class DenoiserStage:
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[SegmentShape, ...]:
         """Of each segment of one step."""
-        conditionings = conditionings_of(job.sampling, positive, negative)
-        return segment_shapes(conditionings, self._image_tokens(job.sampling))
+        sampling = job.sampling
+        shapes = segment_shapes(
+            conditionings_of(sampling, positive, negative),
+            self._image_tokens(sampling) + reference_tokens(sampling),
+        )
+        more = variation_tokens(sampling)
+        return tuple(shape._replace(text=shape.text + more) for shape in shapes) if more else shapes
 
     def _velocities(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """The velocity (S, D) of each trajectory, guided where it has two segments."""
-        parts = iter(
-            self._model.velocity(self._pack(trajectories)).split(
-                [item.image_tokens for item in trajectories for _ in item.segments]
-            )
-        )
+        batch, controls = self._pack(trajectories), active_controls(trajectories)
+        found = self._model.velocity(batch, controls) if controls else self._model.velocity(batch)
+        parts = iter(found.split([shape.image for shape in batch.layout.shapes]))
         velocities: list[torch.Tensor] = []
         for item in trajectories:
-            velocity = next(parts)
+            own = item.image_tokens  # those of references, after them, lead nowhere
+            velocity = next(parts)[:own]
             if len(item.segments) == 2:
                 scale = item.job.sampling.true_cfg_scale
-                velocity = self._model.guide(velocity, next(parts), scale)
+                velocity = self._model.guide(velocity, next(parts)[:own], scale)
             velocities.append(velocity)
         return velocities
 
@@ -301,7 +316,7 @@ class DenoiserStage:
         pairs = [(item, segment) for item in trajectories for segment in item.segments]
         return PackedBatch(
             layout=self._tables.layout(tuple(segment.shape for _, segment in pairs)),
-            img=torch.cat([item.latents for item, _ in pairs]),
+            img=torch.cat([rows for item, _ in pairs for rows in item.pictures.rows(item.latents)]),
             txt=torch.cat([segment.txt for _, segment in pairs]),
             vec=torch.stack(
                 [segment.vec[item.step - first_modulated(item.cuts)] for item, segment in pairs]

@@ -39,4 +39,8 @@ class TextEncoderStage:
         if not prompts:
             return []
         (length,) = {prompt.max_sequence_length for prompt in prompts}
-        return self._encoder.encode([prompt.prompt for prompt in prompts], length)
+        texts = [prompt.prompt for prompt in prompts if not prompt.is_blank]
+        encoded = iter(self._encoder.encode(texts, length) if texts else ())
+        return [
+            self._encoder.blank(length) if prompt.is_blank else next(encoded) for prompt in prompts
+        ]

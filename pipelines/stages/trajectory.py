@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from pipelines.begin import NO_PICTURES, ActiveControl, PictureInputs
 from pipelines.contracts import LatentJob
 from pipelines.cuts import Cut
 from pipelines.errors import DegenerateImage
@@ -37,6 +39,7 @@ class Trajectory:
     step extrapolates from it. A step changes these and `step`; a cut changes `cuts`, `schedule`
     and the segments. `cuts` are those made on the way; the job's planned ones are in `schedule`.
     If it `predicts`, a step leaves the clean latents (S, D) that it sees ahead in `predicted`.
+    `pictures` are what the job's pictures add to each step.
     """
 
     job: LatentJob
@@ -48,6 +51,7 @@ class Trajectory:
     velocity: torch.Tensor | None = None
     predicts: bool = False
     predicted: torch.Tensor | None = None
+    pictures: PictureInputs = NO_PICTURES
 
     @property
     def num_steps(self) -> int:
@@ -56,19 +60,25 @@ class Trajectory:
 
     @property
     def image_tokens(self) -> int:
-        """S, in each segment."""
-        return self.segments[0].shape.image
+        """S, its own in each segment: without those of references."""
+        return len(self.latents)
 
     @property
     def is_done(self) -> bool:
         return self.step >= self.num_steps
 
     def moved(self, velocity: torch.Tensor) -> torch.Tensor:
-        """The latents after a step with `velocity`, moved on by a forecast where one is due."""
+        """The latents after a step with `velocity`, moved on by a forecast where one is due, and
+        blended with the image's outside a mask."""
         share = self.schedule.forecast(self.step)
         if share and self.velocity is not None:
             velocity = extrapolate(velocity, self.velocity, share)
-        return euler_step(self.latents, velocity, self.schedule.sigmas[self.step : self.step + 2])
+        after, sigmas = self.step + 1, self.schedule.sigmas
+        latents = euler_step(self.latents, velocity, sigmas[self.step : after + 1])
+        if self.pictures.blend is None:
+            return latents
+        level = sigmas[after : after + 1] if after < self.num_steps else None
+        return self.pictures.blend.over(latents, level)
 
     def predicted_by(self, velocity: torch.Tensor) -> torch.Tensor:
         """The clean latents that a step with `velocity` sees ahead: x - sigma v, float32."""
@@ -86,3 +96,18 @@ class Trajectory:
 def first_modulated(cuts: tuple[Cut, ...]) -> int:
     """The first forward whose modulation a trajectory with these cuts keeps."""
     return cuts[-1].step if cuts else 0
+
+
+def active_controls(trajectories: Sequence[Trajectory]) -> list[ActiveControl]:
+    """The control maps that act in the next step of these, laid out in their order."""
+    active: list[ActiveControl] = []
+    first = 0
+    for item in trajectories:
+        segments = tuple(range(first, first + len(item.segments)))
+        first += len(segments)
+        active += [
+            ActiveControl(control, item.step, item.latents, segments)
+            for control in item.pictures.controls
+            if control.scales[item.step]
+        ]
+    return active

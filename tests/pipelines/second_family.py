@@ -23,14 +23,22 @@ import torch
 from torch.nn import functional
 
 from pipelines import families
+from pipelines.begin import ActiveControl, Begin
 from pipelines.catalog import ModelSpec
-from pipelines.contracts import Conditioning, LatentJob, TokenGroup
+from pipelines.contracts import (
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    SamplingParams,
+    TokenGroup,
+)
 from pipelines.cuts import Cut
-from pipelines.errors import InvalidRequest
+from pipelines.errors import ConfigurationError, InvalidRequest, UnsupportedFeature
 from pipelines.families import (
     EmbeddedText,
     Family,
     FlowModel,
+    ImageEncoder,
     LatentDecoder,
     PromptEncoder,
     family_named,
@@ -40,6 +48,7 @@ from pipelines.packing.attention import backend
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape, make_places
 from pipelines.sampling import Schedule
 from pipelines.skipping import evaluated_steps, forecasts
+from pipelines.tasks import Task
 
 NAME = "made-up"
 PATCH, CHANNELS, WIDTH, HEADS, HEAD, TEXT, BLOCKS = 32, 32, 64, 4, 16, 24, 3
@@ -130,10 +139,38 @@ class PackedMadeUp:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(FAMILY.image_tokens(height, width), CHANNELS, generator=generator)
 
+    def check_task(self, sampling: SamplingParams) -> None:
+        if sampling.task is not Task.TEXT_TO_IMAGE or sampling.pictures:
+            raise UnsupportedFeature("task: takes no pictures", param="task")
+
+    def begin(
+        self,
+        sampling: SamplingParams,
+        schedule: Schedule,
+        positive: Conditioning,
+        pictures: Sequence[EncodedPicture],
+    ) -> Begin:
+        raise UnsupportedFeature("task: takes no pictures", param="task")
+
+    def needed(self, sampling: SamplingParams) -> tuple[SamplingParams, list[EncodedPicture]]:
+        return sampling, []
+
+    def control_tokens(self, sampling: SamplingParams, text_tokens: int) -> tuple[int, ...]:
+        return ()
+
+    def picture_bytes(self, sampling: SamplingParams, text_tokens: int, num_steps: int) -> int:
+        return 0
+
     def unpacked(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return latents.T.reshape(CHANNELS, height // PATCH, width // PATCH)
 
-    def rotary(self, text_tokens: int, height: int, width: int) -> RotaryTable:
+    def rotary(
+        self,
+        text_tokens: int,
+        height: int,
+        width: int,
+        references: tuple[tuple[int, int], ...] = (),
+    ) -> RotaryTable:
         rows, columns = height // PATCH, width // PATCH
         ids = torch.zeros(text_tokens + rows * columns, 4)
         ids[:text_tokens, 3] = torch.arange(text_tokens)
@@ -165,7 +202,7 @@ class PackedMadeUp:
             attention_plan=self._attend.prepare([sum(shape) for shape in shapes], CPU),
         )
 
-    def velocity(self, batch: PackedBatch) -> torch.Tensor:
+    def velocity(self, batch: PackedBatch, controls: Sequence[ActiveControl] = ()) -> torch.Tensor:
         places, plan = batch.layout.places, batch.layout.attention_plan
         assert places.to_segments is not None
         assert places.owner is not None
@@ -233,6 +270,9 @@ class Words:
     def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
         return [self._encode(text.split()[:length] or [""]) for text in texts]
 
+    def blank(self, length: int) -> Conditioning:
+        return _conditioning(torch.zeros(1, TEXT))
+
     def _encode(self, words: list[str]) -> Conditioning:
         each = [conditioning(zlib.crc32(word.encode()), 1) for word in words]
         return _conditioning(torch.cat([item.tensors["words"] for item in each]))
@@ -255,6 +295,7 @@ class Parts(NamedTuple):
     text_weights: int = 0
     transformer_weights: int = 60_000
     decoder_weights: int = 0
+    encoder_weights: int = 0
     heads: int = HEADS
 
     def encode_bytes(self, *, batch: int, tokens: int) -> int:
@@ -262,6 +303,9 @@ class Parts(NamedTuple):
 
     def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
         return 3 * batch * pixels * itemsize
+
+    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+        return 3 * pixels * itemsize
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
         return tokens * 16 * WIDTH * itemsize
@@ -287,15 +331,21 @@ def _load_squares(source: str, *, device: str, dtype: str) -> LatentDecoder:
     return Squares()
 
 
+def _load_no_encoder(source: str, **options: Any) -> ImageEncoder:
+    raise ConfigurationError("task: takes no pictures")
+
+
 FAMILY = Family(
     name=NAME,
     size_multiple=PATCH,
     text_files=(),
     transformer_files=(),
     decoder_files=(),
+    encoder_files=(),
     load_prompt_encoder=_load_words,
     load_flow_model=_load_model,
     load_latent_decoder=_load_squares,
+    load_image_encoder=_load_no_encoder,
     parts_of=lambda spec: Parts(),
     shards=False,
 )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipelines.catalog import DEFAULT_FAMILY, ModelSpec
-from pipelines.contracts import Conditioning, LatentJob, SamplingParams
+from pipelines.contracts import Conditioning, EncodedPicture, LatentJob, SamplingParams
 from pipelines.families import family_of
 
 REPEATS = 3
@@ -57,8 +58,15 @@ class Measurable(Protocol[Trajectory]):
         self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
     ) -> tuple[int, ...]: ...
 
+    def needed(self, sampling: SamplingParams) -> tuple[SamplingParams, list[EncodedPicture]]: ...
+
     def admit(
-        self, job: LatentJob, positive: Conditioning, negative: Conditioning | None
+        self,
+        job: LatentJob,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        start: None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Trajectory: ...
 
     def tick(self, trajectories: Sequence[Trajectory]) -> None: ...
@@ -112,12 +120,18 @@ def measure(
         if points and clock() >= deadline:
             break
         jobs = _jobs(mix, family)
-        works = [stage.admit(job, text, None) for job in jobs]
+        works = [_admit(stage, job, text) for job in jobs]
         times = _times(stage, works, deadline, clock, needs_one=not points)
         if len(times) == REPEATS or not points:
             lengths = tuple(length for job in jobs for length in stage.segments(job, text, None))
             points.append(Point(lengths, statistics.median(times)))
     return points
+
+
+def _admit(stage: Measurable[Trajectory], job: LatentJob, text: Conditioning) -> Trajectory:
+    """A work of this size, with pictures where the stage's model draws nothing without."""
+    sampling, pictures = stage.needed(job.sampling)
+    return stage.admit(replace(job, sampling=sampling), text, None, None, pictures)
 
 
 def _times(

@@ -15,6 +15,7 @@ from pipelines.contracts import (
     Checkpoint,
     Conditioning,
     Cut,
+    EncodedPicture,
     LatentJob,
     Latents,
     SamplingParams,
@@ -87,6 +88,7 @@ class FakeStage:
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Walk:
         if job.sampling.seed == self.bad_admission:
             raise TypeError("cannot admit")

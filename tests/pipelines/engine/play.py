@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from pipelines.contracts import Checkpoint, Conditioning, LatentJob, Latents
+from pipelines.contracts import Checkpoint, Conditioning, EncodedPicture, LatentJob, Latents
 from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine, HandedOver
 from pipelines.engine.scheduling.policies import Policy
@@ -76,10 +76,11 @@ class ScriptedStage(DenoiserStage):
         positive: Conditioning,
         negative: Conditioning | None,
         start: Checkpoint | None = None,
+        pictures: Sequence[EncodedPicture] = (),
     ) -> Trajectory:
         if start is not None:
             self.resumed.append(job.work_id)
-        return super().admit(job, positive, negative, start)
+        return super().admit(job, positive, negative, start, pictures)
 
     def tick(self, trajectories: Sequence[Trajectory]) -> None:
         if self.before_tick is not None:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from pipelines.catalog import models
-from pipelines.contracts import Conditioning, LatentJob, TokenGroup
+from pipelines.contracts import (
+    Conditioning,
+    EncodedPicture,
+    LatentJob,
+    SamplingParams,
+    TokenGroup,
+)
 from pipelines.engine.costs.calibrate import REPEATS, Point, Shape, choose_shapes, measure
 from pipelines.families import family_of
 from pipelines.stages.denoiser import DenoiserStage
@@ -35,7 +41,17 @@ class SlowStage:
     ) -> tuple[int, ...]:
         return (job.sampling.height * job.sampling.width // 256 + positive.sequence_length,)
 
-    def admit(self, job: LatentJob, positive: Conditioning, negative: Conditioning | None) -> int:
+    def needed(self, sampling: SamplingParams) -> tuple[SamplingParams, list[EncodedPicture]]:
+        return sampling, []
+
+    def admit(
+        self,
+        job: LatentJob,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        start: None = None,
+        pictures: Sequence[EncodedPicture] = (),
+    ) -> int:
         return self.segments(job, positive, negative)[0]
 
     def tick(self, trajectories: Sequence[int]) -> None:
