@@ -28,9 +28,8 @@ from serve.api.jobs.submitting import (
     submitted_response,
     wants_job,
 )
-from serve.api.json_body import read_json_object
 from serve.api.openapi.failures import DRAWS, KEEPS, READS_GENERATION, failures
-from serve.api.pictures.uploads import SentBody, lifted
+from serve.api.pictures.uploads import SentBody, read_json
 from serve.api.planning import log_entry, pictures_of, plan_of, tenant_in, trace_of
 from serve.api.schemas import (
     GENERATION_BODY,
@@ -121,7 +120,7 @@ async def generate_images(request: Request) -> Response:
     services = services_of(request)
     arrived = services.now()
     with trace_of(request).root.part("read"):
-        sent = lifted(await read_json_object(request))
+        sent = await read_json(request)
         if wants_job(request) and services.jobs is not None:
             return await as_job(request, services, sent)
         fields = parse_request(sent.fields, sent.uploads)

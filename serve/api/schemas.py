@@ -181,6 +181,23 @@ VARIATION_BODY = _body_or_form(VARIATION_SCHEMA)
 JOB_BODY = _body_or_form(JOB_SCHEMA)
 """Of forms too: a file stands where JSON has a picture, and numbers are text."""
 
+HUGGING_FACE_EDIT_SCHEMA = "ImageToImageRequest"
+HUGGING_FACE_EDIT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{HUGGING_FACE_EDIT_SCHEMA}"}
+            },
+            **{
+                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("png", "jpeg", "webp", "gif")
+            },
+        },
+    }
+}
+"""Of Hugging Face's task: the picture alone, or JSON with it as `inputs`."""
+
 GENERATION_BODY = body_of(GENERATION_SCHEMA)
 """Documents the body of a route that reads it by hand, strictly. The schema, with other tools'
 words and this server's ranges, is `openapi/generation_fields.py`'s."""

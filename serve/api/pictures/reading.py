@@ -87,7 +87,7 @@ class PictureReader:
             return (found[0] if found else None), "white"
         found = await self._all("mask", [request.mask] if request.mask else [], request, problems)
         if not found:
-            return None, "transparent"
+            return None, "white"
         if not found[0].head.has_alpha:
             problems.add(
                 InvalidRequest(

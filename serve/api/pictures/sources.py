@@ -90,7 +90,7 @@ def sources_of(
             use=use,
             source=None if source is None else source.source,
             mask=None if mask is None else mask.source,
-            mask_meaning=pictures.mask_meaning,
+            mask_meaning=pictures.mask_meaning if use.role in _MASKED else "white",
             padding=NO_PADDING if use.role in _UNPADDED else padding,
             background=colour,
         )
@@ -129,6 +129,7 @@ def sources_of(
     return Sources(tuple(each.use for each in recipes), tuple(recipes))
 
 
+_MASKED = (PictureRole.MASK, PictureRole.MASKED_IMAGE)
 _UNPADDED = (PictureRole.REFERENCE, PictureRole.CONTROL)
 
 

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from pipelines.errors import InvalidRequest
-from serve.api.json_body import parse_json_object
+from serve.api.json_body import check_json, parse_json_object, whole_body
 from serve.api.pictures.form import fields_of
 from serve.api.uploads import form_parts
-from serve.errors import ClientGone
 
 UPLOAD = "upload:"
 
@@ -58,18 +57,10 @@ async def read_body(request: Request) -> SentBody:
     return await run_in_threadpool(_from_form, body, content_type)
 
 
-async def whole_body(request: Request) -> bytes:
-    """Raises ClientGone, and InvalidRequest for one that the HTTP server has dropped."""
-    try:
-        body = await request.body()
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    if not body and "upgrade" in request.headers:
-        raise InvalidRequest(
-            "the body did not arrive: the HTTP server drops it where a request asks for another"
-            " protocol; send it without the header `upgrade` (in Java: version(HTTP_1_1))"
-        )
-    return body
+async def read_json(request: Request) -> SentBody:
+    """The same of a route that takes JSON alone. Raises as `read_body`."""
+    check_json(request)
+    return await run_in_threadpool(_from_json, await whole_body(request))
 
 
 def upload_of(data: bytes, uploads: dict[str, bytes]) -> str:
