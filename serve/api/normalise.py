@@ -70,7 +70,7 @@ def normalise(
     steps = problems.check(lambda: chosen.value[0])
     scene = problems.check(
         lambda: Scene(
-            parsed=parsed.value,
+            parsed=parsed.or_else(ParsedPrompt(text="")),
             spec=spec,
             rules=SizeRules.of(spec, limits),
             control_kinds=control_kinds,
@@ -83,7 +83,7 @@ def normalise(
             pictures,
             scene.value,
             task.value,
-            steps=steps,
+            steps=chosen.or_else((spec.num_inference_steps, None))[0],
             problems=problems,
             warnings=warnings,
         )

@@ -15,7 +15,7 @@ from pipelines.tasks import PictureRole, Task
 from serve.api.pictures.choosing_task import WhatCame, choose_task
 from serve.api.pictures.picture import Pictures
 from serve.api.pictures.sources import Sources, padded_size, size_of_input, sources_of
-from serve.api.problems import Checked, Problems
+from serve.api.problems import Problems
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import Ratio, Size, SizeRules
 from serve.api.values import check_number
@@ -98,7 +98,7 @@ def drawn_from(
     scene: Scene,
     task: Task,
     *,
-    steps: Checked[int],
+    steps: int,
     problems: Problems,
     warnings: list[str],
 ) -> DrawnFrom:
@@ -107,7 +107,7 @@ def drawn_from(
     Raises the first InvalidRequest or UnsupportedFeature.
     """
     size = problems.check(lambda: _size(request, pictures, scene, task, warnings))
-    strength = problems.check(lambda: _strength(request, task, steps.value))
+    strength = problems.check(lambda: _strength(request, task, steps))
     pastes_back = _pastes_back(request, pictures, task, warnings)
     sources = problems.check(
         lambda: sources_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 from typing import Any
 
@@ -126,10 +127,8 @@ def test_what_contradicts_itself(named: list[tuple[str, object]], said: str):
 
 @given(st.lists(st.tuples(st.text("ab[]01", max_size=8), st.text(max_size=4)), max_size=5))
 def test_any_names_are_read_or_refused(named: list[tuple[str, object]]):
-    try:
+    with contextlib.suppress(InvalidRequest):
         assert fields_of(named) is not None
-    except InvalidRequest as error:
-        assert error.message
 
 
 def test_files_of_a_form():
