@@ -158,11 +158,9 @@ async def draw(
         return ApiResponse(images.model_dump(exclude_none=True), headers=headers)
 
 
-async def as_job(
-    request: Request, services: Services, sent: SentBody, *, is_variation: bool = False
-) -> Response:
+async def as_job(request: Request, services: Services, sent: SentBody) -> Response:
     """As the client prefers: nobody waits for the images, which are stored."""
-    submitted = await submit_body(request, services, sent, is_variation=is_variation)
+    submitted = await submit_body(request, services, sent)
     applied = {"preference-applied": RESPOND_ASYNC}
     return await submitted_response(request, services, submitted, headers=applied)
 

@@ -76,14 +76,11 @@ def wants_job(request: Request) -> bool:
     return any(each.partition(";")[0].strip().lower() == RESPOND_ASYNC for each in given)
 
 
-async def submit_body(
-    request: Request, services: Services, sent: SentBody, *, is_variation: bool = False
-) -> SubmittedJob:
+async def submit_body(request: Request, services: Services, sent: SentBody) -> SubmittedJob:
     """Store the generation that the body asks for, which may have a `webhook_url`. Raises as
     `submit`, and for a body that is none."""
-    fields, webhook = parse_job(sent, is_variation=is_variation)
-    body = {**sent.fields, KIND: VARIATION} if is_variation else sent.fields
-    return await submit(request, services, body=body, fields=fields, webhook=webhook)
+    fields, webhook = parse_job(sent)
+    return await submit(request, services, body=sent.fields, fields=fields, webhook=webhook)
 
 
 class JobBody(NamedTuple):
@@ -93,7 +90,7 @@ class JobBody(NamedTuple):
     webhook: str | None
 
 
-def parse_job(sent: SentBody, *, is_variation: bool = False) -> JobBody:
+def parse_job(sent: SentBody) -> JobBody:
     """What a body that may have a `webhook_url` and a `kind` asks for. Raises as `parse_request`;
     of several mistakes all are told."""
     problems, body = Problems(), sent.fields
@@ -108,7 +105,7 @@ def parse_job(sent: SentBody, *, is_variation: bool = False) -> JobBody:
         lambda: parse_request(
             {name: body[name] for name in body if name not in (WEBHOOK_URL, KIND)},
             sent.uploads,
-            is_variation=is_variation or kind == VARIATION,
+            is_variation=kind == VARIATION,
         )
     )
     problems.check(lambda: _check_kind(kind, fields.value))

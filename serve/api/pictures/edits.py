@@ -13,7 +13,13 @@ from serve.api.disconnect import while_connected
 from serve.api.event_stream import event_stream
 from serve.api.image_stream import EDIT, ImageStream
 from serve.api.images import DRAWN, as_job, draw
-from serve.api.jobs.submitting import KEY_PARAMETER, PREFER_PARAMETER, wants_job
+from serve.api.jobs.submitting import (
+    KEY_PARAMETER,
+    KIND,
+    PREFER_PARAMETER,
+    VARIATION,
+    wants_job,
+)
 from serve.api.openapi.failures import DRAWS, KEEPS, READS_GENERATION, failures
 from serve.api.pictures.uploads import SentBody, read_body
 from serve.api.planning import trace_of
@@ -67,7 +73,10 @@ async def _answer(request: Request, *, is_variation: bool) -> Response:
     with trace_of(request).root.part("read"):
         sent = await read_body(request)
         if wants_job(request) and services.jobs is not None:
-            return await as_job(request, services, sent, is_variation=is_variation)
+            kind = VARIATION if is_variation else "edit"
+            return await as_job(
+                request, services, sent._replace(fields={KIND: kind, **sent.fields})
+            )
         fields = edit_fields(sent, is_variation=is_variation)
     if fields.stream:
         stream = ImageStream(request, services, fields, arrived, kind=EDIT)
