@@ -146,10 +146,10 @@ def _source_json(source: PictureSource | None) -> dict[str, Any] | None:
 
 
 def _recipe(said: Mapping[str, Any]) -> PictureRecipe:
-    use = said["use"]
+    use: dict[str, Any] = {**said["use"], "role": PictureRole(said["use"]["role"])}
     red, green, blue = said["background"]
     return PictureRecipe(
-        use=PictureUse(**{**use, "role": PictureRole(use["role"])}),
+        use=PictureUse(**use),
         source=None if said["source"] is None else PictureSource(**said["source"]),
         mask=None if said["mask"] is None else PictureSource(**said["mask"]),
         mask_meaning=said["mask_meaning"],

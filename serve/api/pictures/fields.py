@@ -62,7 +62,7 @@ def _references(value: object) -> object:
 
 
 def _list(value: object) -> object:
-    return [value] if isinstance(value, dict) else value
+    return [cast("dict[str, object]", value)] if isinstance(value, dict) else value
 
 
 Reference = Annotated[str, BeforeValidator(_reference), WithJsonSchema(_REFERENCE)]
