@@ -28,7 +28,7 @@ def bind_stages(
     subclass may take the denoiser's place.
     """
     bound: dict[str, Application] = {}
-    for row, options in config.deployed().items():
+    for row, options in config.deployed(spec).items():
         cls = denoiser if denoiser is not None and row.key == "denoiser" else row.shim_class()
         decorate = ray.serve.deployment(
             name=row.name,

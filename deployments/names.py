@@ -11,6 +11,7 @@ class StageName(StrEnum):
     """A stage's deployment name; its member name in lower case is its key in `StagesConfig`."""
 
     TEXT_ENCODER = "TextEncoder"
+    IMAGE_ENCODER = "ImageEncoder"
     DENOISER = "Denoiser"
     VAE_DECODER = "VaeDecoder"
     SAFETY = "SafetyClassifier"

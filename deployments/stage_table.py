@@ -28,8 +28,9 @@ latents; the others can start meanwhile, and grow with the images that the denoi
 Router = Literal["FinishFirstRouter", "LessBusyRouter"]
 """Which replica gets a call: a class of `deployments.routing.routers`."""
 
-ModelPart = Literal["text_encoder", "transformer", "vae"]
-"""A part of the served model, whose memory its family can tell."""
+ModelPart = Literal["text_encoder", "image_encoder", "transformer", "vae"]
+"""A part of the served model, whose memory its family can tell: of the VAE, `image_encoder` is the
+encoder's half, `vae` the decoder's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class StageRow:
 
     `shim` is "module:Class". `phase` is the first word of its spans and of its timings. `holds` is
     the part of the model that it computes with: the memory of other weights is not known, and a
-    check of a configuration says so.
+    check of a configuration says so. One that `needs_pictures` has only to do with requests that
+    come with some: others neither wake it nor wait for it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class StageRow:
     place: Place
     phase: str
     holds: ModelPart | None = None
+    needs_pictures: bool = False
     router: Router = "LessBusyRouter"
 
     @property
@@ -74,6 +77,16 @@ STAGES = (
         place="before_latents",
         phase="encode",
         holds="text_encoder",
+    ),
+    StageRow(
+        name=str(StageName.IMAGE_ENCODER),
+        key="image_encoder",
+        shim="deployments.stages.image_encoder:ImageEncoder",
+        takes=("spec", "options", "weights", "storage"),
+        place="before_latents",
+        phase="encode_image",
+        holds="image_encoder",
+        needs_pictures=True,
     ),
     StageRow(
         name=str(StageName.DENOISER),

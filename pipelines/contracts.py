@@ -279,14 +279,16 @@ class GenerationJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Text tokens in (negative prompt included), latent tokens out, and the denoiser's part of the
-    work: its seconds (`Latents.device_seconds`), and forwards times pixels in 1e6, of all images.
+    """Tokens in, of texts (negative prompt included) and of pictures, the `input_image_tokens`
+    among them; latent tokens out; and the denoiser's part of the work: its seconds
+    (`Latents.device_seconds`), and forwards times pixels in 1e6, of all images.
     """
 
     input_tokens: int
     output_tokens: int
     device_seconds: float = 0.0
     megapixel_steps: float = 0.0
+    input_image_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

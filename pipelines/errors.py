@@ -126,9 +126,10 @@ class StoreUnavailable(SluiceError):
 class ContentPolicyViolation(SluiceError):
     """A prompt or an image was refused.
 
-    `stage` is "prompt" or "image"; `category` one of the policy's; `score` and `threshold` are in
-    0..1 (a matched prompt rule has score 1.0 and threshold 1.0); `image_index` is the image of the
-    request that was refused, None for a prompt.
+    `stage` is "prompt", "image" for one that was drawn, or "picture" for one that the request
+    brought along, which `picture` names by its field; `category` is one of the policy's; `score`
+    and `threshold` are in 0..1 (a matched prompt rule has score 1.0 and threshold 1.0);
+    `image_index` is the image of the request that was refused, None for a prompt or a picture.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class ContentPolicyViolation(SluiceError):
         threshold: float,
         param: str | None = None,
         image_index: int | None = None,
+        picture: str | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -150,6 +152,7 @@ class ContentPolicyViolation(SluiceError):
             threshold=threshold,
             param=param,
             image_index=image_index,
+            picture=picture,
         )
         self.stage = stage
         self.category = category
@@ -157,6 +160,7 @@ class ContentPolicyViolation(SluiceError):
         self.threshold = threshold
         self.param = param
         self.image_index = image_index
+        self.picture = picture
 
 
 class DegenerateImage(SluiceError):

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ModelPart = str
-"""A part of the model: "text_encoder", "transformer" or "vae"."""
+"""A part of the model: "text_encoder", "image_encoder", "transformer" or "vae"; or a model beside
+it that some pictures need: "variation", "controlnet canny+depth"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

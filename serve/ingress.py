@@ -68,7 +68,7 @@ class Ingress:
         leave_polls_out_of_access_log()
         self._settings = settings
         self._services = Services.over(
-            _graph(settings, handles),
+            _graph(settings, spec, handles),
             open_store(settings.stages.storage),
             settings=settings,
             spec=spec,
@@ -78,7 +78,7 @@ class Ingress:
             sinks=sinks(settings.tracing),
             ask_all=ask_all_ingresses,
             node_metrics=node_metrics,
-            running=RunningStages(_computing(settings, handles)).ask,
+            running=RunningStages(_computing(settings, spec, handles)).ask,
             cluster_load=RayLoad(_denoiser(settings, handles)),
             job_store=_job_store(settings),
             replica=own_name(),
@@ -126,8 +126,10 @@ class Ingress:
         return app
 
 
-def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Graph | RemoteGraph:
-    scales_to_zero = settings.stages.scales_to_zero()
+def _graph(
+    settings: Settings, spec: ModelSpec, handles: dict[str, DeploymentHandle[Any]]
+) -> Graph | RemoteGraph:
+    scales_to_zero = settings.stages.scales_to_zero(spec)
     if settings.stages.layout == "fused":
         return RemoteGraph(handles[FUSED.key], scales_to_zero=scales_to_zero)
     classifies = settings.stages.safety.classifier != "off"
@@ -135,15 +137,15 @@ def _graph(settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> Gra
         handles,
         classifies=classifies,
         scales_to_zero=scales_to_zero,
-        table=settings.stages.table,
+        table=settings.stages.rows(spec),
     )
 
 
 def _computing(
-    settings: Settings, handles: dict[str, DeploymentHandle[Any]]
+    settings: Settings, spec: ModelSpec, handles: dict[str, DeploymentHandle[Any]]
 ) -> list[DeploymentHandle[Any]]:
     """The deployments that compute with a part of the model."""
-    rows = settings.stages.deployed()
+    rows = settings.stages.deployed(spec)
     return [handles[row.key] for row in rows if row is FUSED or row.holds is not None]
 
 

@@ -63,7 +63,8 @@ class DenoiseAttempts:
 
     `checkpoint` is what it goes on from, and `resumed_at` are the steps at which it did so, 0 for a
     start from noise, after `count` attempts in all, which are parts of `span`. `was_accepted` once
-    a replica has taken it on. With `start`, its request is taken up again there.
+    a replica has taken it on, `lost` once one was lost, its own or one that it was waiting for.
+    With `start`, its request is taken up again there.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class DenoiseAttempts:
         self.resumed_at: list[int] = []
         self.count = 0
         self.was_accepted = False
+        self.lost = False
         self._log = log
         self._span = span
         self._losses = 0
@@ -100,6 +102,7 @@ class DenoiseAttempts:
                     self._go_on("its denoiser goes away")
                     continue
             except ReplicaLost as lost:
+                self.lost = True
                 metrics.LOST_CALLS.add(stage=str(lost.stage))
                 self._count_loss(lost, began_at)
                 self._go_on(f"a replica of {lost.stage} was lost")

@@ -46,7 +46,9 @@ class DrainingGraph(Graph):
         table: Sequence[StageRow] = STAGES,
     ) -> None:
         super().__init__(handles, classifies=classifies, scales_to_zero=scales_to_zero, table=table)
-        self._holds = {row.name: handles[row.key].options(method_name="hold") for row in table}
+        self._holds = {
+            row.name: handles[row.key].options(method_name="hold") for row in self._table
+        }
         self._in_flight = 0
         self._watch: asyncio.Task[None] | None = None
 

@@ -10,7 +10,7 @@ what recent images took beside their denoising: encoding, decoding, and the ways
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -47,12 +47,24 @@ class Forecast:
     device_s: float | None = None
 
 
+class Needed(NamedTuple):
+    """The stages that a request needs: those before its images have latents, and all; the others
+    can start meanwhile."""
+
+    before_latents: Sequence[str]
+    all: Sequence[str]
+
+    @property
+    def after_latents(self) -> Sequence[str]:
+        return [stage for stage in self.all if stage not in self.before_latents]
+
+
 class Forecasts:
     """Forecasts for one application's graph.
 
-    `backlogs` are those of its denoisers, `before_latents` the stages that an image needs before it
-    has latents; the others can start meanwhile. With `spreads`, each image is a work of its own, on
-    any denoiser; else a request is one.
+    `backlogs` are those of its denoisers. `needed` tells by a request's parameters the stages that
+    it needs. With `spreads`, each image is a work of its own, on any denoiser; else a request is
+    one.
     """
 
     def __init__(
@@ -60,11 +72,11 @@ class Forecasts:
         cold_pools: ColdPools,
         backlogs: Backlogs,
         *,
-        before_latents: Sequence[str],
+        needed: Callable[[GenerationParams], Needed],
         spreads: bool,
     ) -> None:
         self._cold_pools = cold_pools
-        self._before_latents = before_latents
+        self._needed = needed
         self._backlogs = backlogs
         self._spreads = spreads
         self._rest = DecodeLatency()
@@ -78,8 +90,8 @@ class Forecasts:
     def forecast(self, params: GenerationParams) -> Forecast:
         """What is known of a request with these parameters."""
         now = time.perf_counter()
-        starts = self._starts(now)
-        asleep = tuple(map(str, self._cold_pools.cold(now)))
+        starts = self._starts(params, now)
+        asleep = tuple(map(str, self._cold_pools.cold(now, self._needed(params).all)))
         denoising = self._denoising(params)
         if denoising is None:
             return Forecast(asleep=asleep, cold_start_s=starts.all_s)
@@ -103,7 +115,7 @@ class Forecasts:
         nothing: for lack of knowledge nothing is refused.
         """
         now, terms = time.perf_counter(), job.terms
-        starts = self._starts(now)
+        starts = self._starts(job.params, now)
         if not terms.refuses_late or terms.deadline is None or starts.all_s == 0:
             return
         denoising = self._denoising(job.params)
@@ -118,11 +130,8 @@ class Forecasts:
                 retry_after_s=starts.all_s if denoise_s + rest_s <= left_s else None,
             )
 
-    def _starts(self, now: float) -> _Starts:
-        return _Starts(
-            self._cold_pools.cold_start_s(now, self._before_latents),
-            self._cold_pools.cold_start_s(now),
-        )
+    def _starts(self, params: GenerationParams, now: float) -> _Starts:
+        return _Starts(*(self._cold_pools.cold_start_s(now, each) for each in self._needed(params)))
 
     def _denoising(self, params: GenerationParams) -> _Denoising | None:
         """By the running denoisers, or one like the last of those that ran; None before any did."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from deployments.graph.listening.listener import Listener
 from deployments.graph.listening.progress_reporter import ProgressReporter
 from deployments.graph.steering.steering import NO_CONTROLS, Controls, Steering
-from deployments.graph.warnings import warnings_for
+from deployments.graph.warnings import untouched_warnings, warnings_for
 from deployments.storage.parameters import parameters_text
 from deployments.storage.receipt import receipt_text
-from deployments.wire.packed import PackedCheckpoint, PackedLatents, PromptFacts
+from deployments.wire.packed import PackedCheckpoint, PromptFacts
 from deployments.wire.parts import ImageCheckpoint, ImageDrawn, Part
 from pipelines.contracts import (
     FinishedImage,
@@ -23,8 +23,11 @@ from pipelines.contracts import (
     SafetyVerdict,
     Usage,
 )
+from pipelines.cuts import Cut
 from pipelines.errors import ContentPolicyViolation
+from pipelines.families import family_named
 from pipelines.job_shape import shape_of
+from pipelines.tasks import PictureRole
 
 
 class Image(NamedTuple):
@@ -57,6 +60,10 @@ class Image(NamedTuple):
     def controls(self) -> Controls:
         """What is asked of it, as of now."""
         return NO_CONTROLS if self.steering is None else self.steering.controls
+
+
+NO_PROMPT = (PromptFacts(num_tokens=0),)
+"""Of an image for which no prompt was read."""
 
 
 class Drawn(NamedTuple):
@@ -101,19 +108,24 @@ def result_of(
     return GenerationResult(
         images=tuple(image.file for image in images),
         usage=usage_of(params, facts, [image.file for image in images]),
-        warnings=warnings_for(params, *facts),
+        warnings=(
+            *warnings_for(params, *facts),
+            *untouched_warnings(image.file.steps_run == 0 for image in images),
+        ),
         timings={**slowest.file.timings, "total": total_s},
         resumed_at=tuple(step for image in images for step in image.resumed_at),
         cold_stages=slowest.cold_stages,
     )
 
 
-def finish_spec(job: GenerationJob, index: int, latents: PackedLatents) -> FinishSpec:
+def finish_spec(
+    job: GenerationJob, index: int, *, steps_run: int, cuts: Sequence[Cut]
+) -> FinishSpec:
     """How image `index` is finished: with its own seed, and with a text and a receipt of what was
-    really drawn."""
+    really drawn: in `steps_run` forwards, the schedule changed by `cuts`."""
     spec = replace(job.finish, seed=job.params.seed + index)
     text, receipt = (
-        write(job.params, spec, steps_run=latents.steps_run, cuts=latents.cuts)
+        write(job.params, spec, job.recipes, steps_run=steps_run, cuts=cuts)
         for write in (parameters_text, receipt_text)
     )
     return replace(spec, parameters=text, receipt=receipt)
@@ -140,10 +152,24 @@ def pixel_count(params: GenerationParams) -> int:
 def usage_of(
     params: GenerationParams, facts: Sequence[PromptFacts], files: Sequence[FinishedImage]
 ) -> Usage:
-    """Of a request with these prompts and images."""
+    """Of a request with these prompts and images. What was not drawn took nothing in."""
+    drawn = sum(file.steps_run != 0 for file in files)
+    picture_tokens = input_picture_tokens(params) if drawn else 0
     return Usage(
-        input_tokens=sum(item.num_tokens for item in facts),
-        output_tokens=params.num_images * shape_of(params).image_tokens,
+        input_tokens=sum(item.num_tokens for item in facts) + picture_tokens,
+        input_image_tokens=picture_tokens,
+        output_tokens=drawn * shape_of(params).image_tokens,
         device_seconds=sum(file.device_seconds for file in files),
         megapixel_steps=sum(file.megapixel_steps for file in files),
+    )
+
+
+def input_picture_tokens(params: GenerationParams) -> int:
+    """Image tokens of the pictures that a request brings along, masks not counted: they say where,
+    and not what."""
+    family = family_named(params.family)
+    return sum(
+        family.image_tokens(picture.height, picture.width)
+        for picture in params.pictures
+        if picture.role is not PictureRole.MASK
     )

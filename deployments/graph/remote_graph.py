@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.graph.attempts import accepted, retried
 from deployments.graph.calls import Calls, is_ready
-from deployments.graph.forecast import COLD_START, Forecast, Forecasts
+from deployments.graph.forecast import COLD_START, Forecast, Forecasts, Needed
 from deployments.graph.graph import READY_TIMEOUT_S
 from deployments.graph.image import drawn_before, result_of, tell_drawn
 from deployments.graph.listening.listener import Listener, Wants, tell, unheard
@@ -45,8 +45,9 @@ class RemoteGraph:
         self._caller = own_name()
         self._cold_pools = ColdPools({StageName.FUSED: self._ready}, scales_to_zero or {})
         backlogs = pool_of(handle.app_name, handle.deployment_name).backlogs
+        needed = Needed((StageName.FUSED,), (StageName.FUSED,))
         self._forecasts = Forecasts(
-            self._cold_pools, backlogs, before_latents=(StageName.FUSED,), spreads=False
+            self._cold_pools, backlogs, needed=lambda params: needed, spreads=False
         )
 
     async def generate(

@@ -54,10 +54,12 @@ class ColdPools:
         }
         self._wakes: dict[str, asyncio.Task[None]] = {}
 
-    def cold(self, now: float) -> tuple[str, ...]:
-        """The stages that are known to have no replica."""
+    def cold(self, now: float, among: Collection[str] | None = None) -> tuple[str, ...]:
+        """The stages, or those of `among`, that are known to have no replica."""
         return tuple(
-            stage for stage, each in self._cold_pools.items() if each.pool.cold.is_cold(now)
+            stage
+            for stage, each in self._cold_pools.items()
+            if (among is None or stage in among) and each.pool.cold.is_cold(now)
         )
 
     def cold_start_s(self, now: float, among: Collection[str] | None = None) -> float:
@@ -72,12 +74,12 @@ class ColdPools:
             default=0.0,
         )
 
-    def wake(self, now: float) -> None:
-        """Make Serve start what sleeps, all of it, and return at once.
+    def wake(self, now: float, among: Collection[str] | None = None) -> None:
+        """Make Serve start what sleeps, all of it or of `among`, and return at once.
 
         Whoever asked may leave: a stage that is woken wakes.
         """
-        for stage in self.cold(now):
+        for stage in self.cold(now, among):
             self._cold_pools[stage].pool.cold.wished(now)
             if stage not in self._wakes:
                 metrics.COLD_STARTS.add(stage=stage)

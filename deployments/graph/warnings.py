@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import GenerationParams
 from pipelines.prompts.markup import quoted
@@ -31,6 +33,16 @@ def warnings_for(
                 f"true_cfg_scale: {params.true_cfg_scale:g} has no effect without a negative_prompt"
             )
     return tuple(found)
+
+
+def untouched_warnings(untouched: Iterable[bool]) -> tuple[str, ...]:
+    """Of a request's images, whether each is the input as it came."""
+    if not any(untouched):
+        return ()
+    return (
+        "mask: covers nothing to draw anew, so the image is the input's own and nothing was drawn;"
+        " mark what is to change",
+    )
 
 
 def unread_warnings(field: str, unread: UnreadText) -> list[str]:

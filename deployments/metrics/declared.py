@@ -141,11 +141,17 @@ PROMPTS = Counter(
     where="TextEncoder",
     help="Prompts asked for: encoded, shared with an equal one under way, or cached.",
 )
+PICTURES = Counter(
+    name="sluice_pictures",
+    labels=("result",),
+    where="ImageEncoder",
+    help="Pictures to be encoded: encoded, shared with an equal one under way, or cached.",
+)
 CLASSIFIED_IMAGES = Counter(
     name="sluice_classified_images",
     labels=("verdict",),
     where="SafetyClassifier",
-    help="Images that were classified: passed or flagged.",
+    help="Images that were classified, drawn or brought along: passed or flagged.",
 )
 STORED_BYTES = Counter(
     name="sluice_stored_bytes", where="Finisher", help="Bytes of files put into storage."

@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from deployments.options.base import Options
 from deployments.options.stage import StageOptions
+from deployments.options.weights_source import parse_source
 from pipelines.parallel.degrees import Degrees
 
 GPU_MEMORY_SHARE = 0.8
@@ -31,6 +39,25 @@ class ParallelOptions(Options):
     @property
     def degrees(self) -> Degrees:
         return Degrees(tensor=self.tensor, ulysses=self.ulysses)
+
+
+class ControlNetOptions(Options):
+    """A ControlNet beside the transformer: a second model in the same replica."""
+
+    section: ClassVar[str] = "denoiser.controlnets"
+
+    source: str
+    """Its weights: as `model_source`, a folder, `hf://` or `s3://`."""
+    kinds: dict[str, NonNegativeInt | None]
+    """The kinds of control maps that it follows, such as "canny" or "depth", each with its mode in
+    a union, or none in any other."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        parse_source(self.source, field=f"{self.section}.source")
+        if not self.kinds:
+            raise self._reject("kinds", 'is empty; name one at least, for example {"canny": 0}')
+        return self
 
 
 class DenoiserOptions(StageOptions):
@@ -71,6 +98,8 @@ class DenoiserOptions(StageOptions):
     preview_decoder: Path | None = None
     """Folder of a diffusers `AutoencoderTiny` of the model's family (`config.json` and weights as
     safetensors) that draws previews; left out, colours are guessed from latents."""
+    controlnets: tuple[ControlNetOptions, ...] = ()
+    """ControlNets that control maps may be followed by, each with kinds of its own."""
     parallel: ParallelOptions = Field(default_factory=ParallelOptions)
     """Several GPUs for one replica; `num_cpus` and `num_gpus` are then each rank's."""
 
@@ -106,6 +135,19 @@ class DenoiserOptions(StageOptions):
                 "num_gpus",
                 f"{self.num_gpus:g} is for each of {self.ranks} ranks, which use one; set num_gpus:"
                 f" 1 for {self.ranks} GPUs a replica",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_controlnets(self) -> Self:
+        kinds = [kind for each in self.controlnets for kind in each.kinds]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise self._reject(
+                "controlnets", f"two follow {', '.join(sorted(twice))}; leave it to one of them"
+            )
+        if self.controlnets and self.ranks > 1:
+            raise self._reject(
+                "controlnets", "are not split over ranks; leave them out, or denoiser.parallel"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What all stages' options have in common: replicas, resources, queue bounds, health, precision.
+"""What stages' options have in common: replicas, resources, queue bounds, health, precision.
 
 Bounds of one field are pydantic's `ValidationError`; rules that tie fields together are a
 `ConfigurationError` whose message starts with the field's full name, such as `denoiser.num_gpus`.
@@ -149,3 +149,21 @@ class StageOptions(Options):
         if self.autoscaling is not None:
             options["runtime_env"] = {"env_vars": self.autoscaling.environment()}
         return options
+
+
+class BatchingStageOptions(StageOptions):
+    """A stage that runs what waits as one batch."""
+
+    max_batch_size: PositiveInt = 8
+    """Items that run together at most."""
+
+    @model_validator(mode="after")
+    def _check_batch_fits(self) -> Self:
+        if self.max_batch_size > self.max_ongoing_requests:
+            raise self._reject(
+                "max_batch_size",
+                f"{self.max_batch_size} can never be reached with max_ongoing_requests"
+                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
+                f" max_ongoing_requests to {self.max_batch_size}",
+            )
+        return self

@@ -25,7 +25,8 @@ from deployments.options.base import Options
 from deployments.options.c2pa import C2paOptions
 from deployments.options.denoiser import GPU_MEMORY_SHARE, DenoiserOptions, ParallelOptions
 from deployments.options.files import StorageOptions, WeightsOptions
-from deployments.options.stage import StageOptions
+from deployments.options.image_encoder import ImageEncoderOptions, takes_pictures
+from deployments.options.stage import BatchingStageOptions, StageOptions
 from deployments.options.weights_source import parse_source
 from deployments.stage_table import FUSED, STAGES, StageRow
 from pipelines.catalog import ModelSpec
@@ -38,6 +39,7 @@ __all__ = [
     "C2paOptions",
     "DenoiserOptions",
     "FinisherOptions",
+    "ImageEncoderOptions",
     "Options",
     "ParallelOptions",
     "ReplicaBounds",
@@ -50,24 +52,6 @@ __all__ = [
     "VaeDecoderOptions",
     "WeightsOptions",
 ]
-
-
-class BatchingStageOptions(StageOptions):
-    """A stage that runs what waits as one batch."""
-
-    max_batch_size: PositiveInt = 8
-    """Items that run together at most."""
-
-    @model_validator(mode="after")
-    def _check_batch_fits(self) -> Self:
-        if self.max_batch_size > self.max_ongoing_requests:
-            raise self._reject(
-                "max_batch_size",
-                f"{self.max_batch_size} can never be reached with max_ongoing_requests"
-                f" {self.max_ongoing_requests}; use at most {self.max_ongoing_requests}, or raise"
-                f" max_ongoing_requests to {self.max_batch_size}",
-            )
-        return self
 
 
 class TextEncoderOptions(BatchingStageOptions):
@@ -162,6 +146,8 @@ class StagesConfig(Options):
     of all stages; a stage computes on the GPU if its own `num_gpus` is above 0."""
     text_encoder: TextEncoderOptions = Field(default_factory=TextEncoderOptions)
     """Prompts to conditionings."""
+    image_encoder: ImageEncoderOptions = Field(default_factory=ImageEncoderOptions)
+    """Pictures that come with requests to what the denoiser takes of them."""
     denoiser: DenoiserOptions = Field(default_factory=DenoiserOptions)
     """Conditionings to latents."""
     vae_decoder: VaeDecoderOptions = Field(default_factory=VaeDecoderOptions)
@@ -196,7 +182,8 @@ class StagesConfig(Options):
                 f" {self.denoiser.ranks}; leave out the one or the other",
             )
         if self.layout == "fused" and self.denoiser.num_gpus == 0:
-            for options in self._options().values():
+            for row in self.table:
+                options: StageOptions = getattr(self, row.key)
                 if options.num_gpus > 0:
                     raise self._reject(
                         f"{options.section}.num_gpus",
@@ -205,19 +192,27 @@ class StagesConfig(Options):
                     )
         return self
 
-    def deployed(self) -> dict[StageRow, StageOptions]:
+    def rows(self, spec: ModelSpec) -> tuple[StageRow, ...]:
+        """The stages that there will be for `spec`: all of `table`, but the image encoder only
+        where pictures can come."""
+        with_pictures = self.image_encoder.enabled
+        if with_pictures is None:
+            with_pictures = takes_pictures(spec)
+        return tuple(row for row in self.table if with_pictures or not row.needs_pictures)
+
+    def deployed(self, spec: ModelSpec) -> dict[StageRow, StageOptions]:
         """The options of each deployment that there will be: of every stage, or of one for all."""
-        stages = self._options()
+        stages = self._options(spec)
         if self.layout == "split":
             return stages
         num_cpus = sum(options.num_cpus for options in stages.values())
         return {FUSED: self.denoiser.model_copy(update={"num_cpus": num_cpus})}
 
-    def scales_to_zero(self) -> dict[str, float]:
+    def scales_to_zero(self, spec: ModelSpec) -> dict[str, float]:
         """The deployments that go down to no replica, and the seconds that their start may take."""
         return {
             row.name: options.autoscaling.start_up_s
-            for row, options in self.deployed().items()
+            for row, options in self.deployed(spec).items()
             if options.autoscaling is not None and options.autoscaling.min_replicas == 0
         }
 
@@ -232,10 +227,10 @@ class StagesConfig(Options):
         }
         return row.arguments(given)
 
-    def running_in(self, row: StageRow) -> dict[StageRow, StageOptions]:
+    def running_in(self, row: StageRow, spec: ModelSpec) -> dict[StageRow, StageOptions]:
         """The stages that a replica of `row` runs, with their own options."""
-        stages = self._options()
+        stages = self._options(spec)
         return stages if row is FUSED else {row: stages[row]}
 
-    def _options(self) -> dict[StageRow, StageOptions]:
-        return {row: getattr(self, row.key) for row in self.table}
+    def _options(self, spec: ModelSpec) -> dict[StageRow, StageOptions]:
+        return {row: getattr(self, row.key) for row in self.rows(spec)}

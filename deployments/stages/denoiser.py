@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -26,10 +26,12 @@ from deployments.options.stages import DenoiserOptions, WeightsOptions
 from deployments.profiling import TickProfile
 from deployments.replica_load import ReplicaLoad
 from deployments.routing.backlog import Report
+from deployments.stages.controlnets import FetchedControlNets
 from deployments.stages.engine_builder import build_engine, tokens_of
 from deployments.stages.engine_metrics import EngineMetrics
+from deployments.stages.given import encoded_by, picture_timings, prompt_facts
 from deployments.stages.preview_builder import build_previewer
-from deployments.stages.provenance import OwnProvenance, stage_provenance
+from deployments.stages.provenance import transformer_provenance
 from deployments.stages.reports import Reports, result_of
 from deployments.stages.shim import Shim
 from deployments.weights.fetch import fetch
@@ -40,13 +42,14 @@ from deployments.wire.packed import (
     PackedCheckpoint,
     PackedConditioning,
     PackedLatents,
-    PromptFacts,
+    PackedPicture,
 )
 from deployments.wire.tensors import (
     pack_checkpoint,
     pack_latents,
     unpack_checkpoint,
     unpack_conditioning,
+    unpack_picture,
 )
 from pipelines.batching.demand import Demand
 from pipelines.catalog import ModelSpec
@@ -56,7 +59,9 @@ from pipelines.engine.observe.profiling import ProfileRequest
 from pipelines.engine.observe.stats import EngineStats
 from pipelines.families import family_of
 from pipelines.previews.preview import Preview
-from pipelines.provenance import joined
+from pipelines.provenance import Provenance, joined
+from pipelines.task_rules import check_task
+from pipelines.tasks import Task
 from pipelines.tracing.spans import tagged
 
 logger = logging.getLogger("ray.serve")
@@ -86,7 +91,7 @@ class Denoiser(Shim[DenoiserOptions]):
             torch.set_num_threads(options.resolved_threads)
             parts = family_of(spec).transformer_files
             folder = fetch(spec.source, parts, weights)
-            self._stage = self._load(str(folder), spec.family, options)
+            self._stage = self._load(str(folder), spec.family, options, weights)
             if options.ranks > 1:
                 self._opened.callback(self._stage.close)
             self._metrics = EngineMetrics(options, tokens_of(spec))
@@ -103,7 +108,9 @@ class Denoiser(Shim[DenoiserOptions]):
                 end_when_lost(self._stage, self._engine.hand_over, self._works)
             self._text_tokens = family_of(spec).text_tokens(spec)
             # After the ticks were measured, which it would slow down.
-            self._tells_provenance(_own_provenance(options, Fingerprint(folder, parts, weights)))
+            self._tells_provenance(
+                transformer_provenance(options, Fingerprint(folder, parts, weights))
+            )
             self._engine.start()
         self._callers = CallerWatch()
         self._hands_over = hands_over
@@ -121,6 +128,7 @@ class Denoiser(Shim[DenoiserOptions]):
         job: LatentJob,
         positive: PackedConditioning,
         negative: PackedConditioning | None = None,
+        *pictures: PackedPicture,
         start: PackedCheckpoint | None = None,
         caller: str = "",
         step_every_s: float | None = None,
@@ -129,19 +137,26 @@ class Denoiser(Shim[DenoiserOptions]):
     ) -> AsyncIterator[Denoising]:
         """The image's checkpoints, and last its latents, or `HandOver` if the replica goes away.
 
-        With `step_every_s` its latest step too, if as many seconds have passed since the last one.
-        With `start`, a checkpoint of another call with the same job and conditionings, it goes on
-        from there. What `steer` would ask of its request is in `controls`; unless that says
-        something of `previews`, they are yielded if those are asked for. The latents' `timings` are
-        the encoder's and this engine's. A call that is cancelled or closed takes its work out of
-        the engine at the next tick, and so does one whose `caller`
-        (`deployments.lifecycle.callers`) dies.
+        `pictures` are those of the job's sampling, in order. With `step_every_s` its latest step
+        too, if as many seconds have passed since the last one. With `start`, a checkpoint of
+        another call with the same job, conditionings and pictures, it goes on from there. What
+        `steer` would ask of its request is in `controls`; unless that says something of `previews`,
+        they are yielded if those are asked for. The latents' `timings` are the encoder's and this
+        engine's. A call that is cancelled or closed takes its work out of the engine at the next
+        tick, and so does one whose `caller` (`deployments.lifecycle.callers`) dies.
 
-        Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest, Overloaded,
-        StageFailed.
+        Ends with a `Refusal`: DeadlineUnreachable, DegenerateImage, InvalidRequest (of which
+        UnsupportedFeature for a task that the model cannot do), Overloaded, StageFailed.
         """
         items = self._denoising(
-            job, positive, negative, start, step_every_s, controls, shows=_shows(controls, previews)
+            job,
+            positive,
+            negative,
+            pictures,
+            start,
+            step_every_s,
+            controls,
+            shows=_shows(controls, previews),
         )
         async with aclosing(
             self._callers.streamed(caller, items, lambda: self._engine.cancel(job.work_id))
@@ -154,6 +169,7 @@ class Denoiser(Shim[DenoiserOptions]):
         job: LatentJob,
         positive: PackedConditioning,
         negative: PackedConditioning | None,
+        pictures: Sequence[PackedPicture],
         start: PackedCheckpoint | None,
         step_every_s: float | None,
         controls: Controls,
@@ -162,12 +178,16 @@ class Denoiser(Shim[DenoiserOptions]):
     ) -> AsyncGenerator[Denoising]:
         with self._boundary.call():
             reports, future = Reports(step_every_s), None
+            if job.sampling.task is not Task.TEXT_TO_IMAGE:
+                # A work that has no step, for one, cannot be queued.
+                check_task(job.sampling, (job.sampling.task,))
             try:
                 # Left on the CPU: the engine's thread moves them, as this one waits for no GPU.
                 future = self._engine.submit(
                     job,
                     unpack_conditioning(positive),
                     None if negative is None else unpack_conditioning(negative),
+                    pictures=[unpack_picture(each) for each in pictures],
                     start=None if start is None else unpack_checkpoint(start, work_id=job.work_id),
                     on_step=None if step_every_s is None else reports.put_step,
                     on_checkpoint=reports.put,
@@ -178,12 +198,10 @@ class Denoiser(Shim[DenoiserOptions]):
                     self._ask(job.group, controls)
                     future.add_done_callback(reports.put)
                     drawn_by = joined(
-                        *(
-                            each.drawn_by
-                            for each in (positive, negative, start)
-                            if each is not None
-                        ),
-                        await self.provenance(),
+                        encoded_by(positive, negative, *pictures),
+                        () if start is None else start.drawn_by,
+                        await super().provenance(),
+                        await self._controlnets.known_of(job.sampling),
                     )
                     while isinstance(
                         report := await reports.get(), Checkpoint | StepEvent | Preview
@@ -194,9 +212,14 @@ class Denoiser(Shim[DenoiserOptions]):
                             checkpoint = self._signed(pack_checkpoint(report))
                             yield replace(checkpoint, drawn_by=drawn_by)
                     latents = self._signed(pack_latents(result_of(future)))
-                    timings = latents.timings
+                    timings = {**picture_timings(pictures), **latents.timings}
                     self._boundary.took(wait=timings["denoise_wait"], run=timings["denoise"])
-                    yield replace(latents, prompts=_facts(positive, negative), drawn_by=drawn_by)
+                    yield replace(
+                        latents,
+                        prompts=prompt_facts(positive, negative),
+                        drawn_by=drawn_by,
+                        timings=timings,
+                    )
                 finally:
                     self._engine.cancel(job.work_id)
             except HandedOver:
@@ -272,6 +295,10 @@ class Denoiser(Shim[DenoiserOptions]):
             trace=await asyncio.to_thread(recording.trace),
         )
 
+    async def provenance(self) -> Provenance:
+        """As every stage's, and that of its ControlNets."""
+        return joined(await super().provenance(), await self._controlnets.known())
+
     def check_health(self) -> None:
         """Raises StageFailed when the engine or a rank has died, or denoising no longer works."""
         self._engine.check_health()
@@ -283,8 +310,11 @@ class Denoiser(Shim[DenoiserOptions]):
         self._policy = options.policy
         self._engine.configure(options.policy, options.max_works, options.checkpoint_every)
 
-    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
-        """The stage, with its further ranks if it has any."""
+    def _load(
+        self, source: str, family: str, options: DenoiserOptions, weights: WeightsOptions
+    ) -> Any:
+        """The stage, with its further ranks or its ControlNets if it has any."""
+        self._controlnets = FetchedControlNets(options, weights)
         if options.ranks > 1:
             from deployments.stages.ranks import start_ranks
 
@@ -298,6 +328,7 @@ class Denoiser(Shim[DenoiserOptions]):
             dtype=options.dtype,
             attention=options.attention,
             compile=options.compile,
+            controlnets=self._controlnets.sources,
         )
 
     def _go(self) -> None:
@@ -311,27 +342,5 @@ class Denoiser(Shim[DenoiserOptions]):
         return self._engine.stats().works
 
 
-def _own_provenance(options: DenoiserOptions, fingerprint: Fingerprint) -> OwnProvenance:
-    degrees = options.parallel.degrees
-    stage = stage_provenance(
-        "transformer",
-        device=options.resolved_device,
-        dtype=options.dtype,
-        attention=options.attention,
-        compile=options.compile,
-        parallel=f"{degrees.tensor} x {degrees.ulysses}" if options.ranks > 1 else "",
-    )
-    return OwnProvenance(stage, fingerprint)
-
-
 def _shows(controls: Controls, previews: bool) -> bool:
     return previews if controls.previews is None else controls.previews
-
-
-def _facts(*conditionings: PackedConditioning | None) -> tuple[PromptFacts, ...]:
-    """What the graph tells of the prompts, so that it need not ask the encoder."""
-    return tuple(
-        PromptFacts(num_tokens=each.num_tokens, unread=each.unread)
-        for each in conditionings
-        if each is not None
-    )

@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+
 from deployments.metrics import declared as metrics
 from deployments.names import StageName
 from deployments.options.stages import C2paOptions, FinisherOptions, StorageOptions
@@ -26,6 +28,7 @@ from deployments.storage.store import open_store
 from pipelines.batching.demand import Demand, Meter
 from pipelines.contracts import DecodedImage, FinishedImage, FinishSpec
 from pipelines.errors import StageFailed
+from pipelines.pictures.pasting import paste_back
 from pipelines.tracing.spans import Spans, lately
 
 logger = logging.getLogger("ray.serve")
@@ -49,8 +52,16 @@ class Finisher(Shim[FinisherOptions]):
     def demand(self) -> Demand:
         return self._meter.demand
 
-    async def finish(self, image: DecodedImage, spec: FinishSpec) -> FinishedImage:
+    async def finish(
+        self,
+        image: DecodedImage,
+        spec: FinishSpec,
+        original: DecodedImage | None = None,
+        mask: np.ndarray | None = None,
+    ) -> FinishedImage:
         """The file as `spec` asks; `timings` gain "finish_wait", "finish" and "store".
+
+        With `original`, what `mask` (height, width), bool, does not cover is its pixels.
 
         A file that cannot be stored costs the link, not the picture: it comes as base64 then, with
         the reason. Raises StageFailed.
@@ -61,7 +72,7 @@ class Finisher(Shim[FinisherOptions]):
             self._meter.came()
             try:
                 finished = await loop.run_in_executor(
-                    self._workers, self._finish, image, spec, arrived
+                    self._workers, self._finish, image, spec, arrived, original, mask
                 )
             finally:
                 self._meter.left()
@@ -88,11 +99,21 @@ class Finisher(Shim[FinisherOptions]):
         wait = lately("finish.wait", timings["finish_wait"], end_ns=run.start_ns)
         return (wait, run, store) if finished.file_id is not None else (wait, run)
 
-    def _finish(self, image: DecodedImage, spec: FinishSpec, arrived: float) -> FinishedImage:
+    def _finish(
+        self,
+        image: DecodedImage,
+        spec: FinishSpec,
+        arrived: float,
+        original: DecodedImage | None,
+        mask: np.ndarray | None,
+    ) -> FinishedImage:
         began = time.perf_counter()
         receipt = _receipt(image, spec)
+        pixels = image.pixels
+        if original is not None and mask is not None:
+            pixels = paste_back(pixels, original.pixels, mask)
         data = encode_image(
-            image.pixels,
+            pixels,
             output_format=spec.output_format,
             output_compression=spec.output_compression,
             parameters=spec.parameters,

@@ -51,13 +51,16 @@ class Fused:
         # The denoiser last: the number of threads is the process's, and it shares out the memory
         # that the others' weights leave.
         self._stages: dict[str, Any] = {}
-        for row in sorted(config.table, key=lambda row: row.place == "denoiser"):
+        for row in sorted(config.rows(spec), key=lambda row: row.place == "denoiser"):
             alone = {"hands_over": False} if row.place == "denoiser" else {}
             arguments = config.arguments(row, spec)
             self._stages[row.key] = row.shim_class()(**arguments, **alone)
         handles = {key: cast(Any, LocalHandle(stage)) for key, stage in self._stages.items()}
         self._graph = Graph(
-            handles, classifies=config.safety.classifier != "off", table=config.table
+            handles,
+            classifies=config.safety.classifier != "off",
+            table=config.rows(spec),
+            shares=_as_it_is,
         )
         self._callers = CallerWatch()
         self._steerings: dict[str, Steering] = {}
@@ -166,6 +169,11 @@ class Fused:
 
     def __del__(self) -> None:
         self.close()  # Serve calls it, and Python where the constructor failed
+
+
+def _as_it_is(data: bytes) -> bytes:
+    """What calls in this process are passed for a picture's bytes."""
+    return data
 
 
 def _cancel_soon(loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:

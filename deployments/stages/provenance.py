@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
+from deployments.options.denoiser import DenoiserOptions
 from deployments.weights.fingerprint import Fingerprint
 from pipelines.provenance import ModelPart, Provenance, StageProvenance
 
@@ -49,6 +50,20 @@ class OwnProvenance:
         if not self._known:
             self._known = (replace(self._stage, weights=await self._fingerprint.value()),)
         return self._known
+
+
+def transformer_provenance(options: DenoiserOptions, fingerprint: Fingerprint) -> OwnProvenance:
+    """That of a denoiser."""
+    degrees = options.parallel.degrees
+    stage = stage_provenance(
+        "transformer",
+        device=options.resolved_device,
+        dtype=options.dtype,
+        attention=options.attention,
+        compile=options.compile,
+        parallel=f"{degrees.tensor} x {degrees.ulysses}" if options.ranks > 1 else "",
+    )
+    return OwnProvenance(stage, fingerprint)
 
 
 def _kind_of(device: str) -> str:

@@ -6,7 +6,8 @@
 
 The settings, the last line, are those of the drawing: the steps that were run, this image's seed.
 `Sluice` is the *record*: a JSON object with the fields of the request to `/v1/images/generations`
-that draws the same file again, bit for bit, on the same weights. Readers split settings at commas
+that draws the same file again, bit for bit, on the same weights; of pictures that it drew from,
+the hashes of their files and what was made of these. Readers split settings at commas
 and colons, and texts at line ends, so those are percent-encoded in it. Pure functions.
 """
 
@@ -21,6 +22,8 @@ from urllib.parse import quote, unquote
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.cuts import Cut, redrawn_by
 from pipelines.errors import InvalidRequest
+from pipelines.pictures.recipe import PictureRecipe
+from pipelines.tasks import PictureRole, Task
 
 _RECORD = ", Sluice: "
 _MISTAKEN = re.compile(r"(?:negative prompt|\bsteps)(?=:)", re.IGNORECASE)
@@ -31,9 +34,14 @@ _SPLITS = str.maketrans({each: quote(each) for each in "%,:\x85\u2028\u2029"})
 
 
 def parameters_text(
-    params: GenerationParams, finish: FinishSpec, *, steps_run: int, cuts: Sequence[Cut]
+    params: GenerationParams,
+    finish: FinishSpec,
+    recipes: Sequence[PictureRecipe] = (),
+    *,
+    steps_run: int,
+    cuts: Sequence[Cut],
 ) -> str:
-    """The text of one image, of the seed in `finish`.
+    """The text of one image, of the seed in `finish`, drawn from the pictures in `recipes`.
 
     `steps_run` forwards have made it, its schedule being changed by `cuts`, planned or not.
     """
@@ -49,10 +57,11 @@ def parameters_text(
         "Size": f"{params.width}x{params.height}",
         "Model": _quoted(finish.model),
     }
+    if starts_from_image(params):
+        settings["Denoising strength"] = _shortest(params.strength)
     line = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    record = json.dumps(redrawing_fields(params, finish, cuts), ensure_ascii=False).translate(
-        _SPLITS
-    )
+    fields = redrawing_fields(params, finish, recipes, cuts)
+    record = json.dumps(fields, ensure_ascii=False).translate(_SPLITS)
     return "\n".join([*lines, line + _RECORD + record])
 
 
@@ -81,7 +90,10 @@ def without_record(settings: str) -> str:
 
 
 def redrawing_fields(
-    params: GenerationParams, finish: FinishSpec, cuts: Sequence[Cut]
+    params: GenerationParams,
+    finish: FinishSpec,
+    recipes: Sequence[PictureRecipe],
+    cuts: Sequence[Cut],
 ) -> dict[str, object]:
     """The fields of the request that draws the image again: all that decides on the file's bytes,
     and no more."""
@@ -102,10 +114,56 @@ def redrawing_fields(
         fields["skip_steps"] = True
     if planned:
         fields["step_cuts"] = planned
+    if params.task is not Task.TEXT_TO_IMAGE:
+        fields["task"] = str(params.task)
+    if starts_from_image(params):
+        fields["strength"] = params.strength
+    if recipes:
+        fields["pictures"] = [_picture(recipe) for recipe in recipes]
+        fields["paste_back"] = finish.pastes_back
     fields["output_format"] = finish.output_format
     if finish.output_format != "png":
         fields["output_compression"] = finish.output_compression
     return fields
+
+
+def starts_from_image(params: GenerationParams) -> bool:
+    """Whether `strength` says something of it."""
+    return any(picture.role is PictureRole.IMAGE for picture in params.pictures)
+
+
+def _picture(recipe: PictureRecipe) -> dict[str, object]:
+    """What of a recipe decides on bytes, but for what is as always. No file's id: who knows one may
+    read the file."""
+    use = recipe.use
+    found: dict[str, object] = {"role": str(use.role), "size": f"{use.width}x{use.height}"}
+    if recipe.source is not None:
+        found["sha256"] = recipe.source.sha256
+    if recipe.mask is not None:
+        found["mask_sha256"] = recipe.mask.sha256
+    told = {
+        "mask_meaning": recipe.mask_meaning,
+        "fit": recipe.fit,
+        "padding": list(recipe.padding),
+        "background": list(recipe.background),
+        "kind": use.kind,
+        "scale": use.scale,
+        "start": use.start,
+        "end": use.end,
+    }
+    return found | {name: value for name, value in told.items() if value != _PLAIN[name]}
+
+
+_PLAIN: Mapping[str, object] = {
+    "mask_meaning": "white",
+    "fit": "stretch",
+    "padding": [0, 0, 0, 0],
+    "background": [255, 255, 255],
+    "kind": "",
+    "scale": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+}
 
 
 def _unmistakable(prompt: str) -> str:

@@ -5,8 +5,10 @@
      "weights": "9f2c...", "versions": {"torch": "2.12.0", ...},                       in short
      "stages": [{"part": "transformer", "weights": "07d1...", "dtype": "bfloat16", ...}, ...]}
 
-The graph knows the request, and the finisher the stages, which come with the pixels. `weights` and
-`versions` sum the stages up for people; whoever compares reads the stages. Pure functions.
+`request` has, of an image that was drawn from pictures, their `pictures`: of each the SHA-256 of
+its file, and what was made of it. The graph knows the request, and the finisher the stages, which
+come with the pixels. `weights` and `versions` sum the stages up for people; whoever compares reads
+the stages. Pure functions.
 """
 
 from __future__ import annotations
@@ -21,10 +23,14 @@ from deployments.storage.parameters import redrawing_fields
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
+from pipelines.pictures.recipe import PictureRecipe
 from pipelines.provenance import Provenance, StageProvenance, combined_weights
 
 FORMAT = 1
 """Of receipts; one that older readers would misunderstand has a higher one."""
+
+FORMAT_WITH_PICTURES = 2
+"""Of those whose image was drawn from pictures: without them it is another image."""
 
 MAX_BYTES = 2 * 2**20
 """Of a receipt in UTF-8. One that is longer is neither written nor read."""
@@ -50,6 +56,16 @@ class Receipt:
     stages: Provenance
 
     @property
+    def pictures(self) -> tuple[Mapping[str, Any], ...]:
+        """What is told of each picture that it was drawn from: its role, size and SHA-256."""
+        found: object = self.request.get("pictures")
+        return (
+            tuple(each for each in found if isinstance(each, dict))
+            if isinstance(found, list)
+            else ()
+        )
+
+    @property
     def weights(self) -> str | None:
         """The hash of all parts; None if one is not known."""
         return combined_weights((stage.part, stage.weights) for stage in self.stages)
@@ -61,18 +77,23 @@ class Receipt:
 
 
 def receipt_text(
-    params: GenerationParams, finish: FinishSpec, *, steps_run: int, cuts: Sequence[Cut]
+    params: GenerationParams,
+    finish: FinishSpec,
+    recipes: Sequence[PictureRecipe] = (),
+    *,
+    steps_run: int,
+    cuts: Sequence[Cut],
 ) -> str:
     """The receipt of one image, of the seed in `finish`, but for the stages; as `parameters_text`
     takes it."""
     request = {
-        **redrawing_fields(params, finish, cuts),
+        **redrawing_fields(params, finish, recipes, cuts),
         "n": 1,
         "true_cfg_scale": params.true_cfg_scale if params.uses_true_cfg else 1.0,
         "skip_steps": params.skips_steps,
     }
     content = {
-        "sluice_receipt": FORMAT,
+        "sluice_receipt": FORMAT_WITH_PICTURES if recipes else FORMAT,
         "model": finish.model,
         "steps": steps_run,
         "prompt_tokens": params.max_sequence_length,
@@ -104,10 +125,10 @@ def parse_receipt(text: str) -> Receipt:
     written = content.get("sluice_receipt") if isinstance(content, dict) else None
     if not isinstance(written, int) or isinstance(written, bool):
         raise _damaged("it has no number of its format")
-    if written != FORMAT:
+    if written not in (FORMAT, FORMAT_WITH_PICTURES):
         raise InvalidRequest(
-            f"the file's receipt is of format {str(written)[:20]}, and this server reads {FORMAT};"
-            " ask one of the version that drew it"
+            f"the file's receipt is of format {str(written)[:20]}, and this server reads {FORMAT}"
+            f" and {FORMAT_WITH_PICTURES}; ask one of the version that drew it"
         )
     stages = content.get("stages")
     if not isinstance(stages, list) or len(stages) > _MAX_STAGES:

@@ -24,7 +24,7 @@ _STEM = r"(diffusion_pytorch_model|model)"
 _WEIGHTS = re.compile(rf"{_STEM}(-\d{{5}}-of-\d{{5}})?\.safetensors")
 _INDEX = re.compile(rf"{_STEM}\.safetensors\.index\.json")
 _OTHERS = re.compile(r"[\w.-]+\.(json|txt|model)", re.ASCII)
-_WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
+_WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 

@@ -17,6 +17,7 @@ from pipelines.errors import SluiceError
 from pipelines.previews.preview import Preview
 from pipelines.prompts.unread_text import UnreadText
 from pipelines.provenance import Provenance
+from pipelines.tasks import PictureRole
 from pipelines.tracing.spans import Spans, Timed
 
 
@@ -45,6 +46,25 @@ class PackedConditioning(Timed):
     num_tokens: int
     unread: UnreadText
     drawn_by: Provenance = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedPicture(Timed):
+    """`EncodedPicture` on the wire, and who encoded it."""
+
+    role: PictureRole
+    height: int
+    width: int
+    values: PackedTensor
+    digest: str
+    shift: float = 0.0
+    scale: float = 1.0
+    drawn_by: Provenance = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its values, which are nearly all of it."""
+        return self.values.values.nbytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from deployments.wire.packed import (
     PackedCheckpoint,
     PackedConditioning,
     PackedLatents,
+    PackedPicture,
     PackedTensor,
 )
-from pipelines.contracts import Checkpoint, Conditioning, Latents
+from pipelines.contracts import Checkpoint, Conditioning, EncodedPicture, Latents
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,36 @@ def unpack_conditioning(packed: PackedConditioning, *, device: str = "cpu") -> C
         groups=packed.groups,
         num_tokens=packed.num_tokens,
         unread=packed.unread,
+        timings=packed.timings,
+        spans=packed.spans,
+    )
+
+
+def pack_picture(picture: EncodedPicture) -> PackedPicture:
+    """An encoded picture for the wire."""
+    return PackedPicture(
+        role=picture.role,
+        height=picture.height,
+        width=picture.width,
+        values=pack_tensor(picture.values),
+        digest=picture.digest,
+        shift=picture.shift,
+        scale=picture.scale,
+        timings=picture.timings,
+        spans=picture.spans,
+    )
+
+
+def unpack_picture(packed: PackedPicture, *, device: str = "cpu") -> EncodedPicture:
+    """The encoded picture, its values on `device`."""
+    return EncodedPicture(
+        role=packed.role,
+        height=packed.height,
+        width=packed.width,
+        values=unpack_tensor(packed.values, device=device),
+        digest=packed.digest,
+        shift=packed.shift,
+        scale=packed.scale,
         timings=packed.timings,
         spans=packed.spans,
     )

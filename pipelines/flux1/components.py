@@ -209,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def count_weights(folder: Path) -> int:
-    """Weights of a model that is a folder by itself, such as a ControlNet. Raises CheckpointError."""
+    """Weights of a folder with one model, such as a ControlNet. Raises CheckpointError."""
     return _count(folder)
 
 

@@ -21,7 +21,7 @@ from pipelines.flux1.residuals import Residual, Samples
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
-from pipelines.tasks import PictureRole, PictureUse
+from pipelines.tasks import PictureRole, PictureUse, Task
 
 _FLOAT32 = 4
 
@@ -205,6 +205,9 @@ class _Inputs(NamedTuple):
 
 
 def _uses(sampling: SamplingParams) -> list[PictureUse]:
+    """The maps that ControlNets follow; the task of that name has its own as channels."""
+    if sampling.task is Task.CONTROL:
+        return []
     return [use for use in sampling.pictures if use.role is PictureRole.CONTROL]
 
 

@@ -81,10 +81,8 @@ class DenoiserStage:
         """Tokens of each segment of one step: text and image, twice with true guidance, and what
         each control map costs in the same tokens."""
         shapes = self._shapes(job, positive, negative)
-        own = tuple(map(sum, shapes))
-        if not job.sampling.pictures:
-            return own
-        return (*own, *self._model.control_tokens(job.sampling, shapes[0].text))
+        maps = self._model.control_tokens(job.sampling, shapes[0].text)
+        return (*map(sum, shapes), *maps)
 
     def forwards(self, job: LatentJob) -> int:
         """How many steps, of one forward each, a job takes unless it is cut."""
@@ -98,8 +96,6 @@ class DenoiserStage:
         plain = self._model.trajectory_bytes(
             shapes, num_steps=num_steps, skips_steps=job.sampling.skips_steps
         )
-        if not job.sampling.pictures:
-            return plain
         return plain + self._model.picture_bytes(job.sampling, shapes[0].text, num_steps)
 
     def tick_bytes(self, tokens: int) -> int:

@@ -18,6 +18,7 @@ from deployments.stage_table import FUSED, ModelPart, StageRow
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.families import ModelParts, family_of
+from pipelines.tasks import Task
 from serve.settings.sections import Limits
 from serve.settings.settings import Settings
 
@@ -126,7 +127,7 @@ def placements(settings: Settings) -> list[Placement]:
         selector=ingress.label_selector,
     )
     needs = _Needs(family_of(spec).parts_of(spec), spec, settings.limits)
-    deployed = settings.stages.deployed().items()
+    deployed = settings.stages.deployed(spec).items()
     return [first, *(_stage(row, each, settings.stages, needs) for row, each in deployed)]
 
 
@@ -135,7 +136,7 @@ def _stage(row: StageRow, options: StageOptions, stages: StagesConfig, needs: _N
     device = options.resolved_device
     there = {
         each: own
-        for each, own in stages.running_in(row).items()
+        for each, own in stages.running_in(row, needs.spec).items()
         if own.resolved_device == device and each.has_weights
     }
     bundle = Bundle(
@@ -185,6 +186,8 @@ class _Needs:
         match part:
             case "text_encoder":
                 return self._encoder(options)
+            case "image_encoder":
+                return self._image_encoder(options)
             case "transformer":
                 assert isinstance(options, DenoiserOptions)
                 return self._denoiser(options)
@@ -196,6 +199,16 @@ class _Needs:
             weights=self.parts.text_weights * _BYTES[options.dtype],
             activations=self.parts.encode_bytes(
                 batch=_batch(options), tokens=family_of(self.spec).text_tokens(self.spec)
+            ),
+        )
+
+    def _image_encoder(self, options: StageOptions) -> Memory:
+        """Pictures are encoded one by one, at the size that is drawn, whatever waits."""
+        itemsize = _BYTES[options.dtype]
+        return Memory(
+            weights=self.parts.encoder_weights * itemsize,
+            activations=self.parts.encode_image_bytes(
+                pixels=self.limits.largest_pixels(self.spec), itemsize=itemsize
             ),
         )
 
@@ -211,12 +224,15 @@ class _Needs:
         )
 
     def _denoiser(self, options: DenoiserOptions) -> Memory:
-        """The largest image alone: the engine gives half of what is free to the activations of a
-        step, and half to images under way. Of several ranks it is the first, which needs most."""
+        """The largest image alone, with a reference of its size where the model edits: the engine
+        gives half of what is free to the activations of a step, and half to images under way. Of
+        several ranks it is the first, which needs most."""
         itemsize, degrees = _BYTES[options.dtype], options.parallel.degrees
         tokens = self.limits.largest_tokens(self.spec)
         family = family_of(self.spec)
         text = family.text_tokens(self.spec)
+        if Task.EDIT in self.spec.tasks:
+            tokens += tokens - text
         if degrees.ranks > 1 and not family.shards:
             raise ConfigurationError(
                 f"stages.denoiser.parallel: models of the family {family.name}, such as"

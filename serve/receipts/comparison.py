@@ -10,6 +10,9 @@ from deployments.storage.receipt import Receipt
 from pipelines.catalog import ModelSpec
 from pipelines.provenance import Provenance, StageProvenance
 
+_IN_EVERY_IMAGE = ("text_encoder", "transformer", "vae")
+"""Parts that every image comes of; others, such as what encodes pictures, only some."""
+
 _COMPARED = ("weights", "dtype", "device", "attention", "compile", "parallel")
 
 
@@ -41,7 +44,9 @@ def differences(
     if not receipt.stages and not parts:
         found.append(Difference("weights", None, None, None))
     for part in parts:
-        found += _of_part(part, _only(part, receipt.stages), _only(part, running.stages))
+        file = _only(part, receipt.stages)
+        if file or part in _IN_EVERY_IMAGE:
+            found += _of_part(part, file, _only(part, running.stages))
     return found
 
 

@@ -50,9 +50,9 @@ def graph_driver(cluster: LocalCluster, dev_like: Path) -> Iterator[DeploymentHa
 
 @pytest.fixture(scope="package")
 def other_stages(graph_driver: DeploymentHandle[Any]) -> Mapping[str, DeploymentHandle[Any]]:
-    """All stages but the denoiser, by their keys, for applications with a denoiser of their own."""
+    """All that run but the denoiser, by their keys, for applications with one of their own."""
     return {
         name.key: ray.serve.get_deployment_handle(name, GRAPH_APP)
         for name in StageName
-        if name not in (StageName.DENOISER, StageName.FUSED)
+        if name not in (StageName.DENOISER, StageName.FUSED, StageName.IMAGE_ENCODER)
     }

@@ -218,7 +218,7 @@ def bind_driver(
         health_check_period_s=1,
         ray_actor_options={"num_cpus": 0.1},
     )
-    return decorate(GraphDriver).bind(config.scales_to_zero(), **stages)
+    return decorate(GraphDriver).bind(config.scales_to_zero(spec), **stages)
 
 
 def bind_denoisers(spec: ModelSpec, options: DenoiserOptions) -> Application:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from pipelines.contracts import (
     StepEvent,
     TextPrompt,
 )
+from pipelines.pictures.recipe import PictureRecipe
 from pipelines.previews.preview import Preview
 from pipelines.prompts.unread_text import DroppedText, UnreadText
 
@@ -72,13 +73,21 @@ STEP_S = 0.25
 """What a step of the stand-in is said to cost."""
 
 
+class FakePicture(NamedTuple):
+    """Stands for the pixels of a picture that a request brought along in its field `name`."""
+
+    name: str
+    width: int
+    height: int
+
+
 class GoesAway(Exception):
     """Raised by a hook: the denoiser's replica hands its works over."""
 
 
 @dataclass
 class FakeStages:
-    """All five stages in one object, with hooks for what should go wrong.
+    """All stages in one object, with hooks for what should go wrong.
 
     `on_denoise` and `on_decode` are awaited with the image's job, `on_step` also with each step
     that was run; they may raise or wait. The denoiser yields a checkpoint after every
@@ -92,6 +101,20 @@ class FakeStages:
     on_step: Callable[[LatentJob, int], Awaitable[None]] = _nothing
     on_decode: Hook = _nothing
     on_encode: Callable[[TextPrompt], Awaitable[None]] | None = None
+    on_picture: Callable[[str, PictureRecipe], Awaitable[None]] = _nothing
+    """Awaited with the method of the image encoder and what it is asked for."""
+    flagged_pictures: tuple[str, ...] = ()
+    """Names of pictures that the classifier refuses."""
+    is_empty: bool = False
+    """Whether masks cover nothing."""
+    pictures: list[tuple[str, str, bytes | None]] = field(default_factory=list)
+    """What the image encoder was asked for: method, role, and the file's bytes."""
+    given: list[tuple[str, ...]] = field(default_factory=list)
+    """The pictures that each call to denoise was given."""
+    classified: list[str] = field(default_factory=list)
+    """The names of pictures that were classified."""
+    pasted: list[tuple[object, ...]] = field(default_factory=list)
+    """What each call to finish was given beside the image."""
     checkpoint_every: int = 2
     flagged_seeds: tuple[int, ...] = ()
     dropped_text: str = ""
@@ -130,14 +153,16 @@ class FakeStages:
     async def denoise(
         self,
         job: LatentJob,
-        *conditionings: str,
+        *encodings: str | None,
         start: PackedCheckpoint | None = None,
         caller: str = "",
         step_every_s: float | None = None,
         controls: Controls = NO_CONTROLS,
         previews: bool = False,
     ) -> AsyncIterator[Denoising]:
-        assert all(isinstance(item, str) for item in conditionings)
+        conditionings = [each for each in encodings[:2] if each is not None]
+        self.given.append(tuple(str(each) for each in encodings[2:]))
+        assert all(isinstance(item, str) for item in (*conditionings, *encodings[2:]))
         self.told_every_s.append(step_every_s)
         self.wished[job.group] = controls
         self.previewed.append(previews)
@@ -192,10 +217,50 @@ class FakeStages:
         await self.on_decode(job)
         return job
 
-    async def classify(self, image: LatentJob, terms: ServiceTerms) -> SafetyVerdict:
+    async def encode_image(
+        self,
+        recipe: PictureRecipe,
+        source: bytes | None,
+        mask: bytes | None,
+        terms: ServiceTerms,
+        as_text: bool = False,
+    ) -> str:
+        await self._asked_for("encode_image", recipe, source)
+        return f"{recipe.use.role} {'read' if as_text else 'encoded'}"
+
+    async def picture_pixels(
+        self, recipe: PictureRecipe, source: bytes | None, mask: bytes | None, terms: ServiceTerms
+    ) -> FakePicture:
+        await self._asked_for("picture_pixels", recipe, source)
+        assert recipe.source is not None
+        return FakePicture(recipe.source.name, recipe.use.width, recipe.use.height)
+
+    async def mask_pixels(
+        self, recipe: PictureRecipe, source: bytes | None, mask: bytes | None, terms: ServiceTerms
+    ) -> str:
+        await self._asked_for("mask_pixels", recipe, source)
+        return "mask"
+
+    async def is_mask_empty(
+        self, recipe: PictureRecipe, source: bytes | None, mask: bytes | None, terms: ServiceTerms
+    ) -> bool:
+        await self._asked_for("is_mask_empty", recipe, source)
+        return self.is_empty
+
+    async def _asked_for(self, method: str, recipe: PictureRecipe, source: bytes | None) -> None:
+        assert recipe.source is None or recipe.source.data is None, "files travel beside recipes"
+        self.pictures.append((method, str(recipe.use.role), source))
+        await self.on_picture(method, recipe)
+
+    async def classify(self, image: LatentJob | FakePicture, terms: ServiceTerms) -> SafetyVerdict:
         self.terms.append(terms)
+        if isinstance(image, FakePicture):
+            self.classified.append(image.name)
+            flagged = image.name in self.flagged_pictures
+        else:
+            flagged = image.sampling.seed in self.flagged_seeds
         return SafetyVerdict(
-            flagged=image.sampling.seed in self.flagged_seeds,
+            flagged=flagged,
             category="sexual",
             score=0.9,
             threshold=0.8,
@@ -203,14 +268,18 @@ class FakeStages:
             timings={"safety_wait": 0.0, "safety": 0.25},
         )
 
-    async def finish(self, image: LatentJob, spec: FinishSpec) -> FinishedImage:
+    async def finish(
+        self, image: LatentJob | FakePicture, spec: FinishSpec, *pasted: object
+    ) -> FinishedImage:
         self.finished.append(spec)
+        self.pasted.append(pasted)
+        size = image if isinstance(image, FakePicture) else image.sampling
         return FinishedImage(
             b64="",
             file_id=None,
             output_format=spec.output_format,
-            width=image.sampling.width,
-            height=image.sampling.height,
+            width=size.width,
+            height=size.height,
             seed=spec.seed,
             sha256=spec.parameters,
             num_bytes=0,

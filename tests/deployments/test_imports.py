@@ -47,6 +47,12 @@ STAGES: dict[str, tuple[str, set[str]]] = {
             "transformers",
         },
     ),
+    "ImageEncoder": (
+        f"{_CARRIED}; {_OPTIONS}; from deployments.stages.image_encoder import ImageEncoder;"
+        "stage = ImageEncoder(spec, ImageEncoderOptions(), WeightsOptions(),"
+        " StorageOptions(directory=Path(sys.argv[1])))",
+        {"PIL", "torch"},
+    ),
     "Denoiser": (
         f"{_CARRIED}; {_OPTIONS}; from deployments.stages.denoiser import Denoiser;"
         "options = DenoiserOptions(calibration_s=0.01, cost_cache=Path(sys.argv[1]));"

@@ -114,14 +114,14 @@ def test_it_is_bound_and_scaled_as_configured(tmp_path: Path) -> None:
     scaling: Any = deployment._deployment_config.autoscaling_config
     assert deployment.name == "Shouter"
     assert (scaling.min_replicas, scaling.max_replicas) == (0, 3)
-    assert SCALED.scales_to_zero() == {"Shouter": 7.0}
+    assert SCALED.scales_to_zero(tiny_spec(tmp_path)) == {"Shouter": 7.0}
 
 
 def test_it_shares_the_fused_replica(tmp_path: Path) -> None:
     fused = ToyConfig(layout="fused", shouter=ShouterOptions(num_cpus=0.3))
-    (options,) = fused.deployed().values()
+    (options,) = fused.deployed(tiny_spec(tmp_path)).values()
     rest = ToyConfig(layout="fused", shouter=ShouterOptions(num_cpus=0.0))
-    (without,) = rest.deployed().values()
+    (without,) = rest.deployed(tiny_spec(tmp_path)).values()
     assert options.num_cpus == pytest.approx(without.num_cpus + 0.3)
 
 

@@ -68,6 +68,8 @@ def configuration(
     stages["denoiser"] |= {"policy": "fifo", "max_works": 1, "calibration_s": 0.1}
     stages["vae_decoder"] |= {"max_batch_size": 1}
     stages["storage"] = {"kind": "local", "directory": str(folder)}
+    # A replica less to start with each version: no client brings pictures.
+    stages["image_encoder"] = {"enabled": False}
     application |= {
         "name": APP,
         "route_prefix": f"/{APP}",

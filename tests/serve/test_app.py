@@ -16,7 +16,15 @@ from serve.app import build, load_rules
 from serve.settings.settings import PromptRulesConfig
 from tests.serve.deployed import deployments, replicas, resources
 
-STAGES = ["Denoiser", "Finisher", "Ingress", "SafetyClassifier", "TextEncoder", "VaeDecoder"]
+STAGES = [
+    "Denoiser",
+    "Finisher",
+    "ImageEncoder",
+    "Ingress",
+    "SafetyClassifier",
+    "TextEncoder",
+    "VaeDecoder",
+]
 
 
 def test_all_deployments_fit_a_machine_of_two_cores():

@@ -56,7 +56,7 @@ def test_each_is_a_serve_configuration_that_builds(path: Path):
     schema = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
     (application,) = schema.applications
     assert application.import_path == "serve.app:build"
-    assert len(deployments(build(application.args))) == (2 if path.stem == "flux-fused" else 6)
+    assert len(deployments(build(application.args))) == (2 if path.stem == "flux-fused" else 7)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -88,6 +88,7 @@ def test_flux_has_an_h100_per_denoiser_and_shares_small_gpus(name: str):
     assert gpus == {
         "Ingress": 0,
         "TextEncoder": 0.6,
+        "ImageEncoder": 0.25,
         "Denoiser": 1,
         "VaeDecoder": 0.4,
         "SafetyClassifier": 0,

@@ -140,7 +140,7 @@ def test_what_the_application_has_to_do(client: httpx.Client):
     load = told()
     assert load.deployments is not None
     replicas = {each.name: each.replicas.get("RUNNING") for each in load.deployments}
-    assert set(replicas) == {*STAGES, "Ingress"}
+    assert set(replicas) == {*STAGES, "ImageEncoder", "Ingress"}
     assert load.denoisers is not None
     (denoiser,) = load.denoisers
     assert replicas["Denoiser"] == 1

@@ -23,6 +23,7 @@ _COLOURS = {
     "job": _GREY,
     "admit": _GREY,
     "encode": "cyan",
+    "encode_image": "bright_blue",
     "denoise": "blue",
     "decode": "magenta",
     "safety": "yellow",

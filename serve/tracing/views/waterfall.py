@@ -23,7 +23,7 @@ _BEFORE, _AFTER = ("queue", "job", "admit"), ("store", "respond", "ingress")
 """What has a hue beside the stages: of the ingress before them, and what comes behind them."""
 
 _OTHER = "other"
-_HOLDERS = ("image", "finish")
+_HOLDERS = ("image", "finish", "picture")
 
 
 class Kind(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.graph.forecast import Forecasts
+from deployments.graph.forecast import Forecasts, Needed
 from deployments.graph.waking import ColdPools
 from deployments.names import StageName
 from deployments.routing.backlog import STALE_S, Backlogs, Queue, Report, spread_s
@@ -33,7 +33,16 @@ PARAMS = GenerationParams(
     seed=1,
     max_sequence_length=36,
 )
-BEFORE_LATENTS = (str(StageName.TEXT_ENCODER), str(StageName.DENOISER))
+NEEDED = Needed(
+    before_latents=(StageName.TEXT_ENCODER, StageName.DENOISER),
+    all=(
+        StageName.TEXT_ENCODER,
+        StageName.DENOISER,
+        StageName.VAE_DECODER,
+        StageName.SAFETY,
+        StageName.FINISHER,
+    ),
+)
 PROMISED_S = MARGIN * ALONE_S + STEP_S
 
 
@@ -44,8 +53,8 @@ class Starts(ColdPools):
         super().__init__({}, {})
         self.seconds = {str(StageName[name.upper()]): value for name, value in seconds.items()}
 
-    def cold(self, now: float) -> tuple[str, ...]:
-        return tuple(self.seconds)
+    def cold(self, now: float, among: Any = None) -> tuple[str, ...]:
+        return tuple(stage for stage in self.seconds if among is None or stage in among)
 
     def cold_start_s(self, now: float, among: Any = None) -> float:
         asked = self.seconds if among is None else among
@@ -71,7 +80,7 @@ def forecasts(
 ) -> Forecasts:
     backlogs = Backlogs()
     backlogs.heard({str(index): each for index, each in enumerate(reports)}, time.time())
-    made = Forecasts(starts or Starts(), backlogs, before_latents=BEFORE_LATENTS, spreads=spreads)
+    made = Forecasts(starts or Starts(), backlogs, needed=lambda _: NEEDED, spreads=spreads)
     if took is not None:
         made.observe(PARAMS, took)
     return made

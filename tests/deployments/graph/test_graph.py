@@ -270,6 +270,7 @@ async def test_a_refused_deadline_says_when_files_and_not_latents_could_be_there
 async def test_readiness_is_by_stage_and_does_not_wait_for_ever() -> None:
     assert await Graph(FakeStages().handles()).ready() == {
         "TextEncoder": True,
+        "ImageEncoder": True,
         "Denoiser": True,
         "VaeDecoder": True,
         "SafetyClassifier": True,

@@ -27,6 +27,7 @@ from pipelines.contracts import (
 )
 from pipelines.errors import DeadlineUnreachable, NotReady
 from tests.deployments.fakes import FakeStages
+from tests.deployments.pictures import painted_job
 
 CONFIGURED_S = 1000.0
 JOB = GenerationJob(
@@ -42,7 +43,9 @@ JOB = GenerationJob(
     ),
     finish=FinishSpec(seed=10),
 )
-FIVE = tuple(stage for stage in StageName if stage is not StageName.FUSED)
+STAGES = tuple(stage for stage in StageName if stage is not StageName.FUSED)
+FIVE = tuple(stage for stage in STAGES if stage is not StageName.IMAGE_ENCODER)
+"""Those that every request needs."""
 
 _names = itertools.count()
 _client: ContextVar[str] = ContextVar("client", default="none")
@@ -107,12 +110,12 @@ class App:
     """A graph over fake stages of which `asleep` have no replica, if anybody `is_told`."""
 
     def __init__(
-        self, asleep: tuple[StageName, ...] = FIVE, *, is_told: bool = True, **options: Any
+        self, asleep: tuple[StageName, ...] = STAGES, *, is_told: bool = True, **options: Any
     ) -> None:
         self.name = f"waking-{next(_names)}"
         self.stages = FakeStages()
         self.by_name = {
-            stage: SleepingStage(self.stages, pool_of(self.name, str(stage))) for stage in FIVE
+            stage: SleepingStage(self.stages, pool_of(self.name, str(stage))) for stage in STAGES
         }
         for stage, each in self.by_name.items():
             if is_told:
@@ -123,7 +126,7 @@ class App:
             stage.key: cast(Any, NamedHandle(each, self.name, str(stage)))
             for stage, each in self.by_name.items()
         }
-        scales_to_zero: dict[str, float] = dict.fromkeys(FIVE, CONFIGURED_S)
+        scales_to_zero: dict[str, float] = dict.fromkeys(STAGES, CONFIGURED_S)
         self.graph = Graph(handles, scales_to_zero=scales_to_zero, **options)
 
     @property
@@ -157,11 +160,40 @@ async def test_all_are_woken_before_the_first_has_answered() -> None:
     assert 0 < result.timings["cold_start"] <= result.timings["total"]
 
 
+async def test_pictures_wake_what_encodes_them_and_nothing_else_does() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    result = await app.graph.generate(JOB)
+    assert (app.asked, result.cold_stages) == (set(), ())
+    assert app.graph.forecast(JOB.params).asleep == ()
+    job = painted_job()
+    assert app.graph.forecast(job.params).asleep == ("ImageEncoder",)
+    task = asyncio.create_task(app.graph.generate(job))
+    await turns()
+    assert app.asked == {StageName.IMAGE_ENCODER}
+    app.wake(StageName.IMAGE_ENCODER)
+    result = await task
+    assert result.cold_stages == ("ImageEncoder",)
+
+
+async def test_a_probe_does_not_wake_what_encodes_pictures() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    assert set(await app.graph.ready()) == set(map(str, FIVE))
+    assert StageName.IMAGE_ENCODER not in app.asked
+
+
+async def test_a_deadline_counts_its_start_for_requests_with_pictures_alone() -> None:
+    app = App(asleep=(StageName.IMAGE_ENCODER,))
+    terms = urgent(1.0).terms
+    with pytest.raises(DeadlineUnreachable):
+        await app.graph.generate(replace(painted_job(), terms=terms))
+    assert (await app.graph.generate(urgent(30.0))).images
+
+
 async def test_a_stage_is_woken_once_however_many_ask() -> None:
     app = App()
     tasks = [asyncio.create_task(app.graph.generate(JOB)) for _ in range(3)]
     await turns()
-    assert {stage: len(each.asked) for stage, each in app.by_name.items()} == dict.fromkeys(FIVE, 1)
+    assert {stage: len(app.by_name[stage].asked) for stage in FIVE} == dict.fromkeys(FIVE, 1)
     app.wake(*FIVE)
     await asyncio.gather(*tasks)
 

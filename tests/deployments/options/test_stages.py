@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from deployments.options.stages import (
     VaeDecoderOptions,
     WeightsOptions,
 )
+from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
+from tests.specs import tiny_spec
+
+SPEC = tiny_spec("nowhere")
 
 
 def test_defaults_fit_two_cores_without_a_gpu() -> None:
     config = StagesConfig()
     others = ("storage", "layout", "weights", "log_encoding")
     stages = [getattr(config, name) for name in StagesConfig.model_fields if name not in others]
-    assert len(stages) == 5
+    assert len(stages) == 6
     assert sum(stage.num_cpus for stage in stages) <= 1.5
     assert all(stage.num_gpus == 0 and stage.resolved_device == "cpu" for stage in stages)
     assert all(stage.deployment_kwargs()["num_replicas"] == 1 for stage in stages)
@@ -231,6 +236,28 @@ def test_the_stages_that_may_sleep_are_those_without_a_least_replica() -> None:
     asleep = {"autoscaling": {"min_replicas": 0, "start_up_s": 12}}
     awake = {"autoscaling": {"max_replicas": 3}}
     split = StagesConfig.model_validate({"denoiser": asleep, "finisher": awake})
-    assert split.scales_to_zero() == {"Denoiser": 12.0}
+    assert split.scales_to_zero(SPEC) == {"Denoiser": 12.0}
     fused = StagesConfig.model_validate({"layout": "fused", "denoiser": asleep})
-    assert fused.scales_to_zero() == {"Fused": 12.0}
+    assert fused.scales_to_zero(SPEC) == {"Fused": 12.0}
+
+
+def test_the_image_encoder_is_there_for_models_that_take_pictures_or_as_one_says() -> None:
+    paints = replace(SPEC, tasks=("text-to-image", "inpaint"))
+
+    def deployed(spec: ModelSpec, **section: bool) -> bool:
+        config = StagesConfig.model_validate({"image_encoder": section})
+        return "ImageEncoder" in [row.name for row in config.deployed(spec)]
+
+    assert [deployed(SPEC), deployed(paints)] == [False, True]
+    assert [deployed(SPEC, enabled=True), deployed(paints, enabled=False)] == [True, False]
+    asleep = {"image_encoder": {"autoscaling": {"min_replicas": 0, "start_up_s": 3}}}
+    config = StagesConfig.model_validate(asleep)
+    assert config.scales_to_zero(paints) == {"ImageEncoder": 3.0}
+    assert config.scales_to_zero(SPEC) == {}
+
+
+def test_a_fused_replica_has_its_cpus_if_it_is_there() -> None:
+    config = StagesConfig.model_validate({"layout": "fused", "image_encoder": {"num_cpus": 0.7}})
+    (without,) = config.deployed(SPEC).values()
+    (options,) = config.deployed(replace(SPEC, tasks=("edit",))).values()
+    assert options.num_cpus == pytest.approx(without.num_cpus + 0.7)

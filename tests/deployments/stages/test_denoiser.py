@@ -84,7 +84,7 @@ async def _stream(
     start: PackedCheckpoint | None = None,
 ) -> list[Denoising]:
     positive = positive or _conditioning()
-    return [item async for item in denoiser.denoise(job, positive, negative, start)]
+    return [item async for item in denoiser.denoise(job, positive, negative, start=start)]
 
 
 async def _denoise(denoiser: Denoiser, job: LatentJob, *args: Any, **kwargs: Any) -> Latents:

@@ -156,3 +156,19 @@ def test_a_certificate_that_cannot_sign_is_found_at_the_start(tmp_path: Path) ->
     )
     with pytest.raises(ConfigurationError, match=r"finisher\.c2pa\.private_key: is not the key"):
         Finisher(options, StorageOptions(directory=tmp_path))
+
+
+async def test_what_the_mask_does_not_cover_is_the_inputs_own_to_the_byte(
+    finisher: Finisher, image: DecodedImage
+) -> None:
+    original = DecodedImage(pixels=255 - image.pixels)
+    mask = np.zeros((32, 48), dtype=bool)
+    mask[4:28, 8:40] = True
+    done = await finisher.finish(image, FinishSpec(seed=0), original, mask)
+    with Image.open(io.BytesIO(base64.b64decode(done.b64 or ""))) as opened:
+        pixels = np.asarray(opened)
+    assert np.array_equal(pixels[~mask], original.pixels[~mask])
+    assert np.array_equal(pixels[12:20, 18:30], image.pixels[12:20, 18:30])
+    plain = await finisher.finish(image, FinishSpec(seed=0))
+    with Image.open(io.BytesIO(base64.b64decode(plain.b64 or ""))) as opened:
+        assert np.array_equal(np.asarray(opened), image.pixels)

@@ -14,6 +14,9 @@ from deployments.storage.parameters import parameters_text, read_record
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
+from pipelines.pictures.recipe import Padding
+from pipelines.tasks import PictureRole, Task
+from tests.deployments.pictures import painted_job, recipe, with_pictures
 
 PARAMS = GenerationParams(
     prompt="a cat\non a mat",
@@ -107,3 +110,59 @@ def test_long_prompts(output_format: str, letter: str, count: int):
             read_record(text)
     else:
         assert read_record(text)["prompt"] == params.prompt
+
+
+class TestPictures:
+    def test_of_a_text_alone_nothing_is_said_of_them(self):
+        record = read_record(text_of())
+        assert not record.keys() & {"task", "strength", "pictures", "paste_back"}
+
+    def test_what_each_was_and_what_was_made_of_it(self):
+        job = painted_job(strength=0.6)
+        text = parameters_text(job.params, job.finish, job.recipes, steps_run=2, cuts=())
+        assert ", Denoising strength: 0.6, " in text
+        record = read_record(text)
+        image, mask = job.recipes
+        assert image.source is not None
+        assert mask.source is not None
+        assert (record["task"], record["strength"], record["paste_back"]) == ("inpaint", 0.6, True)
+        assert record["pictures"] == [
+            {"role": "image", "size": "64x64", "sha256": image.source.sha256},
+            {"role": "mask", "size": "64x64", "sha256": mask.source.sha256},
+        ]
+
+    def test_what_differs_from_the_usual_is_said(self):
+        job = painted_job()
+        image, mask = job.recipes
+        padded = replace(image, fit="contain", padding=Padding(8, 0, 4, 0), background=(0, 0, 0))
+        border = replace(mask, source=None, padding=Padding(8, 0, 4, 0))
+        masked = replace(
+            image, use=replace(image.use, role=PictureRole.MASKED_IMAGE), mask=mask.source
+        )
+        job = with_pictures(job, (padded, border, masked), task=Task.FILL)
+        text = parameters_text(job.params, job.finish, job.recipes, steps_run=2, cuts=())
+        told = read_record(text)["pictures"]
+        assert told[0].keys() == {"role", "size", "sha256", "fit", "padding", "background"}
+        assert (told[0]["padding"], told[0]["background"]) == ([8, 0, 4, 0], [0, 0, 0])
+        assert told[1] == {"role": "mask", "size": "64x64", "padding": [8, 0, 4, 0]}
+        assert told[2]["mask_sha256"] == mask.source.sha256 if mask.source else None
+
+    def test_a_control_map_says_how_it_counts(self):
+        each = recipe(PictureRole.CONTROL, b"edges", name="control")
+        use = replace(each.use, kind="canny", scale=0.7, end=0.5)
+        job = with_pictures(painted_job(), (replace(each, use=use),), task=Task.TEXT_TO_IMAGE)
+        text = parameters_text(job.params, job.finish, job.recipes, steps_run=2, cuts=())
+        record = read_record(text)
+        assert "strength" not in record  # it starts from noise
+        (told,) = record["pictures"]
+        assert (told["kind"], told["scale"], told["end"]) == ("canny", 0.7, 0.5)
+        assert "start" not in told
+
+    def test_no_file_can_be_found_by_it(self):
+        """Who knows a file's id may read it, and files are passed on."""
+        job = painted_job()
+        image, mask = job.recipes
+        assert image.source is not None
+        stored = replace(image, source=replace(image.source, data=None, file_id="f" * 32))
+        text = parameters_text(job.params, job.finish, (stored, mask), steps_run=2, cuts=())
+        assert "f" * 32 not in text

@@ -15,6 +15,7 @@ from pipelines.contracts import FinishSpec
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
 from pipelines.provenance import combined_weights
+from tests.deployments.pictures import painted_job
 from tests.deployments.receipts import FINISH, PARAMS, STAGES, VERSIONS, receipt
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1)
@@ -44,6 +45,24 @@ def test_it_says_what_was_drawn():
     assert read.stages == STAGES
     assert read.versions == dict(VERSIONS)
     assert read.weights == json.loads(receipt())["weights"]
+
+
+def test_one_of_pictures_says_which_and_is_of_a_format_that_older_readers_refuse():
+    job = painted_job(strength=0.5)
+    text = receipt_text(job.params, job.finish, job.recipes, steps_run=1, cuts=())
+    whole = with_stages(text, STAGES)
+    assert json.loads(whole)["sluice_receipt"] == 2
+    read = parse_receipt(whole)
+    assert [each["role"] for each in read.pictures] == ["image", "mask"]
+    assert (read.request["task"], read.request["strength"]) == ("inpaint", 0.5)
+    plain = parse_receipt(receipt())
+    assert (plain.pictures, json.loads(receipt())["sluice_receipt"]) == ((), 1)
+
+
+@pytest.mark.parametrize("pictures", [5, {"role": "image"}, [1, None], "image"])
+def test_pictures_that_are_none_are_not_read_as_some(pictures: object):
+    request = {**json.loads(receipt())["request"], "pictures": pictures}
+    assert parse_receipt(changed(request=request)).pictures == ()
 
 
 def test_lossy_formats_tell_their_quality():
@@ -99,7 +118,7 @@ def test_one_that_would_be_too_long_is_none():
         ("{}", "no number of its format"),
         (changed(sluice_receipt=True), "no number of its format"),
         (changed(sluice_receipt="1"), "no number of its format"),
-        (changed(sluice_receipt=2), "of format 2, and this server reads 1"),
+        (changed(sluice_receipt=3), "of format 3, and this server reads 1 and 2"),
         (changed(model=None), "`model` is not a short text"),
         (changed(model="x" * 300), "`model` is not a short text"),
         (changed(steps=1.5), "`steps` is not a number"),

@@ -51,7 +51,7 @@ def test_a_gpu_where_there_is_none():
 def test_more_cpus_in_all_than_there_are():
     lines = missing({"stages.denoiser.num_cpus": 2}, node(CPU=2))
     assert lines
-    assert all("which want 2.8 CPUs and 0 GPUs with it where there are 2 and 0" in x for x in lines)
+    assert all("which want 2.9 CPUs and 0 GPUs with it where there are 2 and 0" in x for x in lines)
     assert missing({"stages.denoiser.num_cpus": 2}, node(CPU=2), node(CPU=2)) == []
 
 

@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "serve" / "configs"
 FLUX_WEIGHTS = 11_901_408_320
 TEXT_WEIGHTS = 4_885_371_136
 DECODER_WEIGHTS = 49_545_475
+ENCODER_WEIGHTS = 83_819_683 - DECODER_WEIGHTS
 
 
 def placed(**args: Any) -> dict[str, Placement]:
@@ -31,6 +32,7 @@ def test_flux_dev():
     assert list(rows) == [
         "Ingress",
         "TextEncoder",
+        "ImageEncoder",
         "Denoiser",
         "VaeDecoder",
         "SafetyClassifier",
@@ -46,6 +48,7 @@ def test_flux_dev():
     weights = {name: row.memory.weights for name, row in rows.items() if row.memory}
     assert weights == {
         "TextEncoder": 2 * TEXT_WEIGHTS,
+        "ImageEncoder": 2 * ENCODER_WEIGHTS,
         "Denoiser": 2 * FLUX_WEIGHTS,
         "VaeDecoder": 2 * DECODER_WEIGHTS,
     }
@@ -111,7 +114,7 @@ def test_without_a_gpu_no_gpu_memory_is_needed():
 
 def test_a_smaller_limit_takes_less():
     large, small = placed(model="flux.1-dev"), placed(model="flux.1-dev", limits__max_pixels=2**20)
-    for name in ("Denoiser", "VaeDecoder"):
+    for name in ("Denoiser", "ImageEncoder", "VaeDecoder"):
         before, after = large[name].memory, small[name].memory
         assert before
         assert after
@@ -131,6 +134,9 @@ def test_fused_stages_on_the_gpu_share_its_memory():
     assert (ingress.deployment, fused.deployment, fused.num_gpus) == ("Ingress", "Fused", 1)
     assert fused.memory
     assert fused.memory.weights == 2 * FLUX_WEIGHTS + 4 * DECODER_WEIGHTS
+    with_pictures = placed(**args, stages__image_encoder__num_gpus=1)["Fused"]
+    assert with_pictures.memory
+    assert with_pictures.memory.weights == fused.memory.weights + 4 * ENCODER_WEIGHTS
     more = placed(**args, stages__text_encoder__num_gpus=1)["Fused"]
     assert more.memory
     assert more.memory.weights == fused.memory.weights + 4 * TEXT_WEIGHTS

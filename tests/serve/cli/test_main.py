@@ -247,7 +247,14 @@ def test_one_is_no_plural(run: Run, tmp_path: Path):
 def test_check_prints_the_placement(run: Run, name: str):
     outcome = run("check", str(CONFIGS / f"{name}.yaml"))
     assert outcome.code == 0, outcome.err
-    for deployment in ("Ingress", "TextEncoder", "Denoiser", "VaeDecoder", "Finisher"):
+    for deployment in (
+        "Ingress",
+        "TextEncoder",
+        "ImageEncoder",
+        "Denoiser",
+        "VaeDecoder",
+        "Finisher",
+    ):
         assert deployment in outcome.out
 
 
@@ -266,7 +273,7 @@ def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(
 def test_check_sums_up(run: Run):
     outcome = run("check", str(CONFIGS / "flux-dev.yaml"))
     assert "22.2 GiB" in outcome.out
-    assert "2 to 12 GPUs" in outcome.out
+    assert "2 to 13 GPUs" in outcome.out
     assert "sluice-pool=denoise" in outcome.out
     assert "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1 must be set" in outcome.out
     assert "It fits" not in outcome.out, "no machines were given"
@@ -280,7 +287,7 @@ class TestCheckWithMachines:
         assert outcome.code == 0, outcome.err
         lines = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
         assert "1 to 8   0 to 8    Denoiser" in lines["denoise"]
-        assert lines["codec"].split("0 to 8")[1].strip() == "TextEncoder, VaeDecoder"
+        assert lines["codec"].split("0 to 10")[1].strip() == "TextEncoder, ImageEncoder, VaeDecoder"
         assert outcome.out.endswith("It fits.\n")
         assert "PACK" not in outcome.out, "its head's command sets the variable"
 

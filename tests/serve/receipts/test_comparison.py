@@ -35,6 +35,15 @@ def test_the_same_in_any_order():
     assert found(STAGES[::-1]) == []
 
 
+def test_what_encodes_pictures_has_no_part_in_an_image_without():
+    with_pictures = (*STAGES, replace(DECODER, part="image_encoder"))
+    assert found(with_pictures) == []
+    drawn_from = replace(RECEIPT, stages=with_pictures)
+    assert found(with_pictures, drawn_from) == []
+    (missing,) = found(STAGES, drawn_from)
+    assert (missing.what, missing.part, missing.here) == ("weights", "image_encoder", None)
+
+
 def test_another_model():
     others = differences(RECEIPT, Running(STAGES), spec=SPEC, served_names=("served", "another"))
     assert others == [Difference("model", None, "test-model", "served")]
