@@ -19,7 +19,8 @@ class FinishSpec:
     id. `model` is the name to be written into the file; `parameters` is all the text of its
     metadata, and `receipt` its receipt (`deployments.storage.receipt`), but for the stages, both
     known once the image is drawn; "" is none. With `pastes_back` the pixels outside the mask are
-    the input's own (`GenerationJob.recipes`).
+    the input's own (`GenerationJob.recipes`). `owner` is the tenant whose file it is, who may have
+    it drawn from; "" is nobody.
     """
 
     output_format: str = "png"
@@ -31,6 +32,7 @@ class FinishSpec:
     parameters: str = ""
     receipt: str = ""
     pastes_back: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

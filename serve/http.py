@@ -21,12 +21,14 @@ from serve.api import (
     traces,
     webhooks,
 )
+from serve.api.body_limits import max_body_bytes
 from serve.api.docs import add_docs
 from serve.api.error_handlers import install_error_handlers
 from serve.api.jobs import events as job_events
 from serve.api.jobs import routes as job_routes
 from serve.api.openapi.document import DescribedApi
 from serve.api.page import add_page
+from serve.api.pictures import edits
 from serve.api.services import Services
 from serve.api.vendors import fal, hugging_face, replicate
 from serve.api.vendors.messages import message_of
@@ -67,7 +69,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
             lambda: services.settings.limits,
             services.recorder,
             echo_request_id=echo_request_id,
-            file_paths=(receipts.PATH,),
+            body_bytes=max_body_bytes,
         ),
         lifespan=lifespan,
         redirect_slashes=False,
@@ -81,6 +83,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     add_docs(app)
     for module in (
         images,
+        edits,
         preflight,
         receipts,
         job_routes,

@@ -127,7 +127,7 @@ class Finisher(Shim[FinisherOptions]):
         file_id, not_stored = None, ""
         if spec.store:
             try:
-                file_id = self._store.put(data, CONTENT_TYPES[spec.output_format])
+                file_id = self._store.put(data, CONTENT_TYPES[spec.output_format], spec.owner)
             except StageFailed as error:  # the store has logged it
                 metrics.UNSTORED_FILES.add()
                 not_stored = error.message

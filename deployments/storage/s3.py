@@ -39,10 +39,10 @@ class S3Store:
         self._clock = clock
         self._connected: Any = None
 
-    def put(self, data: bytes, content_type: str) -> str:
+    def put(self, data: bytes, content_type: str, owner: str = "") -> str:
         """Keep `data`; see `FileStore.put`."""
         suffix_of(content_type)
-        file_id = new_file_id()
+        file_id = new_file_id(owner)
         with _s3_errors():
             self._client().put_object(
                 Bucket=self._bucket, Key=self._key(file_id), Body=data, ContentType=content_type

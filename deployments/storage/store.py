@@ -1,15 +1,17 @@
 """Where finished files are kept: a local folder or an S3 bucket (`s3_storage.py`), behind one small
 protocol.
 
-File ids are 128 random bits, so knowing one is the permission to read it; they are checked
-against a strict pattern before anything touches a disk or a bucket. Knows no image formats beyond
-their content types, and nothing of HTTP. Calls block: keep them off the event loop.
+File ids begin with 128 random bits, so knowing one is the permission to read it; they are checked
+against a strict pattern before anything touches a disk or a bucket. An owner's files have ids that
+tell whose they are to who knows the name, so that nothing else need be kept of it. Knows no image
+formats beyond their content types, and nothing of HTTP. Calls block: keep them off the event loop.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -31,8 +33,14 @@ logger = logging.getLogger(__name__)
 DEFAULT_DIRECTORY = Path("~/.cache/sluice/files")
 DEFAULT_MAX_BYTES = 2 * 2**30
 
-_FILE_ID = re.compile(r"[0-9a-f]{32}")
-_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+_RANDOM_BYTES, _OWNER_BYTES = 16, 8
+_FILE_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{16})?")
+_SUFFIXES = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+}
 _STALE_UPLOAD_S = 600.0
 _SWEEP_INTERVAL_S = 60.0
 _FILL_AFTER_SWEEP = 0.9
@@ -53,8 +61,9 @@ class StoredFile:
 class FileStore(Protocol):
     """What finishers and the ingress need of a store."""
 
-    def put(self, data: bytes, content_type: str) -> str:
-        """Keep `data` and return its new id. Raises StageFailed if it cannot be kept."""
+    def put(self, data: bytes, content_type: str, owner: str = "") -> str:
+        """Keep `data` and return its new id, of a file of `owner`'s. Raises StageFailed if it
+        cannot be kept."""
         ...
 
     def get(self, file_id: str) -> StoredFile:
@@ -85,9 +94,29 @@ def open_store(options: StorageOptions) -> FileStore:
     )
 
 
-def new_file_id() -> str:
-    """128 random bits as 32 hexadecimal digits."""
-    return secrets.token_hex(16)
+def new_file_id(owner: str = "") -> str:
+    """128 random bits as 32 hexadecimal digits, and 16 more that tell `owner`, if there is one."""
+    return id_of_owner(secrets.token_hex(_RANDOM_BYTES), owner)
+
+
+def id_of_owner(drawn: str, owner: str) -> str:
+    """The id of a file of `owner`'s that begins with the 32 digits `drawn`."""
+    return drawn + _owner_tag(drawn, owner) if owner else drawn
+
+
+def is_owned_by(file_id: str, owner: str) -> bool:
+    """Whether `owner` may have the file drawn from: a file of nobody's is anybody's who knows it.
+
+    Raises FileNotStored for what cannot be an id.
+    """
+    check_id(file_id)
+    drawn, tag = file_id[: 2 * _RANDOM_BYTES], file_id[2 * _RANDOM_BYTES :]
+    return not tag or secrets.compare_digest(tag, _owner_tag(drawn, owner))
+
+
+def _owner_tag(drawn: str, owner: str) -> str:
+    digest = hashlib.sha256(f"{drawn}/{owner}".encode("utf-8", "surrogatepass")).hexdigest()
+    return digest[: 2 * _OWNER_BYTES]
 
 
 class LocalStore:
@@ -115,9 +144,9 @@ class LocalStore:
         self._num_bytes = 0
         self._swept_at: float | None = None
 
-    def put(self, data: bytes, content_type: str) -> str:
+    def put(self, data: bytes, content_type: str, owner: str = "") -> str:
         """Keep `data`; see `FileStore.put`. A reader never sees half a file."""
-        file_id = new_file_id()
+        file_id = new_file_id(owner)
         name = file_id + suffix_of(content_type)
         if len(data) > self._max_bytes:
             raise StageFailed(

@@ -1,6 +1,7 @@
 """What a prompt may say besides the picture: a task prefix and options, taken out of the text.
 
     [GEN] a red fox in snow --ar 16:9   ->   text "a red fox in snow", aspect_ratio (16, 9)
+    [EDIT] make it blue --no text       ->   text "make it blue", prefix "edit", negative "text"
 
 Anything else stays as written: other bracketed text, ordinary dashes. Knows neither the content
 policy (`pipelines.moderation`) nor a server's limits.
@@ -21,7 +22,6 @@ MAX_RATIO = 3
 
 _TASK = re.compile(r"\s*\[\s*(gen|edit|vqa|caption)\s*\]\s*", re.IGNORECASE | re.ASCII)
 _MISSING_MODELS = {
-    "edit": "an image-editing model such as FLUX.1-Kontext, together with an image input",
     "vqa": "a vision-language model",
     "caption": "a vision-language model",
 }
@@ -38,6 +38,13 @@ _RATIO_OPTION = re.compile(
 )
 _RATIO = re.compile(r"(?P<width>[0-9]{1,4}):(?P<height>[0-9]{1,4})(?P<tail>[.,;!?)]*)")
 
+# Without `\s+` or `\s*` before what may fail: a long run of spaces would be tried from each one.
+_NO_OPTION = re.compile(
+    r"(?<!\S)--no(?![\w-])[\s=]*(?P<value>(?!--)\S.*?|)"
+    rf"(?=\s--[a-z]|\s{_TYPED_DASHES}(?:ar|aspect)[\s=]*[0-9]|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+
 _FIELD_BY_OPTION: dict[str, str | None] = {
     "c": None,
     "cfg": "guidance_scale",
@@ -53,7 +60,6 @@ _FIELD_BY_OPTION: dict[str, str | None] = {
     "n": "n",
     "negative": "negative_prompt",
     "niji": "model",
-    "no": "negative_prompt",
     "oref": None,
     "q": "quality",
     "quality": "quality",
@@ -93,36 +99,54 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedPrompt:
-    """The prompt proper, the task it asks for, and (width, height) of its ratio if it names one."""
+    """The prompt proper, its task prefix, (width, height) of its ratio, and what it says is not to
+    be in the image; None where it does not."""
 
     text: str
-    task: Literal["text-to-image"] = "text-to-image"
+    prefix: Literal["gen", "edit"] | None = None
     aspect_ratio: tuple[int, int] | None = None
+    negative: str | None = None
 
 
-def parse_prompt(text: str, *, param: str = "prompt") -> ParsedPrompt:
+def parse_prompt(
+    text: str, *, param: str = "prompt", has_picture: bool = False, may_be_blank: bool = False
+) -> ParsedPrompt:
     """The parts of `text`, a prompt as the client wrote it in the field `param`.
 
     A text without prefix and options comes back unchanged, and so does the text of what was parsed:
-    a file that names it can be drawn again. Raises InvalidRequest for characters
-    that no prompt holds, a bad ratio, an option that is not read here, or when nothing but syntax
-    was written; UnsupportedFeature for a task that needs another kind of model.
+    a file that names it can be drawn again. `has_picture` is whether there is a picture to draw
+    from, which decides on the prefixes that make sense. Raises InvalidRequest for characters
+    that no prompt holds, a bad ratio, an option that is not read here, a prefix that does not fit,
+    or, unless it `may_be_blank`, when nothing but syntax was written; UnsupportedFeature for a task
+    that needs another kind of model.
     """
     _check_characters(text, param)
+    prefix: Literal["gen", "edit"] | None = None
     ratio: tuple[int, int] | None = None
+    negatives: list[str] = []
     for _ in range(_MAX_ROUNDS):
         before = text
-        text, ratio = _without_ratio(_without_task(text, param), ratio, param)
+        text, prefix = _without_task(text, prefix, param)
+        text = _without_negatives(text, negatives, param)
+        text, ratio = _without_ratio(text, ratio, param)
         if text == before:
             break
     else:
-        raise InvalidRequest(f"{param}: write [GEN] and --ar W:H once each", param=param)
+        raise InvalidRequest(
+            f"{param}: write [GEN] or [EDIT], and --ar W:H, once each", param=param
+        )
+    _check_prefix(prefix, param, has_picture=has_picture)
     _refuse_foreign_options(text, param)
-    if _is_blank(text):
+    if _is_blank(text) and not may_be_blank:
         raise InvalidRequest(
             f"{param}: describe the image in words; the text is blank", param=param
         )
-    return ParsedPrompt(text=text, aspect_ratio=ratio)
+    return ParsedPrompt(
+        text=text,
+        prefix=prefix,
+        aspect_ratio=ratio,
+        negative=", ".join(negatives) if negatives else None,
+    )
 
 
 def size_for_ratio(
@@ -186,18 +210,59 @@ def _check_characters(text: str, param: str) -> None:
         )
 
 
-def _without_task(text: str, param: str) -> str:
+def _without_task(
+    text: str, prefix: Literal["gen", "edit"] | None, param: str
+) -> tuple[str, Literal["gen", "edit"] | None]:
+    """The text without its prefixes, and the one that they and `prefix` name."""
     end = 0
     while match := _TASK.match(text, end):
         task = match[1].lower()
-        if task != "gen":
+        if task in _MISSING_MODELS:
             raise UnsupportedFeature(
                 f"{param}: [{task.upper()}] needs {_MISSING_MODELS[task]}, and this server has "
-                "none; it serves [GEN], images from text",
+                "none; it serves [GEN], images from text, and [EDIT], images from images",
                 param=param,
             )
+        found: Literal["gen", "edit"] = "edit" if task == "edit" else "gen"
+        if prefix not in (None, found):
+            raise InvalidRequest(
+                f"{param}: begins with both [GEN] and [EDIT]; write one of them", param=param
+            )
+        prefix = found
         end = match.end()
-    return text[end:]
+    return text[end:], prefix
+
+
+def _check_prefix(prefix: str | None, param: str, *, has_picture: bool) -> None:
+    if prefix == "edit" and not has_picture:
+        raise InvalidRequest(
+            f"{param}: [EDIT] needs a picture to edit; send it as `image`, or leave [EDIT] out",
+            param=param,
+        )
+    if prefix == "gen" and has_picture:
+        raise InvalidRequest(
+            f"{param}: [GEN] draws from words alone; write [EDIT], or leave the pictures out",
+            param=param,
+        )
+
+
+def _without_negatives(text: str, negatives: list[str], param: str) -> str:
+    """The text without each `--no` and what it says, which is added to `negatives`: all words up
+    to the next option."""
+    pieces: list[str] = []
+    end = 0
+    for option in _NO_OPTION.finditer(text):
+        value = option["value"].strip(" \t\r\n,")
+        if not value:
+            raise InvalidRequest(
+                f"{param}: --no says nothing; write what is not to be in the image behind it, for"
+                " example --no text",
+                param=param,
+            )
+        negatives.append(value)
+        pieces.append(text[end : option.start()].rstrip())
+        end = option.end()
+    return "".join([*pieces, text[end:]]).strip() if pieces else text
 
 
 def _without_ratio(
@@ -241,7 +306,7 @@ def _refuse_foreign_options(text: str, param: str) -> None:
     instead = f"use the request field `{field}` instead" if field else "leave it out"
     raise InvalidRequest(
         f"{param}: the option --{name} is not read from the prompt; {instead}. "
-        "The only option in a prompt is --ar W:H",
+        "The options in a prompt are --ar W:H and --no WORDS",
         param=param,
     )
 

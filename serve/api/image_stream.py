@@ -18,18 +18,20 @@ from starlette.requests import Request
 from pipelines.contracts import Usage
 from serve.api.event_stream import ServerSentEvent
 from serve.api.images_response import images_response, usage_report
-from serve.api.planning import log_entry, plan_of, tenant_in
+from serve.api.planning import log_entry, pictures_of, plan_of, tenant_in
 from serve.api.schemas import ImageGenerationRequest, ImagesResponse
 from serve.api.services import Services
 from serve.generation.partial_images import PartialImage, PartialImages
 from serve.generation.plan import Plan
 
-PARTIAL_IMAGE = "image_generation.partial_image"
-COMPLETED = "image_generation.completed"
+PARTIAL_IMAGE, COMPLETED = "partial_image", "completed"
+GENERATION, EDIT = "image_generation", "image_edit"
+"""What the names of events begin with, by the route."""
 
 
 class ImageStream:
-    """The events of the generation that `fields` asks for, which begins at once.
+    """The events of the generation that `fields` asks for, which begins at once; their names begin
+    with `kind`.
 
     They raise whatever the drawing raises. Must be closed.
     """
@@ -40,7 +42,10 @@ class ImageStream:
         services: Services,
         fields: ImageGenerationRequest,
         arrived: float,
+        *,
+        kind: str = GENERATION,
     ) -> None:
+        self._kind = kind
         self._request = request
         self._services = services
         self._fields = fields
@@ -87,7 +92,8 @@ class ImageStream:
         with services.generations.logged(log_entry(request, fields, self._arrived)) as entry:
             entry.admitting.callback(self._admitted.set)
             entry.tenant = tenant_in(request, services, fields)
-            plan = plan_of(services, fields)
+            pictures = await pictures_of(request, services, fields, entry.tenant)
+            plan = plan_of(services, fields, pictures)
             terms = plan.requested.terms(tenant=entry.tenant, arrived=self._arrived)
 
             def chosen(partial: PartialImage) -> None:
@@ -106,7 +112,7 @@ class ImageStream:
     def _partial(self, partial: PartialImage, plan: Plan) -> ServerSentEvent:
         preview = partial.preview
         return _event(
-            PARTIAL_IMAGE,
+            f"{self._kind}.{PARTIAL_IMAGE}",
             b64_json=base64.b64encode(preview.data).decode(),
             partial_image_index=partial.index,
             image_index=preview.image,
@@ -127,7 +133,7 @@ class ImageStream:
         shared = response.model_dump(exclude_none=True, exclude={"created", "data", "usage"})
         share = _share(usage, index, len(response.data))
         return _event(
-            COMPLETED,
+            f"{self._kind}.{COMPLETED}",
             **image.model_dump(exclude_none=True),
             image_index=index,
             created_at=response.created,

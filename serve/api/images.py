@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipelines.errors import FileNotStored
 from pipelines.tracing.spans import Timings
 from serve.api.disconnect import while_connected
 from serve.api.event_stream import STREAM_HEADERS, event_stream, stream_content
@@ -28,9 +28,9 @@ from serve.api.jobs.submitting import (
     submitted_response,
     wants_job,
 )
-from serve.api.json_body import read_json_object
 from serve.api.openapi.failures import DRAWS, KEEPS, READS_GENERATION, failures
-from serve.api.planning import log_entry, plan_of, tenant_in, trace_of
+from serve.api.pictures.uploads import SentBody, read_json
+from serve.api.planning import log_entry, pictures_of, plan_of, tenant_in, trace_of
 from serve.api.schemas import (
     GENERATION_BODY,
     ImageGenerationRequest,
@@ -65,7 +65,7 @@ ABOUT_DRAWN: dict[str, Any] = {
     },
 }
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+DRAWN: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {**ABOUT_DRAWN, **STREAM_HEADERS},
         "content": {
@@ -88,7 +88,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             },
         },
     },
-    **failures(*READS_GENERATION, *DRAWS, *KEEPS),
+}
+"""What routes answer that draw, or store a job instead where the client prefers that."""
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **DRAWN,
+    **failures(*READS_GENERATION, *DRAWS, *KEEPS, FileNotStored),
 }
 
 _KEY_NOT_USED = (
@@ -115,10 +120,10 @@ async def generate_images(request: Request) -> Response:
     services = services_of(request)
     arrived = services.now()
     with trace_of(request).root.part("read"):
-        body = await read_json_object(request)
+        sent = await read_json(request)
         if wants_job(request) and services.jobs is not None:
-            return await _as_job(request, services, body)
-        fields = parse_request(body)
+            return await as_job(request, services, sent)
+        fields = parse_request(sent.fields, sent.uploads)
     if fields.stream:
         stream = ImageStream(request, services, fields, arrived)
         await while_connected(request, stream.begin())
@@ -134,7 +139,8 @@ async def draw(
     key = idempotency_key_in(request)
     with services.generations.logged(log_entry(request, fields, arrived)) as entry:
         entry.tenant = tenant_in(request, services, fields)
-        plan = plan_of(services, fields)
+        pictures = await pictures_of(request, services, fields, entry.tenant)
+        plan = plan_of(services, fields, pictures)
         terms = plan.requested.terms(tenant=entry.tenant, arrived=arrived)
         answer = await while_connected(request, services.generations.generate(plan, terms, entry))
     with trace_of(request).root.part("respond"):
@@ -152,9 +158,9 @@ async def draw(
         return ApiResponse(images.model_dump(exclude_none=True), headers=headers)
 
 
-async def _as_job(request: Request, services: Services, body: Mapping[str, Any]) -> Response:
+async def as_job(request: Request, services: Services, sent: SentBody) -> Response:
     """As the client prefers: nobody waits for the images, which are stored."""
-    submitted = await submit_body(request, services, body)
+    submitted = await submit_body(request, services, sent)
     applied = {"preference-applied": RESPOND_ASYNC}
     return await submitted_response(request, services, submitted, headers=applied)
 

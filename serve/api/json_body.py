@@ -27,10 +27,21 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     JSON object in UTF-8, RequestTooLarge (from the body limit) for too many bytes, ClientGone for a
     body that ends before its end.
     """
+    check_json(request)
+    return parse_json_object(await whole_body(request))
+
+
+def check_json(request: Request) -> None:
+    """Raises HTTPException 415 for another content type."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         sent = f"'{media_type}'" if media_type else "no content type"
         raise HTTPException(415, f"content-type: must be 'application/json', got {sent}")
+
+
+async def whole_body(request: Request) -> bytes:
+    """The body's bytes. Raises ClientGone for one that ends before its end, InvalidRequest for one
+    that the HTTP server has dropped, RequestTooLarge."""
     try:
         body = await request.body()
     except ClientDisconnect as error:
@@ -40,7 +51,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
             "the body did not arrive: the HTTP server drops it where a request asks for another"
             " protocol; send it without the header `upgrade` (in Java: version(HTTP_1_1))"
         )
-    return parse_json_object(body)
+    return body
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

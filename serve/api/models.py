@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from pipelines.errors import ModelNotFound
-from serve.api.normalise import QUALITY_STEPS, SKIPPING_QUALITY, quality_steps
 from serve.api.openapi.failures import failures
 from serve.api.services import Services, services_of
 from serve.api.sizes import SizeRules
+from serve.api.steps import QUALITY_STEPS, SKIPPING_QUALITY, quality_steps
 
 router = APIRouter(tags=["models"])
 

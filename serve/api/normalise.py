@@ -7,27 +7,25 @@ Knows the model's defaults and the server's limits; no HTTP, no clock, no random
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
-from pipelines.cuts import Cut, check_cuts
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
 from pipelines.prompts.markup import markup_warnings
-from pipelines.prompts.syntax import parse_prompt
+from pipelines.prompts.syntax import ParsedPrompt, parse_prompt
+from pipelines.task_rules import check_task
+from serve.api.pictures.drawn_from import Scene, drawn_from, task_of
+from serve.api.pictures.picture import NO_PICTURES, Pictures
 from serve.api.problems import Problems
 from serve.api.schemas import ImageGenerationRequest
-from serve.api.sizes import Ratio, Size, SizeRules
+from serve.api.sizes import SizeRules
+from serve.api.steps import chosen_steps, fewest_steps, shortened
 from serve.api.values import check_number, check_within
-from serve.generation.plan import Plan, RequestedTerms, ResolvedQuality
+from serve.generation.plan import Plan, RequestedTerms
 from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 from serve.settings.settings import Deadlines, Limits
-
-QUALITY_STEPS: dict[ResolvedQuality, float] = {"low": 1.0, "medium": 1.0, "high": 1.5}
-"""Steps of a quality, as a share of the model's default."""
-
-SKIPPING_QUALITY: ResolvedQuality = "low"
-"""The quality that takes some of its steps without a forward, by a plan that is always the same."""
 
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1
@@ -46,8 +44,11 @@ def normalise(
     deadlines: Deadlines,
     served_names: Sequence[str],
     random_seed: int,
+    pictures: Pictures = NO_PICTURES,
+    control_kinds: Collection[str] = (),
 ) -> Plan:
-    """Settle every value of `request`; `random_seed` is used when it names none.
+    """Settle every value of `request`; `random_seed` is used when it names none. `pictures` are
+    those that it names, read; ControlNets here follow maps of `control_kinds`.
 
     Raises InvalidRequest, UnsupportedFeature or ModelNotFound, with `param` naming the field; of
     several mistakes all are told, and `param` is the first one's.
@@ -62,29 +63,60 @@ def normalise(
     if request.style is not None:
         warnings.append("style: not used, there are no style presets; say it in the prompt")
     problems.check(lambda: _check_streaming(request, warnings))
-    drawn = problems.check(lambda: _prompt_and_size(request, spec, limits, warnings))
-    chosen = problems.check(lambda: _steps(request, spec, limits, warnings))
-    shortened = problems.check(lambda: _shortened(request, *chosen.value))
+    for problem in pictures.problems:
+        problems.add(problem)
+    parsed = problems.check(lambda: _parsed(request, spec, limits, warnings))
+    chosen = problems.check(lambda: chosen_steps(request, spec, limits, warnings))
+    steps = problems.check(lambda: chosen.value[0])
+    scene = problems.check(
+        lambda: Scene(
+            parsed=parsed.or_else(ParsedPrompt(text="")),
+            spec=spec,
+            rules=SizeRules.of(spec, limits),
+            control_kinds=control_kinds,
+        )
+    )
+    task = problems.check(lambda: task_of(request, scene.value, warnings))
+    drawn = problems.check(
+        lambda: drawn_from(
+            request,
+            pictures,
+            scene.value,
+            task.value,
+            steps=chosen.or_else((spec.num_inference_steps, None))[0],
+            problems=problems,
+            warnings=warnings,
+        )
+    )
+    short = problems.check(
+        lambda: shortened(
+            request,
+            *chosen.value,
+            takes_trades=drawn.value.takes_trades,
+            warnings=warnings,
+        )
+    )
     requested = problems.check(lambda: _requested_terms(request, deadlines))
-    negative = problems.check(lambda: _true_cfg(request, spec, limits, warnings))
+    negative = problems.check(
+        lambda: _true_cfg(request, parsed.value.negative, spec, limits, warnings)
+    )
     count = problems.check(lambda: check_within("n", request.n, 1, limits.max_images))
     guidance = problems.check(lambda: _guidance(request, spec, warnings))
     seed = problems.check(lambda: _seed(request, count.value, random_seed, warnings))
     min_steps = problems.check(
-        lambda: _min_steps(request, chosen.value[0], requested.value, warnings)
+        lambda: fewest_steps(request, steps.value, requested.value, warnings)
     )
     finish = problems.check(lambda: _finish(request, seed.value, served_names[0], warnings))
     problems.tell()
-    prompt, size = drawn.value
-    steps, quality = chosen.value
-    cuts, skips_steps = shortened.value
+    prompt, source = parsed.value.text, drawn.value
+    cuts, skips_steps = short.value
     negative_prompt, true_cfg_scale = negative.value
     params = GenerationParams(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        height=size.height,
-        width=size.width,
-        num_inference_steps=steps,
+        height=source.size.height,
+        width=source.size.width,
+        num_inference_steps=steps.value,
         guidance_scale=guidance.value,
         true_cfg_scale=true_cfg_scale,
         seed=seed.value,
@@ -94,12 +126,18 @@ def normalise(
         planned_cuts=cuts,
         skips_steps=skips_steps,
         family=spec.family,
+        task=source.task,
+        strength=source.strength,
+        pictures=source.sources.uses,
     )
+    # What is refused here as well has been told of above, in the request's own words, if at all.
+    check_task(params, spec.tasks)
     return Plan(
         params=params,
-        finish=finish.value,
+        finish=replace(finish.value, pastes_back=source.pastes_back),
         requested=requested.value,
-        quality=quality,
+        recipes=source.sources.recipes,
+        quality=chosen.value[1],
         revised_prompt=prompt if prompt != request.prompt else None,
         warnings=tuple(warnings),
     )
@@ -150,94 +188,19 @@ def _check_streaming(request: ImageGenerationRequest, warnings: list[str]) -> No
         )
 
 
-def _prompt_and_size(
+def _parsed(
     request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
-) -> tuple[str, Size]:
-    """The prompt without its syntax, and the size, which an `--ar` in it may decide."""
+) -> ParsedPrompt:
+    """The prompt without its syntax; beside pictures it may be blank."""
     _check_length("prompt", request.prompt, limits.prompt_chars(spec))
-    parsed = parse_prompt(request.prompt, param="prompt")
+    parsed = parse_prompt(
+        request.prompt,
+        param="prompt",
+        has_picture=request.has_pictures,
+        may_be_blank=request.has_pictures,
+    )
     warnings += markup_warnings("prompt", parsed.text)
-    ratios = [Ratio.in_prompt(parsed.aspect_ratio)] if parsed.aspect_ratio else []
-    if request.aspect_ratio is not None:
-        ratios.append(Ratio.parse(request.aspect_ratio))
-    size = SizeRules.of(spec, limits).choose(request.size, ratios)
-    if spec.trained_sizes and size not in spec.trained_sizes:
-        warnings.append(_untrained(request, ratios, size, spec))
-    return parsed.text, size
-
-
-def _untrained(
-    request: ImageGenerationRequest, ratios: Sequence[Ratio], size: Size, spec: ModelSpec
-) -> str:
-    """Advice about a size that is used all the same, under the field that asks for it."""
-    known = ", ".join(str(Size(*each)) for each in spec.trained_sizes)
-    advice = f"{spec.name} draws worse at sizes other than {known}"
-    if request.size != "auto" or not ratios:
-        return f"size: used; {advice}"
-    return f"{ratios[0].field}: used; {ratios[0].written} is {size} here, and {advice}"
-
-
-def _steps(
-    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
-) -> tuple[int, ResolvedQuality | None]:
-    if request.num_inference_steps is not None:
-        if request.quality != "auto":
-            warnings.append("quality: not used, num_inference_steps was given")
-        steps = check_within(
-            "num_inference_steps", request.num_inference_steps, 1, limits.max_steps
-        )
-        return steps, None
-    quality = "medium" if request.quality == "auto" else request.quality
-    wanted = quality_steps(quality, spec)
-    steps = min(wanted, limits.max_steps)
-    if steps < wanted:
-        warnings.append(f"quality: {steps} steps instead of {wanted}, this server's limit")
-    return steps, quality
-
-
-def _min_steps(
-    request: ImageGenerationRequest, steps: int, requested: RequestedTerms, warnings: list[str]
-) -> int | None:
-    """The fewest steps allowed, None where all are to be run."""
-    if request.min_steps is None:
-        return None
-    fewest = check_within("min_steps", request.min_steps, 1, steps)
-    if requested.deadline_ms is None:
-        warnings.append("min_steps: not used without deadline_ms")
-        return None
-    return fewest if fewest < steps else None
-
-
-def _shortened(
-    request: ImageGenerationRequest, steps: int, quality: ResolvedQuality | None
-) -> tuple[tuple[Cut, ...], bool]:
-    """(cuts of `steps`, whether steps are skipped): of these and `min_steps` one at most."""
-    by_quality = request.skip_steps is None and quality == SKIPPING_QUALITY
-    skips = by_quality or bool(request.skip_steps)
-    cuts = tuple(Cut(*pair) for pair in request.step_cuts or ())
-    for name, is_asked in (("min_steps", request.min_steps is not None), ("step_cuts", bool(cuts))):
-        if is_asked and skips:
-            other = f"quality '{quality}'" if by_quality else "skip_steps"
-            raise InvalidRequest(
-                f"{name}: cannot stand beside {other}, which skips steps in a way of its own;"
-                " leave one of them out",
-                param=name,
-            )
-    if cuts and request.min_steps is not None:
-        raise InvalidRequest(
-            "step_cuts: cannot stand beside min_steps, which lets the server cut; leave one of"
-            " them out",
-            param="step_cuts",
-        )
-    return _checked_cuts(cuts, steps), skips
-
-
-def _checked_cuts(cuts: tuple[Cut, ...], steps: int) -> tuple[Cut, ...]:
-    try:
-        check_cuts(steps, cuts)
-    except ValueError as error:
-        raise InvalidRequest(f"step_cuts: {error}", param="step_cuts") from error
-    return cuts
+    return parsed
 
 
 def _requested_terms(request: ImageGenerationRequest, deadlines: Deadlines) -> RequestedTerms:
@@ -258,11 +221,6 @@ def _requested_terms(request: ImageGenerationRequest, deadlines: Deadlines) -> R
     )
 
 
-def quality_steps(quality: ResolvedQuality, spec: ModelSpec) -> int:
-    """Denoising steps of a quality preset, before the server's limit."""
-    return max(1, round(QUALITY_STEPS[quality] * spec.num_inference_steps))
-
-
 def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[str]) -> float:
     if request.guidance_scale is None:
         return spec.guidance_scale
@@ -273,20 +231,33 @@ def _guidance(request: ImageGenerationRequest, spec: ModelSpec, warnings: list[s
 
 
 def _true_cfg(
-    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
+    request: ImageGenerationRequest,
+    in_prompt: str | None,
+    spec: ModelSpec,
+    limits: Limits,
+    warnings: list[str],
 ) -> tuple[str | None, float]:
-    """Negative prompt and scale; each without the other is taken out, with a warning."""
+    """Negative prompt, which may stand behind `--no` in the prompt, and scale; each without the
+    other is taken out, with a warning."""
     scale = check_number("true_cfg_scale", request.true_cfg_scale, MAX_GUIDANCE)
-    if request.negative_prompt is None:
+    negative, field, name = request.negative_prompt, "negative_prompt", "negative_prompt"
+    if in_prompt is not None:
+        if negative is not None:
+            raise InvalidRequest(
+                "negative_prompt: contradicts --no in the prompt; leave one of them out",
+                param="negative_prompt",
+            )
+        negative, field, name = in_prompt, "prompt", "prompt: --no"
+    if negative is None:
         if scale > 1.0:
             warnings.append("true_cfg_scale: not used without negative_prompt, which may be empty")
         return None, 1.0
-    _check_length("negative_prompt", request.negative_prompt, limits.prompt_chars(spec))
+    _check_length(field, negative, limits.prompt_chars(spec))
     if scale <= 1.0:
-        warnings.append("negative_prompt: not used unless true_cfg_scale is above 1")
+        warnings.append(f"{name}: not used unless true_cfg_scale is above 1")
         return None, 1.0
-    warnings += markup_warnings("negative_prompt", request.negative_prompt)
-    return request.negative_prompt, scale
+    warnings += markup_warnings(field, negative)
+    return negative, scale
 
 
 def _seed(

@@ -8,7 +8,10 @@ from starlette.requests import Request
 
 from pipelines.errors import RequestTimeout
 from serve.api.disconnect import has_left
+from serve.api.links import base_url
 from serve.api.normalise import normalise
+from serve.api.pictures.picture import NO_PICTURES, Pictures
+from serve.api.pictures.reading import PictureReader
 from serve.api.schemas import ImageGenerationRequest
 from serve.api.services import Services
 from serve.errors import CLIENT_GONE_OUTCOME, ERROR_TABLE
@@ -52,8 +55,26 @@ def tenant_in(request: Request, services: Services, fields: ImageGenerationReque
     return tenant_of(user_in(fields), sent, tenants)
 
 
-def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
-    """What to draw. Raises InvalidRequest or ModelNotFound."""
+async def pictures_of(
+    request: Request, services: Services, fields: ImageGenerationRequest, owner: str
+) -> Pictures:
+    """The pictures that `fields` name, read for the tenant `owner`. Raises FileNotStored for a file
+    that is not there, or not the owner's, and StageFailed."""
+    reader = PictureReader(
+        store=services.store,
+        fetcher=services.pictures,
+        config=services.settings.pictures,
+        owner=owner,
+        links_begin=base_url(request, services.settings.public_url),
+    )
+    return await reader.read(fields)
+
+
+def plan_of(
+    services: Services, fields: ImageGenerationRequest, pictures: Pictures = NO_PICTURES
+) -> Plan:
+    """What to draw, from the `pictures` that `fields` name. Raises InvalidRequest or
+    ModelNotFound."""
     return normalise(
         fields,
         spec=services.spec,
@@ -61,6 +82,8 @@ def plan_of(services: Services, fields: ImageGenerationRequest) -> Plan:
         deadlines=services.settings.deadlines,
         served_names=services.served_names,
         random_seed=secrets.randbits(_RANDOM_SEED_BITS),
+        pictures=pictures,
+        control_kinds=services.control_kinds,
     )
 
 

@@ -17,24 +17,36 @@ from starlette.requests import Request
 from deployments.graph.forecast import Forecast
 from deployments.metrics import declared as metrics
 from pipelines.contracts import GenerationParams
+from pipelines.errors import FileNotStored
 from pipelines.job_shape import shape_of
 from serve.api.jobs.submitting import (
+    KIND,
     PREFER_PARAMETER,
     WEBHOOK_URL,
     job_plan,
     parse_job,
     wants_job,
 )
-from serve.api.json_body import read_json_object
 from serve.api.normalise import RANDOM_SEED
 from serve.api.openapi.failures import READS_GENERATION, failures
-from serve.api.planning import plan_of, tenant_in
-from serve.api.schemas import GENERATION_BODY, ImageGenerationRequest, OutputFormat
+from serve.api.pictures.uploads import read_body
+from serve.api.planning import pictures_of, plan_of, tenant_in
+from serve.api.problems import Problems
+from serve.api.schemas import JOB_BODY, ImageGenerationRequest, OutputFormat
 from serve.api.services import services_of
 from serve.api.treatment import Treatment, treatment_of
 from serve.generation.plan import Plan
 
 router = APIRouter(tags=["images"])
+
+
+class PictureParameter(BaseModel):
+    """One part that a picture plays; several of them may be the same picture."""
+
+    role: str
+    field: str | None = Field(description="null: the border that `outpaint` adds.")
+    size: str = Field(description="In which it is encoded, which fits it to what is drawn.")
+    kind: str | None = Field(description="Of a control map.")
 
 
 class SettledParameters(BaseModel):
@@ -57,6 +69,10 @@ class SettledParameters(BaseModel):
     output_compression: int
     deadline_ms: int | None
     priority: int
+    task: str = Field(description="What is done with what comes.")
+    strength: float = Field(description="1 where nothing is kept of an image.")
+    paste_back: bool
+    pictures: list[PictureParameter] = Field(description="What each picture is, and its size.")
 
 
 class Cost(BaseModel):
@@ -96,8 +112,8 @@ class PreflightResponse(BaseModel):
 
 @router.post(
     "/v1/images/preflight",
-    responses=failures(*READS_GENERATION),
-    openapi_extra={**GENERATION_BODY, "parameters": [PREFER_PARAMETER]},
+    responses=failures(*READS_GENERATION, FileNotStored),
+    openapi_extra={**JOB_BODY, "parameters": [PREFER_PARAMETER]},
 )
 async def preflight_images(request: Request) -> PreflightResponse:
     """Check the body of a generation and say when it would be answered, without running it.
@@ -105,13 +121,22 @@ async def preflight_images(request: Request) -> PreflightResponse:
     It may have the `webhook_url` of a job.
     """
     services = services_of(request)
-    fields, webhook = parse_job(await read_json_object(request))
-    tenant_in(request, services, fields)
+    sent = await read_body(request)
+    fields, webhook = parse_job(sent)
+    tenant = tenant_in(request, services, fields)
+    pictures = await pictures_of(request, services, fields, tenant)
     is_job = webhook is not None or (wants_job(request) and services.jobs is not None)
-    plan = job_plan(services, fields) if is_job else plan_of(services, fields)
-    treatment = treatment_of(fields, plan.warnings)
+    planned = job_plan if is_job else plan_of
+    problems = Problems()
+    found = problems.check(lambda: planned(services, fields, pictures))
     if webhook is not None:
-        services.webhooks.check(webhook)
+        problems.check(lambda: services.webhooks.check(webhook))
+    problems.tell()
+    plan = found.value
+    treatment = treatment_of(fields, plan.warnings)
+    if sent.fields.get(KIND) is not None:
+        treatment[KIND] = Treatment(status="used", field=KIND, reason=None)
+    if webhook is not None:
         treatment[WEBHOOK_URL] = Treatment(status="used", field=WEBHOOK_URL, reason=None)
     await services.generations.check_prompt(plan)
     forecast = services.generations.forecast(plan)
@@ -161,6 +186,18 @@ def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledP
         output_compression=plan.finish.output_compression,
         deadline_ms=plan.requested.deadline_ms,
         priority=plan.requested.priority,
+        task=str(params.task),
+        strength=params.strength,
+        paste_back=plan.finish.pastes_back,
+        pictures=[
+            PictureParameter(
+                role=str(each.use.role),
+                field=None if each.source is None else each.source.name,
+                size=f"{each.use.width}x{each.use.height}",
+                kind=each.use.kind or None,
+            )
+            for each in plan.recipes
+        ],
     )
 
 

@@ -25,6 +25,10 @@ class Checked(Generic[T]):
             raise self._found
         return self._found
 
+    def or_else(self, default: T) -> T:
+        """The value, or `default` where the check failed: for what can be checked all the same."""
+        return default if isinstance(self._found, InvalidRequest) else self._found
+
 
 class Problems:
     """Of one request, in the order in which they were found."""
@@ -44,6 +48,11 @@ class Problems:
         """Keep it, unless it is there."""
         if error not in self._errors:
             self._errors.append(error)
+
+    @property
+    def found(self) -> tuple[InvalidRequest, ...]:
+        """All of them, not told yet."""
+        return tuple(self._errors)
 
     @property
     def are_enough(self) -> bool:

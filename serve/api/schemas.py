@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from pipelines.errors import InvalidRequest
 from serve.api.complaints import complaint
-from serve.api.dialects.translation import Translation, translate
+from serve.api.dialects.translation import Given, Translation, translate
+from serve.api.pictures.fields import Background, PictureFields
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high"]
@@ -36,8 +37,9 @@ StepCount = Annotated[int, Field(json_schema_extra={"minimum": 1})]
 """Checked with the others around it, in `normalise.py`."""
 
 
-class ImageGenerationRequest(BaseModel):
-    """`POST /v1/images/generations`: OpenAI's fields, then our extensions. null means absent."""
+class ImageGenerationRequest(PictureFields):
+    """What is asked for on every route that draws: pictures to draw from, OpenAI's fields, then our
+    extensions. null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -58,7 +60,11 @@ class ImageGenerationRequest(BaseModel):
     output_compression: int = Field(
         default=95, description="0..100, the quality of jpeg and webp; png is lossless."
     )
-    background: Literal["auto", "opaque", "transparent"] = "auto"
+    background: Background = Field(
+        default="auto",
+        description="A colour such as `#ffffff` stands behind what is transparent in pictures that"
+        " come in; what is drawn is opaque.",
+    )
     moderation: Literal["auto", "low"] = "auto"
     response_format: Literal["b64_json", "url", "file"] | None = Field(
         default=None,
@@ -122,6 +128,8 @@ class ImageGenerationRequest(BaseModel):
 
     _notes: tuple[str, ...] = PrivateAttr(default=())
     _meant: Mapping[str, str] = PrivateAttr(default_factory=dict[str, str])
+    _uploads: Mapping[str, bytes] = PrivateAttr(default_factory=dict[str, bytes])
+    _is_variation: bool = PrivateAttr(default=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -134,9 +142,21 @@ class ImageGenerationRequest(BaseModel):
         place where there is none."""
         return self._meant
 
+    @property
+    def uploads(self) -> Mapping[str, bytes]:
+        """The files that came with it, by what stands for them in its fields."""
+        return self._uploads
+
+    @property
+    def is_variation(self) -> bool:
+        """Whether it asks for a picture like its image, whatever the prompt says."""
+        return self._is_variation
+
 
 GENERATION_SCHEMA = "ImageGenerationRequest"
 
+EDIT_SCHEMA = "ImageEditRequest"
+VARIATION_SCHEMA = "ImageVariationRequest"
 JOB_SCHEMA = "JobRequest"
 PREDICTION_SCHEMA = "PredictionRequest"
 
@@ -146,6 +166,37 @@ def body_of(schema: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"requestBody": {"required": True, "content": content}}
 
+
+def _body_or_form(schema: str) -> dict[str, Any]:
+    """The same, as a form as well."""
+    content = {
+        media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+        for media_type in ("application/json", "multipart/form-data")
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+EDIT_BODY = _body_or_form(EDIT_SCHEMA)
+VARIATION_BODY = _body_or_form(VARIATION_SCHEMA)
+JOB_BODY = _body_or_form(JOB_SCHEMA)
+"""Of forms too: a file stands where JSON has a picture, and numbers are text."""
+
+HUGGING_FACE_EDIT_SCHEMA = "ImageToImageRequest"
+HUGGING_FACE_EDIT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{HUGGING_FACE_EDIT_SCHEMA}"}
+            },
+            **{
+                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("png", "jpeg", "webp", "gif")
+            },
+        },
+    }
+}
+"""Of Hugging Face's task: the picture alone, or JSON with it as `inputs`."""
 
 GENERATION_BODY = body_of(GENERATION_SCHEMA)
 """Documents the body of a route that reads it by hand, strictly. The schema, with other tools'
@@ -220,14 +271,25 @@ class ImagesResponse(BaseModel):
     warnings: list[str]
 
 
-def parse_request(body: Mapping[str, Any]) -> ImageGenerationRequest:
-    """`body` in our words and of the right types; null counts as absent.
+NO_UPLOADS: Mapping[str, bytes] = {}
+
+
+def parse_request(
+    body: Mapping[str, Any],
+    uploads: Mapping[str, bytes] = NO_UPLOADS,
+    *,
+    is_variation: bool = False,
+) -> ImageGenerationRequest:
+    """`body` in our words and of the right types; null counts as absent. `uploads` are the files
+    that stand in it (`pictures/uploads.py`). A variation may do without a prompt.
 
     Raises UnsupportedFeature for a field known from elsewhere, InvalidRequest for an unknown one
     (naming the nearest known), for two that contradict each other and for a value of the wrong
     type; where there are several mistakes, all are told.
     """
     found = translate(body, ImageGenerationRequest.model_fields)
+    if is_variation and "prompt" not in found.fields:
+        found.fields["prompt"] = Given("", "prompt")
     try:
         request = ImageGenerationRequest.model_validate(
             {name: given.value for name, given in found.fields.items()}
@@ -240,6 +302,8 @@ def parse_request(body: Mapping[str, Any]) -> ImageGenerationRequest:
     found.problems.tell()
     request._notes = tuple(found.notes)  # pyright: ignore[reportPrivateUsage]
     request._meant = found.meant  # pyright: ignore[reportPrivateUsage]
+    request._uploads = uploads  # pyright: ignore[reportPrivateUsage]
+    request._is_variation = is_variation  # pyright: ignore[reportPrivateUsage]
     return request
 
 
@@ -247,9 +311,12 @@ def _type_problems(error: ValidationError, found: Translation) -> list[InvalidRe
     """For each field of the wrong type the first of its mistakes, in the words of this API."""
     problems: dict[str, InvalidRequest] = {}
     for each in error.errors(include_url=False):
-        param = str(each["loc"][0])
+        param, *inside = each["loc"]
+        param = str(param)
         path = found.fields[param].path if param in found.fields else param
-        where = param if path == param else f"{param} (sent as {path})"
+        where = param + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in inside)
+        if path != param:
+            where = f"{where} (sent as {path})"
         problem = InvalidRequest(f"{where}: {complaint(each)}", param=param)
         problems.setdefault(param, problem)
     return list(problems.values())

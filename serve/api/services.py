@@ -6,21 +6,22 @@ The graph and the store are protocols, so that the HTTP side is tested without R
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from starlette.requests import Request
 
 from deployments.broadcast import AskAll
 from deployments.graph.image_graph import ImageGraph
 from deployments.graph.running_stages import Running
-from deployments.storage.store import StoredFile
+from deployments.storage.store import FileStore
 from pipelines.catalog import ModelSpec
 from pipelines.moderation import PromptRules
 from pipelines.tracing.spans import Attributes
 from serve.api.concurrency_limit import ConcurrencyLimit
+from serve.api.pictures.fetching import PictureFetcher
 from serve.generation.admission import Admission
 from serve.generation.prompt_check import PromptCheck
 from serve.generation.result_cache import ResultCache
@@ -43,18 +44,6 @@ AskRunning = Callable[[], Awaitable[Running]]
 """What draws here now."""
 
 
-class ReadableStore(Protocol):
-    """Where finished files are read from; `deployments.storage.store` in the product."""
-
-    def get(self, file_id: str) -> StoredFile:
-        """The file; blocks. Raises FileNotStored, StageFailed."""
-        ...
-
-    def delete(self, file_id: str) -> None:
-        """Remove the file, if there is one; blocks. Raises StageFailed."""
-        ...
-
-
 def _empty_context(_: str) -> Context:
     return Context()
 
@@ -71,19 +60,22 @@ async def _nothing_runs() -> Running:
 class Services:
     """One ingress replica's collaborators.
 
-    `now` is Unix time in seconds: deadlines are compared with clocks of other machines.
+    `pictures` fetches those behind URLs; ControlNets here follow maps of `control_kinds`. `now` is
+    Unix time in seconds: deadlines are compared with clocks of other machines.
     """
 
     settings: Settings
     spec: ModelSpec
     graph: ImageGraph
-    store: ReadableStore
+    store: FileStore
     generations: GenerationService
     recorder: Recorder
     traces: TraceStore
     archive: Archive
     webhooks: Webhooks
     load: LoadReader
+    pictures: PictureFetcher
+    control_kinds: Collection[str] = ()
     node_metrics: NodeMetrics = _no_metrics
     running: AskRunning = _nothing_runs
     file_reads: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
@@ -95,7 +87,7 @@ class Services:
     def over(
         cls,
         graph: ImageGraph,
-        store: ReadableStore,
+        store: FileStore,
         *,
         settings: Settings,
         spec: ModelSpec,
@@ -110,6 +102,7 @@ class Services:
         cluster_load: AskCluster = no_cluster,
         job_store: Store | None = None,
         replica: str = "",
+        control_kinds: Collection[str] = (),
     ) -> Self:
         """Services as `settings` say; without `rules`, prompts are not checked. `context_of` makes
         the context in which the job of a request id is drawn: not the request's own, because equal
@@ -117,7 +110,8 @@ class Services:
         asks all ingress replicas for theirs. `node_metrics` reads what this node exports for
         Prometheus, `running` asks the stages what they draw with, and `cluster_load` what the
         cluster tells of the application's replicas. Without a `job_store` there are no jobs;
-        `replica` is the name under which they are held."""
+        `replica` is the name under which they are held. ControlNets of the denoiser follow maps of
+        `control_kinds`."""
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         generations = GenerationService(
@@ -151,6 +145,8 @@ class Services:
                 tenants=settings.tenants,
                 now=now,
             ),
+            pictures=PictureFetcher(settings.pictures),
+            control_kinds=tuple(control_kinds),
             node_metrics=node_metrics,
             running=running,
             now=now,

@@ -6,6 +6,7 @@ What comes is bounded by the body limit of the route; it is bytes here, and noth
 from __future__ import annotations
 
 from email.message import Message
+from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -17,9 +18,17 @@ from serve.errors import ClientGone
 FIELD = "file"
 """Of the form that has the file."""
 
-_MAX_FIELDS = 64
+MAX_FIELDS = 64
 _MAX_HEAD_BYTES = 8192
 _MAX_BOUNDARY_CHARS = 70
+
+
+class FormPart(NamedTuple):
+    """One field of a form. A file has a file name, which is nobody's business here."""
+
+    name: str | None
+    is_file: bool
+    data: bytes
 
 
 async def read_file(request: Request) -> bytes:
@@ -47,31 +56,37 @@ async def read_file(request: Request) -> bytes:
 
 def file_in_form(body: bytes, content_type: str) -> bytes:
     """The content of the field `file`. Raises InvalidRequest."""
-    delimiter = b"--" + _boundary(content_type)
-    files: list[bytes] = []
-    at = body.find(delimiter)
-    for _ in range(_MAX_FIELDS):
-        after = at + len(delimiter)
-        if at < 0:
-            raise _malformed("it ends before its last boundary")
-        if body[after : after + 2] == b"--":
-            return _only(files)
-        head_end = body.find(b"\r\n\r\n", after, after + _MAX_HEAD_BYTES)
-        if head_end < 0:
-            raise _malformed(f"a field has no head within {_MAX_HEAD_BYTES} bytes")
-        at = body.find(b"\r\n" + delimiter, head_end + 2)
-        if at >= 0 and _name(body[after:head_end]) == FIELD:
-            files.append(body[head_end + 4 : at])
-        at = at + 2 if at >= 0 else at
-    raise _malformed(f"it has over {_MAX_FIELDS} fields")
-
-
-def _only(files: list[bytes]) -> bytes:
+    files = [part.data for part in form_parts(body, content_type) if part.name == FIELD]
     if len(files) != 1:
         raise InvalidRequest(
             f"{FIELD}: the form must have one field of this name, got {len(files)}", param=FIELD
         )
     return files[0]
+
+
+def form_parts(body: bytes, content_type: str, *, most: int = MAX_FIELDS) -> list[FormPart]:
+    """The fields of a `multipart/form-data`, in order (RFC 7578). Raises InvalidRequest, also for
+    more than `most`."""
+    delimiter = b"--" + _boundary(content_type)
+    parts: list[FormPart] = []
+    at = body.find(delimiter)
+    for _ in range(most + 1):
+        after = at + len(delimiter)
+        if at < 0:
+            raise _malformed("it ends before its last boundary")
+        if body[after : after + 2] == b"--":
+            return parts
+        head_end = body.find(b"\r\n\r\n", after, after + _MAX_HEAD_BYTES)
+        if head_end < 0:
+            raise _malformed(f"a field has no head within {_MAX_HEAD_BYTES} bytes")
+        at = body.find(b"\r\n" + delimiter, head_end + 2)
+        if at >= 0:
+            name, is_file = _disposition(body[after:head_end])
+            # `max`: of a field without content, whose end is the end of its head.
+            data = body[head_end + 4 : max(at, head_end + 4)]
+            parts.append(FormPart(name=name, is_file=is_file, data=data))
+            at += 2
+    raise _malformed(f"it has over {most} fields")
 
 
 def _boundary(content_type: str) -> bytes:
@@ -81,13 +96,16 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode("ascii")
 
 
-def _name(head: bytes) -> str | None:
-    """The field's name, by its content-disposition."""
+def _disposition(head: bytes) -> tuple[str | None, bool]:
+    """The field's name, by its content-disposition, and whether it is a file."""
     for line in head.decode("utf-8", "replace").splitlines():
         header, _, value = line.partition(":")
         if header.strip().lower() == "content-disposition":
-            return _parameter(header.strip(), value, "name")
-    return None
+            name, filename = (
+                _parameter(header.strip(), value, each) for each in ("name", "filename")
+            )
+            return name, filename is not None
+    return None, False
 
 
 def _parameter(header: str, value: str, name: str) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.contracts import FinishSpec, GenerationParams, ServiceTerms
+from pipelines.pictures.recipe import PictureRecipe
 
 ResolvedQuality = Literal["low", "medium", "high"]
 
@@ -61,12 +62,13 @@ class RequestedTerms:
 class Plan:
     """What will be done for one request, and when it is wanted.
 
-    `quality` is None when the request named its steps; `revised_prompt` is None when the prompt was
-    taken word for word.
+    `recipes` are those of `params.pictures`, of no tenant yet. `quality` is None when the request
+    named its steps; `revised_prompt` is None when the prompt was taken word for word.
     """
 
     params: GenerationParams
     finish: FinishSpec
+    recipes: tuple[PictureRecipe, ...] = ()
     requested: RequestedTerms
     quality: ResolvedQuality | None
     revised_prompt: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.graph.forecast import Forecast
 from deployments.graph.image_graph import ImageGraph
@@ -122,7 +122,8 @@ def _job(plan: Plan, terms: ServiceTerms, entry: LogEntry) -> GenerationJob:
     return GenerationJob(
         request_id=entry.request_id,
         params=plan.params,
-        finish=plan.finish,
+        finish=replace(plan.finish, owner=terms.tenant),
+        recipes=tuple(replace(recipe, tenant=terms.tenant) for recipe in plan.recipes),
         terms=terms,
         trace=entry.trace.job_trace,
         trace_id=entry.trace.trace_id,

@@ -29,6 +29,7 @@ from pipelines.contracts import (
     ServiceTerms,
 )
 from pipelines.errors import DeadlineUnreachable, FileNotStored, StageFailed
+from pipelines.pictures.recipe import PictureRecipe, PictureSource
 from pipelines.tracing.open_spans import OpenSpan
 from serve.generation.result_cache import ResultCache
 
@@ -42,10 +43,25 @@ class ExactRequest(NamedTuple):
     tenant: str
     params: GenerationParams
     finish: FinishSpec
+    pictures: tuple[PictureRecipe, ...] = ()
 
     @classmethod
     def of(cls, job: GenerationJob) -> ExactRequest:
-        return cls(job.terms.tenant, job.params, job.finish)
+        return cls(
+            job.terms.tenant,
+            job.params,
+            job.finish,
+            tuple(map(_without_files, job.recipes)),
+        )
+
+
+def _without_files(recipe: PictureRecipe) -> PictureRecipe:
+    """`recipe` with digests alone: however a file came, it is the same picture."""
+
+    def digest(source: PictureSource | None) -> PictureSource | None:
+        return None if source is None else PictureSource(sha256=source.sha256, name="")
+
+    return replace(recipe, source=digest(recipe.source), mask=digest(recipe.mask))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

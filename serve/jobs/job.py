@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-JobKind = Literal["generate"]
+JobKind = Literal["generate", "edit", "variation"]
+"""What it draws from: a prompt, pictures, or a picture that it is to be like."""
 
 
 class JobStatus(StrEnum):

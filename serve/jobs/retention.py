@@ -10,6 +10,7 @@ from typing import Protocol
 from pipelines.errors import StageFailed, StoreUnavailable
 from serve.jobs.job import Job
 from serve.jobs.store.job_store import JobStore
+from serve.jobs.stored_pictures import input_ids
 
 SWEEP_EVERY_S = 60.0
 
@@ -61,10 +62,10 @@ class Retention:
             raise stuck
 
     async def forget(self, job: Job) -> None:
-        """Forget a job that is over; its files first, so that none is left that nobody knows of.
-        Raises ValueError if it is not over."""
-        for output in job.outputs:
-            await asyncio.to_thread(self._files.delete, output.file_id)
+        """Forget a job that is over; its files first, those that it drew from among them, so that
+        none is left that nobody knows of. Raises ValueError if it is not over."""
+        for file_id in (*input_ids(job.request), *(output.file_id for output in job.outputs)):
+            await asyncio.to_thread(self._files.delete, file_id)
         await self._store.delete(job.id)
 
     async def _forget_all(self, look: Callable[[], Awaitable[Sequence[Job]]]) -> StageFailed | None:

@@ -1,7 +1,8 @@
 """From a plan to the request that is stored, and back: what a job draws is decided by it alone.
 
 A stored request is a body that `POST /v1/images/generations` takes, with nothing left to choose:
-limits and defaults that have changed since then change nothing about it.
+limits and defaults that have changed since then change nothing about it. What it draws from is in
+files of its own (`stored_pictures.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.cuts import Cut
 from serve.generation.plan import Plan, RequestedTerms
+from serve.jobs.stored_pictures import read_pictures, stored_pictures
 from serve.settings.sections import Deadlines
 
 _DEFAULT_COMPRESSION = FinishSpec(seed=0).output_compression
@@ -39,6 +41,7 @@ def stored_request(plan: Plan) -> dict[str, Any]:
         "output_compression": None if finish.output_format == "png" else finish.output_compression,
         "deadline_ms": requested.deadline_ms if requested.is_deadline_asked else None,
         "priority": requested.priority,
+        **stored_pictures(plan),
     }
 
 
@@ -50,6 +53,7 @@ def stored_plan(request: Mapping[str, Any], *, spec: ModelSpec, deadlines: Deadl
     """
     width, _, height = str(request["size"]).partition("x")
     deadline_ms, compression = request["deadline_ms"], request["output_compression"]
+    pictures = read_pictures(request)
     params = GenerationParams(
         prompt=request["prompt"],
         negative_prompt=request["negative_prompt"],
@@ -65,6 +69,9 @@ def stored_plan(request: Mapping[str, Any], *, spec: ModelSpec, deadlines: Deadl
         planned_cuts=tuple(Cut(*cut) for cut in request["step_cuts"]),
         skips_steps=request["skip_steps"],
         family=spec.family,
+        task=pictures.task,
+        strength=pictures.strength,
+        pictures=pictures.uses,
     )
     return Plan(
         params=params,
@@ -75,7 +82,9 @@ def stored_plan(request: Mapping[str, Any], *, spec: ModelSpec, deadlines: Deadl
             store=True,
             seed=params.seed,
             model=request["model"],
+            pastes_back=pictures.pastes_back,
         ),
+        recipes=pictures.recipes,
         requested=RequestedTerms(
             deadline_ms=deadlines.default_ms if deadline_ms is None else deadline_ms,
             is_deadline_asked=deadline_ms is not None,

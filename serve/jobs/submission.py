@@ -11,7 +11,7 @@ from typing import Any
 from deployments.graph.forecast import Forecast
 from pipelines.job_shape import shape_of
 from serve.generation.plan import Plan
-from serve.jobs.job import ImageProgress, Job, new_job_id
+from serve.jobs.job import ImageProgress, Job, JobKind, new_job_id
 from serve.jobs.progress import QUEUED
 from serve.jobs.stored_request import stored_request
 
@@ -33,6 +33,7 @@ class Submission:
     tenant: str
     arrived: float
     user: str | None = None
+    kind: JobKind = "generate"
     dialect: str = "sluice"
     idempotency_key: str | None = None
     webhook: str | None = None
@@ -46,6 +47,7 @@ class Submission:
         return Job(
             id=new_job_id(),
             tenant=self.tenant,
+            kind=self.kind,
             dialect=self.dialect,
             model=self.plan.finish.model,
             user=self.user,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from starlette.middleware import Middleware
 from starlette.types import Scope
@@ -29,16 +29,15 @@ def middleware(
     recorder: Recorder,
     *,
     echo_request_id: bool,
-    file_paths: Container[str] = (),
+    body_bytes: Callable[[str, Limits], int],
 ) -> list[Middleware]:
     """All middleware, outermost first: an error of any inner one is answered, with its id.
 
-    `limits` gives those of the moment; the bodies of `file_paths` may be as large as files.
+    `limits` gives those of the moment, and `body_bytes` how large the body for a path may be.
     """
 
     def max_body_bytes(scope: Scope) -> int:
-        is_file = scope["path"].removeprefix(scope.get("root_path", "")) in file_paths
-        return limits().max_file_bytes if is_file else limits().max_body_bytes
+        return body_bytes(scope["path"].removeprefix(scope.get("root_path", "")), limits())
 
     cors = [Middleware(CorsMiddleware, config=settings.cors)] if settings.cors.allow_origins else []
     return [

@@ -68,6 +68,7 @@ class Limits(Options):
         "max_images",
         "max_prompt_chars",
         "max_body_bytes",
+        "max_picture_body_bytes",
         "max_file_bytes",
         "max_file_reads",
         "max_header_bytes",
@@ -98,6 +99,9 @@ class Limits(Options):
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Bytes of a request's body, also of one that comes compressed, unpacked."""
+
+    max_picture_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """The same of a request to a route that takes pictures."""
 
     max_file_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Bytes of a file that comes to be read, as to `/v1/receipts/read`, with the form around it."""

@@ -33,6 +33,7 @@ from serve.settings.ingress_config import IngressConfig
 from serve.settings.jobs import JobsConfig
 from serve.settings.messages import model_in, readable, unknown_key
 from serve.settings.page_config import PageConfig
+from serve.settings.pictures import PicturesConfig
 from serve.settings.sections import (
     CorsConfig,
     Deadlines,
@@ -54,6 +55,7 @@ __all__ = [
     "Limits",
     "MetricsConfig",
     "PageConfig",
+    "PicturesConfig",
     "PromptRulesConfig",
     "ResultCacheConfig",
     "Settings",
@@ -134,6 +136,9 @@ class Settings(BaseSettings):
 
     jobs: JobsConfig = JobsConfig()
     """Generations that are stored."""
+
+    pictures: PicturesConfig = PicturesConfig()
+    """Pictures that come with requests."""
 
     prompt_rules: PromptRulesConfig = PromptRulesConfig()
     """Refusals by prompt."""

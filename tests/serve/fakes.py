@@ -14,7 +14,7 @@ from deployments.graph.listening.events import Phase
 from deployments.graph.listening.listener import Listener, unheard
 from deployments.graph.listening.progress_reporter import ProgressReporter
 from deployments.graph.steering.steering import Steering
-from deployments.storage.store import StoredFile
+from deployments.storage.store import StoredFile, id_of_owner
 from deployments.wire.packed import PromptFacts
 from deployments.wire.parts import NOTHING_DONE, ImageDrawn, Part
 from pipelines.catalog import ModelSpec
@@ -58,9 +58,12 @@ class FakeStore:
     """A dictionary of files."""
 
     files: dict[str, StoredFile] = field(default_factory=dict)
+    num_put: int = 0
 
-    def put(self, data: bytes, content_type: str) -> str:
-        file_id = f"{len(self.files):032x}"
+    def put(self, data: bytes, content_type: str, owner: str = "") -> str:
+        # As many as there were, so that ids are the same in every run; a deleted one is not reused.
+        self.num_put += 1
+        file_id = id_of_owner(f"{self.num_put - 1:032x}", owner)
         self.files[file_id] = StoredFile(data=data, content_type=content_type)
         return file_id
 
@@ -172,7 +175,9 @@ class FakeGraph:
         fault = self.not_stored if finish.store else ""
         return FinishedImage(
             b64=base64.b64encode(PIXELS).decode() if finish.inline or fault else None,
-            file_id=self.store.put(PIXELS, content_type) if finish.store and not fault else None,
+            file_id=self.store.put(PIXELS, content_type, finish.owner)
+            if finish.store and not fault
+            else None,
             not_stored=fault,
             output_format=finish.output_format,
             width=job.params.width,

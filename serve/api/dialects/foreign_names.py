@@ -61,10 +61,11 @@ CONTAINERS: tuple[str, ...] = (
 )
 """Objects whose entries count as fields of the request itself."""
 
-_NO_EDITS = "this server does not edit images; leave it out"
+_NO_REPAIRS = "draw from the result again, with `image`; leave it out"
 _NO_ADAPTERS = "adapters (LoRA) are not served yet; leave it out"
 _NO_ADAPTER_AT_ALL: tuple[Sent, ...] = ([], {}, "", "[]", "{}")
-_NO_CONTROL = "this server takes no control images; leave it out"
+_NO_ADAPTED_IMAGES = "this server has no image adapters; leave it out"
+_CONTROL = "write `control`, a list of objects with image, kind, scale, start and end"
 _STILL = "this server draws still images; leave it out"
 _STEPS = "the noise schedule is the model's own; set `num_inference_steps` alone"
 _NO_PLANNING = "this server has no planning model that would rewrite prompts; leave it out"
@@ -186,46 +187,40 @@ FOREIGN_FIELDS: Mapping[str, Same | Instead | NotOffered | NotUsed] = {
         ),
         NotOffered(_NO_ADAPTERS, unless=_NO_ADAPTER_AT_ALL),
     ),
-    # Images that go in
+    # Images that go in; of a control map, see `CONTROL_WORDS`
     **dict.fromkeys(
         (
-            "image",
             "images",
             "image[]",
             "image_url",
             "image_urls",
-            "image_prompt",
             "input_image",
             "init_image",
             "init_images",
-            "reference_image",
-            "mask",
-            "mask_image",
-            "mask_url",
             "url",
             "url[]",
-            "strength",
-            "prompt_strength",
-            "image_prompt_strength",
-            "input_fidelity",
         ),
-        NotOffered(_NO_EDITS),
+        Same("image"),
     ),
-    "denoise": NotOffered(_NO_EDITS, unless=(1,)),
-    "denoising_strength": NotOffered(_NO_EDITS, unless=(1,)),
-    "enable_hr": NotOffered(_NO_EDITS, unless=(False,)),
-    "restore_faces": NotOffered(_NO_EDITS, unless=(False,)),
+    "mask_url": Same("mask_image"),
+    "mask_image_url": Same("mask_image"),
+    "reference_images": Same("reference_image"),
+    "reference_image_url": Same("reference_image"),
+    "prompt_strength": Same("strength"),
+    "denoising_strength": Same("strength"),
+    "denoise": Same("strength"),
+    "image_prompt": Instead("write `reference_image` for a picture to look at"),
+    "image_prompt_strength": NotOffered("a picture that is looked at has no strength here"),
+    "markup": NotOffered("marks on a picture are not read; say in `prompt` what to change"),
+    "enable_hr": NotOffered(_NO_REPAIRS, unless=(False,)),
+    "restore_faces": NotOffered(_NO_REPAIRS, unless=(False,)),
     "tiling": NotOffered("this server draws no tiles; leave it out", unless=(False,)),
     **dict.fromkeys(
-        (
-            "control_image",
-            "controlnet",
-            "controlnets",
-            "ip_adapter",
-            "ip_adapters",
-            "ip_adapter_image",
-        ),
-        NotOffered(_NO_CONTROL),
+        ("controlnet", "controlnets", "controlnet_units", "easycontrols", "control_images"),
+        Instead(_CONTROL),
+    ),
+    **dict.fromkeys(
+        ("ip_adapter", "ip_adapters", "ip_adapter_image"), NotOffered(_NO_ADAPTED_IMAGES)
     ),
     # Films
     "frame_count": NotOffered(_STILL, unless=(1,)),
@@ -235,6 +230,22 @@ FOREIGN_FIELDS: Mapping[str, Same | Instead | NotOffered | NotUsed] = {
     "seconds": NotOffered(_STILL),
 }
 """Names that are not ours."""
+
+CONTROL_WORDS: Mapping[str, str] = {
+    "control_image": "image",
+    "control_image_url": "image",
+    "control_kind": "kind",
+    "control_type": "kind",
+    "control_mode": "kind",
+    "control_scale": "scale",
+    "control_strength": "scale",
+    "controlnet_conditioning_scale": "scale",
+    "control_start": "start",
+    "control_guidance_start": "start",
+    "control_end": "end",
+    "control_guidance_end": "end",
+}
+"""What others say of their one control map, and what that is in an entry of `control`."""
 
 FOREIGN_VALUES: Mapping[str, Mapping[str, Value]] = {
     "quality": {

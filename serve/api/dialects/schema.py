@@ -11,6 +11,7 @@ from typing import Any
 
 from serve.api.dialects.foreign_names import (
     CONTAINERS,
+    CONTROL_WORDS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,
     NotOffered,
@@ -51,6 +52,8 @@ def with_foreign_names(
         for name, row in FOREIGN_FIELDS.items()
         if (described := _described(row, own)) is not None
     }
+    for name, field in CONTROL_WORDS.items():
+        foreign[name] = {"description": f"As `{field}` of the only entry of `control`."}
     foreign["image_size"] = {
         "description": "As `size`.",
         "anyOf": [

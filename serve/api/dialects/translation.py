@@ -16,6 +16,7 @@ from pipelines.errors import InvalidRequest, UnsupportedFeature
 from serve.api.complaints import shown
 from serve.api.dialects.foreign_names import (
     CONTAINERS,
+    CONTROL_WORDS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,
     IMAGE_SIZES,
@@ -77,12 +78,15 @@ def translate(body: Mapping[str, Any], own: Collection[str]) -> Translation:
     """
     found = Translation()
     sides: dict[str, Given] = {}
+    control: dict[str, Given] = {}
 
     def take(name: str, given: Given) -> None:
         if name in own:
             found.put(name, given)
         elif name in _SIDES:
             sides[name] = _once(sides, name, given)
+        elif name in CONTROL_WORDS:
+            control[CONTROL_WORDS[name]] = _once(control, CONTROL_WORDS[name], given)
         elif name == "image_size":
             found.put("size", Given(_image_size(given), given.path))
         else:
@@ -93,6 +97,7 @@ def translate(body: Mapping[str, Any], own: Collection[str]) -> Translation:
     for name, given in sorted(_flat(body), key=lambda item: item[0] not in own):
         found.problems.check(lambda name=name, given=given: take(name, given))
     found.problems.check(lambda: _take_sides(found, sides))
+    found.problems.check(lambda: _take_control(found, control))
     _take_values(found)
     found.problems.check(lambda: _take_custom_ratio(found))
     found.problems.check(lambda: _take_seeds(found))
@@ -153,6 +158,8 @@ def _meaning(name: str, path: str, own: Collection[str]) -> str:
         return name
     if name in _SIDES or name == "image_size":
         return "size"
+    if name in CONTROL_WORDS:
+        return "control"
     row = FOREIGN_FIELDS[name]
     return row.field if isinstance(row, Same) else path
 
@@ -188,6 +195,22 @@ def _take_sides(found: Translation, sides: Mapping[str, Given]) -> None:
             param=before.path[:_NAME_CHARS],
         )
     found.fields["size"] = Given(size, " and ".join(sides[name].path for name in _SIDES))
+
+
+def _take_control(found: Translation, control: Mapping[str, Given]) -> None:
+    """What is said of one control map, as an entry of `control`."""
+    if not control:
+        return
+    first = next(iter(control.values()))
+    param = first.path[:_NAME_CHARS]
+    if "image" not in control:
+        raise InvalidRequest(f"{first.path}: needs control_image beside it", param=param)
+    if "control" in found.fields:
+        raise InvalidRequest(
+            f"{first.path}: contradicts control; leave one of them out", param=param
+        )
+    entry = {name: given.value for name, given in control.items()}
+    found.fields["control"] = Given([entry], control["image"].path)
 
 
 def _plain_size(size: object) -> object:
@@ -266,7 +289,8 @@ def _unknown(name: str, param: str, own: Collection[str]) -> str:
     without `own`."""
     if not own:
         return f"{param}: unknown field"
-    meant = {_plain(each): each for each in (*_SIDES, *FOREIGN_FIELDS, *own)}
+    known = (*_SIDES, *CONTROL_WORDS, *FOREIGN_FIELDS, *own)
+    meant = {_plain(each): each for each in known}
     near = difflib.get_close_matches(_plain(name[:_NAME_CHARS]), meant, n=1, cutoff=0.7)
     if not near:
         return f"{param}: unknown field; GET /openapi.json lists the fields"

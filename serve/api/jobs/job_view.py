@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from serve.errors import in_milliseconds
-from serve.jobs.job import Job, JobOutput, JobStatus
+from serve.jobs.job import Job, JobKind, JobOutput, JobStatus
 from serve.jobs.place import Cause, Place
 from serve.jobs.progress import progress_of
+from serve.jobs.stored_pictures import shown_request
 
 Phase = Literal["queued", "encode", "denoise", "decode", "finish", "done"]
 
@@ -83,7 +84,7 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Literal["generate"]
+    kind: JobKind
     status: JobStatus
     model: str
     created_at: float
@@ -123,7 +124,7 @@ class JobView(BaseModel):
             eta=None
             if place.eta_s is None
             else EtaView(ms=in_milliseconds(place.eta_s), reason=place.reason, cause=place.cause),
-            request=job.request,
+            request=shown_request(job.request),
             outputs=[output_view(output, links_begin, gone_at) for output in job.outputs],
             usage=None
             if usage is None

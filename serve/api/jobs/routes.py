@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.errors import InvalidRequest, JobConflict, JobNotFound, StageFailed
+from pipelines.errors import FileNotStored, InvalidRequest, JobConflict, JobNotFound, StageFailed
 from serve.api.jobs.job_view import JobList, JobView
 from serve.api.jobs.owner import User, jobs_of, nameless, owner_in
 from serve.api.jobs.submitting import (
@@ -19,7 +19,6 @@ from serve.api.jobs.submitting import (
     view_of,
     views_of,
 )
-from serve.api.json_body import read_json_object
 from serve.api.openapi.failures import (
     KEEPS,
     OF_JOBS,
@@ -27,7 +26,8 @@ from serve.api.openapi.failures import (
     TAKES_PARAMETERS,
     failures,
 )
-from serve.api.schemas import JOB_SCHEMA, body_of
+from serve.api.pictures.uploads import read_body
+from serve.api.schemas import JOB_BODY
 from serve.api.services import services_of
 from serve.error_responses import ApiResponse
 from serve.jobs.job import JobStatus
@@ -47,14 +47,14 @@ _LOOKS = failures(*OF_JOBS, *TAKES_PARAMETERS)
     responses={
         200: {**_SUBMITTED, "description": "The job that this idempotency key has had before."},
         202: {**_SUBMITTED, "description": "The job is stored, and run in its turn."},
-        **failures(*READS_GENERATION, *KEEPS, JobNotFound),
+        **failures(*READS_GENERATION, *KEEPS, JobNotFound, FileNotStored),
     },
-    openapi_extra={**body_of(JOB_SCHEMA), "parameters": [KEY_PARAMETER]},
+    openapi_extra={**JOB_BODY, "parameters": [KEY_PARAMETER]},
 )
 async def submit_job(request: Request) -> Response:
     """Store a generation as a job: it is drawn whether or not anybody waits for it."""
     services = services_of(request)
-    submitted = await submit_body(request, services, await read_json_object(request))
+    submitted = await submit_body(request, services, await read_body(request))
     return await submitted_response(request, services, submitted, replay_status=200)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.errors import InvalidRequest
+from pipelines.errors import InvalidRequest, SluiceError, StoreUnavailable
+from serve.api.jobs.inputs import delete_inputs, with_kept_inputs
 from serve.api.jobs.job_view import JobView
 from serve.api.jobs.owner import jobs_of, owner_in
 from serve.api.links import base_url
-from serve.api.planning import plan_of, trace_of, user_in
+from serve.api.pictures.picture import NO_PICTURES, Pictures
+from serve.api.pictures.uploads import SentBody
+from serve.api.planning import pictures_of, plan_of, trace_of, user_in
+from serve.api.problems import Problems
 from serve.api.schemas import ImageGenerationRequest, parse_request
 from serve.api.services import Services
 from serve.error_responses import ApiResponse
 from serve.generation.plan import Plan
-from serve.jobs.job import Job, Owner
+from serve.jobs.job import Job, JobKind, Owner
 from serve.jobs.store.job_store import SubmittedJob
 from serve.jobs.submission import Submission
 from serve.tracing.job_spans import SUBMITTED, job_link
@@ -29,6 +33,8 @@ MIN_NAMELESS_KEY_CHARS = 16
 """Of a client without a name, whose keys stand beside those of all others without one."""
 REPLAYED = "idempotent-replayed"
 WEBHOOK_URL = "webhook_url"
+KIND = "kind"
+VARIATION: JobKind = "variation"
 RESPOND_ASYNC = "respond-async"
 
 KEY_PARAMETER: dict[str, Any] = {
@@ -70,21 +76,61 @@ def wants_job(request: Request) -> bool:
     return any(each.partition(";")[0].strip().lower() == RESPOND_ASYNC for each in given)
 
 
-async def submit_body(
-    request: Request, services: Services, body: Mapping[str, Any]
-) -> SubmittedJob:
-    """Store the generation that `body` asks for, which may have a `webhook_url`. Raises as
+async def submit_body(request: Request, services: Services, sent: SentBody) -> SubmittedJob:
+    """Store the generation that the body asks for, which may have a `webhook_url`. Raises as
     `submit`, and for a body that is none."""
-    fields, webhook = parse_job(body)
-    return await submit(request, services, body=body, fields=fields, webhook=webhook)
+    fields, webhook = parse_job(sent)
+    return await submit(request, services, body=sent.fields, fields=fields, webhook=webhook)
 
 
-def parse_job(body: Mapping[str, Any]) -> tuple[ImageGenerationRequest, str | None]:
-    """What a `body` that may have a `webhook_url` asks for, and that. Raises as `parse_request`."""
-    webhook = body.get(WEBHOOK_URL)
+class JobBody(NamedTuple):
+    """What a body asks for, and the URL to be told of its end."""
+
+    fields: ImageGenerationRequest
+    webhook: str | None
+
+
+def parse_job(sent: SentBody) -> JobBody:
+    """What a body that may have a `webhook_url` and a `kind` asks for. Raises as `parse_request`;
+    of several mistakes all are told."""
+    problems, body = Problems(), sent.fields
+    webhook, kind = body.get(WEBHOOK_URL), body.get(KIND)
     if webhook is not None and not isinstance(webhook, str):
-        raise InvalidRequest(f"{WEBHOOK_URL}: must be a string", param=WEBHOOK_URL)
-    return parse_request({name: body[name] for name in body if name != WEBHOOK_URL}), webhook
+        problems.add(InvalidRequest(f"{WEBHOOK_URL}: must be a string", param=WEBHOOK_URL))
+    if kind is not None and kind not in get_args(JobKind):
+        problems.add(
+            InvalidRequest(f"{KIND}: must be one of {', '.join(get_args(JobKind))}", param=KIND)
+        )
+    fields = problems.check(
+        lambda: parse_request(
+            {name: body[name] for name in body if name not in (WEBHOOK_URL, KIND)},
+            sent.uploads,
+            is_variation=kind == VARIATION,
+        )
+    )
+    problems.check(lambda: _check_kind(kind, fields.value))
+    problems.tell()
+    return JobBody(fields.value, webhook if isinstance(webhook, str) else None)
+
+
+def _check_kind(kind: object, fields: ImageGenerationRequest) -> None:
+    """Raises InvalidRequest for a kind that what comes with it does not fit."""
+    if kind == "generate" and fields.has_pictures:
+        raise InvalidRequest(
+            f"{KIND}: 'generate' draws from words alone; write 'edit', or leave the pictures out",
+            param=KIND,
+        )
+    if kind in ("edit", VARIATION) and not fields.has_pictures:
+        raise InvalidRequest(
+            f"image: needed by the kind {kind!r}, and it is missing", param="image"
+        )
+
+
+def kind_of_job(fields: ImageGenerationRequest) -> JobKind:
+    """The kind of a job for `fields`."""
+    if fields.is_variation:
+        return VARIATION
+    return "edit" if fields.has_pictures else "generate"
 
 
 async def submit(
@@ -101,32 +147,44 @@ async def submit(
     """Store a job for `fields`, which is what the `body` of that dialect means. `notes` come first
     among its warnings; `webhook_param` is what the dialect calls the field.
 
-    Raises InvalidRequest and ModelNotFound, ContentPolicyViolation, IdempotencyKeyReused,
-    JobNotFound where there are no jobs, Overloaded, StoreUnavailable.
+    Its pictures are kept as files of its own. Raises InvalidRequest and ModelNotFound,
+    FileNotStored, ContentPolicyViolation, IdempotencyKeyReused, JobNotFound where there are no
+    jobs, Overloaded, StageFailed, StoreUnavailable.
     """
     jobs = jobs_of(services)
     user = user_in(fields)
     owner = owner_in(request, services, user)
     key = idempotency_key_in(request)
     check_key(key, owner)
-    plan = job_plan(services, fields)
-    plan = replace(plan, warnings=(*notes, *plan.warnings))
+    pictures = await pictures_of(request, services, fields, owner.tenant)
+    problems = Problems()
+    planned = problems.check(lambda: job_plan(services, fields, pictures))
     if webhook is not None:
-        services.webhooks.check(webhook, param=webhook_param)
+        problems.check(lambda: services.webhooks.check(webhook, param=webhook_param))
+    problems.tell()
+    plan = await with_kept_inputs(planned.value, services.store, owner.tenant)
     trace = trace_of(request)
-    submitted = await jobs.submit(
-        Submission(
-            body=body,
-            plan=plan,
-            tenant=owner.tenant,
-            user=user,
-            dialect=dialect,
-            idempotency_key=key,
-            webhook=webhook,
-            trace_id=trace.trace_id,
-            arrived=services.now(),
-        )
+    submission = Submission(
+        body=body,
+        plan=replace(plan, warnings=(*notes, *plan.warnings)),
+        tenant=owner.tenant,
+        user=user,
+        kind=kind_of_job(fields),
+        dialect=dialect,
+        idempotency_key=key,
+        webhook=webhook,
+        trace_id=trace.trace_id,
+        arrived=services.now(),
     )
+    try:
+        submitted = await jobs.submit(submission)
+    except StoreUnavailable:
+        raise  # it may be stored all the same
+    except SluiceError:
+        await delete_inputs(plan, services.store)
+        raise
+    if submitted.is_replay:  # it has its own
+        await delete_inputs(plan, services.store)
     trace.root.links.append(job_link(submitted.job.id, submitted.job.trace_id))
     trace.root.attributes["sluice.outcome"] = SUBMITTED
     return submitted
@@ -173,7 +231,9 @@ def replay_headers(submitted: SubmittedJob) -> dict[str, str]:
     return {REPLAYED: "true"} if submitted.is_replay else {}
 
 
-def job_plan(services: Services, fields: ImageGenerationRequest) -> Plan:
+def job_plan(
+    services: Services, fields: ImageGenerationRequest, pictures: Pictures = NO_PICTURES
+) -> Plan:
     """What a job for `fields` draws. A job's images are files, and it is followed by its events:
     what asks for other answers is named in the warnings. Raises InvalidRequest, ModelNotFound."""
     notes: list[str] = []
@@ -185,7 +245,7 @@ def job_plan(services: Services, fields: ImageGenerationRequest) -> Plan:
         if getattr(fields, name)
     ]
     as_job = {"response_format": "url", "stream": False, "partial_images": 0}
-    plan = plan_of(services, fields.model_copy(update=as_job))
+    plan = plan_of(services, fields.model_copy(update=as_job), pictures)
     return replace(plan, warnings=(*plan.warnings, *notes))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 from serve.api.dialects.foreign_names import IMAGE_SIZES
 from serve.api.dialects.schema import with_containers, with_foreign_names
@@ -19,13 +19,17 @@ from serve.api.normalise import (
     RANDOM_SEED,
 )
 from serve.api.schemas import (
+    EDIT_SCHEMA,
     GENERATION_SCHEMA,
+    HUGGING_FACE_EDIT_SCHEMA,
     JOB_SCHEMA,
     PREDICTION_SCHEMA,
+    VARIATION_SCHEMA,
     ImageGenerationRequest,
 )
 from serve.api.services import Services
 from serve.api.sizes import SizeRules
+from serve.jobs.job import JobKind
 from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 
 Schema = dict[str, Any]
@@ -75,10 +79,29 @@ def generation_schemas(services: Services) -> Mapping[str, Schema]:
     generation: Schema = {**whole, "required": ["prompt"]}
     return {
         GENERATION_SCHEMA: generation,
+        EDIT_SCHEMA: _edit(generation, EDIT_SCHEMA, ["prompt", "image"]),
+        VARIATION_SCHEMA: _edit(generation, VARIATION_SCHEMA, ["image"]),
+        HUGGING_FACE_EDIT_SCHEMA: {
+            "title": HUGGING_FACE_EDIT_SCHEMA,
+            "type": "object",
+            "properties": {
+                "inputs": generation["properties"]["image"],
+                "parameters": _reference(_INNER),
+            },
+            "required": ["inputs"],
+            "additionalProperties": False,
+        },
         JOB_SCHEMA: {
             **generation,
             "title": JOB_SCHEMA,
-            "properties": {**generation["properties"], "webhook_url": _WEBHOOK_URL},
+            "properties": {
+                **generation["properties"],
+                "webhook_url": _WEBHOOK_URL,
+                "kind": {
+                    "enum": [*get_args(JobKind), None],
+                    "description": "What it draws from; by default what comes says that.",
+                },
+            },
         },
         PREDICTION_SCHEMA: {
             "title": PREDICTION_SCHEMA,
@@ -87,13 +110,32 @@ def generation_schemas(services: Services) -> Mapping[str, Schema]:
             "required": ["input"],
             "additionalProperties": False,
         },
+        **_own_schema()["$defs"],
         _INNER: inner,
         _INNERMOST: innermost,
     }
 
 
+def _own_schema() -> Schema:
+    """Of our own fields, with the objects in them as `$defs`."""
+    return ImageGenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+
+
+def _edit(generation: Schema, title: str, required: list[str]) -> Schema:
+    """The schema of a body that must have a picture."""
+    image: Schema = generation["properties"]["image"]
+    choices = [each for each in image["anyOf"] if each != {"type": "null"}]
+    return {
+        **generation,
+        "title": title,
+        "properties": {**generation["properties"], "image": {**image, "anyOf": choices}},
+        "required": required,
+    }
+
+
 def _fields(services: Services) -> Schema:
-    schema = ImageGenerationRequest.model_json_schema()
+    schema = _own_schema()
+    schema.pop("$defs")  # they are components beside it
     ranges = _ranges(services)
     schema["properties"] = {
         name: _narrowed(described, ranges.get(name, {}))
@@ -131,13 +173,13 @@ def _ranges(services: Services) -> Mapping[str, Schema]:
         "size": _size(SizeRules.of(services.spec, limits)),
         "output_compression": {"minimum": 0, "maximum": 100},
         # What is refused whatever else is said is not offered.
-        "background": {"enum": ["auto", "opaque"]},
         "moderation": {"enum": ["auto"]},
         "partial_images": {"minimum": 0, "maximum": MAX_PARTIAL_IMAGES},
         "user": identifier,
         "safety_identifier": identifier,
         "true_cfg_scale": guidance,
         "guidance_scale": guidance,
+        "strength": {"exclusiveMinimum": 0, "maximum": 1},
         "num_inference_steps": steps,
         "min_steps": steps,
         "seed": {"minimum": RANDOM_SEED, "maximum": MAX_SEED},

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from pipelines.errors import (
     ContentPolicyViolation,
+    FileNotStored,
     InvalidRequest,
     JobNotFound,
     StageFailed,
@@ -27,10 +28,10 @@ from serve.api.jobs.submitting import (
     replay_headers,
     submit,
 )
-from serve.api.json_body import read_json_object
 from serve.api.links import base_url
 from serve.api.openapi.failures import KEEPS, OF_JOBS, READS_GENERATION, TAKES_PARAMETERS
 from serve.api.openapi.vendor_failures import FAL_ERROR, vendor_failures
+from serve.api.pictures.uploads import read_json
 from serve.api.schemas import GENERATION_BODY, parse_request
 from serve.api.services import services_of
 from serve.api.vendors.fal_request import (
@@ -143,7 +144,7 @@ async def cancel_request(request: Request, owner: str, alias: str, request_id: s
     response_model=FalQueued,
     responses={
         200: {"description": "It is stored, and drawn in its turn.", "headers": REPLAY_HEADERS},
-        **vendor_failures(FAL_ERROR, *READS_GENERATION, *KEEPS, JobNotFound),
+        **vendor_failures(FAL_ERROR, *READS_GENERATION, *KEEPS, JobNotFound, FileNotStored),
     },
     openapi_extra=_SUBMITS,
 )
@@ -163,7 +164,8 @@ async def submit_request(
 
 async def _submit(request: Request, app: str, model: str, webhook: str | None) -> Response:
     services = services_of(request)
-    arguments = await read_json_object(request)
+    sent = await read_json(request)
+    arguments = sent.fields
     own = with_model(arguments, model, served_model(services, model))
     notes = [f"{name}: {why}" for name, why in _UNUSED_HEADERS.items() if name in request.headers]
     if (priority := _priority(request)) is not None:
@@ -172,7 +174,7 @@ async def _submit(request: Request, app: str, model: str, webhook: str | None) -
         request,
         services,
         body={"app": model, "webhook": webhook, "arguments": arguments},
-        fields=parse_request(own),
+        fields=parse_request(own, sent.uploads),
         webhook=webhook,
         webhook_param=_WEBHOOK,
         dialect=DIALECT,

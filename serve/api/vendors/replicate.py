@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.errors import InvalidRequest, JobNotFound, UnsupportedFeature
+from pipelines.errors import FileNotStored, InvalidRequest, JobNotFound, UnsupportedFeature
 from serve.api.jobs.owner import jobs_of
 from serve.api.jobs.submitting import (
     KEY_PARAMETER,
@@ -21,10 +21,10 @@ from serve.api.jobs.submitting import (
     submit,
     wants_job,
 )
-from serve.api.json_body import read_json_object
 from serve.api.links import base_url
 from serve.api.openapi.failures import KEEPS, OF_JOBS, READS_GENERATION, TAKES_PARAMETERS
 from serve.api.openapi.vendor_failures import REPLICATE_ERROR, vendor_failures
+from serve.api.pictures.uploads import SentBody, read_json
 from serve.api.schemas import PREDICTION_SCHEMA, body_of, parse_request
 from serve.api.services import Services, services_of
 from serve.api.vendors.job_lookup import job_of_dialect
@@ -41,6 +41,7 @@ _MAX_WAIT_S = 60
 _ANSWERS_BEFORE_S = 0.2
 _WAIT = re.compile(r"wait(?:=(?P<seconds>[^;]*))?")
 _COMPLETED = "completed"
+_MASK = "mask_image"
 _EVENTS = ("start", "output", "logs", _COMPLETED)
 _FIELDS = ("input", "version", "webhook", "webhook_completed", "webhook_events_filter", "stream")
 
@@ -64,7 +65,7 @@ _CREATED: dict[int | str, dict[str, Any]] = {
             **REPLAY_HEADERS,
         },
     },
-    **vendor_failures(REPLICATE_ERROR, *READS_GENERATION, *KEEPS, JobNotFound),
+    **vendor_failures(REPLICATE_ERROR, *READS_GENERATION, *KEEPS, JobNotFound, FileNotStored),
 }
 _CREATES: dict[str, Any] = {
     **body_of(PREDICTION_SCHEMA),
@@ -89,13 +90,13 @@ _LOOKS = vendor_failures(REPLICATE_ERROR, *OF_JOBS, *TAKES_PARAMETERS)
 )
 async def create_prediction(request: Request) -> Response:
     """A job for `input`, drawn by the model that `version` names, by default the served one."""
-    body = await read_json_object(request)
-    version = body.get("version")
+    sent = await read_json(request)
+    version = sent.fields.get("version")
     if version is not None and not isinstance(version, str):
         raise InvalidRequest("version: must be a string, a model's name", param="version")
     # OWNER/NAME:ID, of which one version is served.
     name = None if version is None else version.partition(":")[0]
-    return await _create(request, body, name)
+    return await _create(request, sent, name)
 
 
 @router.post(
@@ -107,7 +108,7 @@ async def create_prediction(request: Request) -> Response:
 )
 async def create_prediction_of_model(request: Request, owner: str, name: str) -> Response:
     """A job for `input`, drawn by the model of that name."""
-    return await _create(request, await read_json_object(request), f"{owner}/{name}")
+    return await _create(request, await read_json(request), f"{owner}/{name}")
 
 
 @router.get("/v1/predictions/{prediction_id}", response_model=PredictionView, responses=_LOOKS)
@@ -129,8 +130,8 @@ async def cancel_prediction(request: Request, prediction_id: str) -> Response:
     return ApiResponse(_view(request, services, job).as_json())
 
 
-async def _create(request: Request, body: Mapping[str, Any], vendor_name: str | None) -> Response:
-    services = services_of(request)
+async def _create(request: Request, sent: SentBody, vendor_name: str | None) -> Response:
+    services, body = services_of(request), sent.fields
     wait_s = _wait_s(request)
     webhook, param, notes = _webhook(body)
     if body.get("stream"):
@@ -142,7 +143,7 @@ async def _create(request: Request, body: Mapping[str, Any], vendor_name: str | 
         request,
         services,
         body=body,
-        fields=parse_request(own),
+        fields=parse_request(own, sent.uploads),
         webhook=webhook,
         webhook_param=param,
         dialect=DIALECT,
@@ -171,7 +172,10 @@ def _input(body: Mapping[str, Any]) -> dict[str, Any]:
     given = body.get("input")
     if not isinstance(given, dict):
         raise InvalidRequest("input: must be an object with what the model takes", param="input")
-    return dict(cast("dict[str, Any]", given))
+    fields = dict(cast("dict[str, Any]", given))
+    if "mask" in fields:  # of Replicate's models, what is white in it is drawn anew
+        fields.setdefault(_MASK, fields.pop("mask"))
+    return fields
 
 
 def _view(

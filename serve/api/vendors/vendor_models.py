@@ -9,7 +9,11 @@ from pipelines.errors import InvalidRequest, ModelNotFound
 from serve.api.services import Services
 
 VENDOR_NAMES: Mapping[str, tuple[str, ...]] = {
-    "flux.1-dev": ("fal-ai/flux/dev", "black-forest-labs/flux-dev"),
+    "flux.1-dev": (
+        "fal-ai/flux/dev",
+        "fal-ai/flux/dev/image-to-image",
+        "black-forest-labs/flux-dev",
+    ),
     "flux.1-schnell": ("fal-ai/flux/schnell", "black-forest-labs/flux-schnell"),
 }
 """Names in the catalogue, and what fal and Replicate call the same weights."""

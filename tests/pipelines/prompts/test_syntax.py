@@ -48,16 +48,14 @@ def test_ordinary_text_is_unchanged(text: str) -> None:
     ],
 )
 def test_the_gen_prefix_is_removed(text: str, parsed: str) -> None:
-    assert parse_prompt(text) == ParsedPrompt(text=parsed, task="text-to-image")
+    assert parse_prompt(text) == ParsedPrompt(text=parsed, prefix="gen")
 
 
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[EDIT] make it blue", ["[EDIT]", "FLUX.1-Kontext", "image input"]),
         ("[vqa] how many cats?", ["[VQA]", "vision-language model"]),
         (" [ Caption ]", ["[CAPTION]", "vision-language model"]),
-        ("[GEN] [EDIT] a cat", ["[EDIT]", "[GEN]"]),
     ],
 )
 def test_other_tasks_name_the_missing_model(text: str, parts: list[str]) -> None:
@@ -86,7 +84,67 @@ def test_other_tasks_name_the_missing_model(text: str, parts: list[str]) -> None
     ],
 )
 def test_the_ratio_is_read_and_removed(text: str, parsed: str, ratio: tuple[int, int]) -> None:
-    assert parse_prompt(text) == ParsedPrompt(text=parsed, aspect_ratio=ratio)
+    found = parse_prompt(text)
+    assert (found.text, found.aspect_ratio, found.negative) == (parsed, ratio, None)
+
+
+@pytest.mark.parametrize("text", ["[EDIT] make it blue", " [ edit ]\tmake it blue"])
+def test_an_edit_has_a_picture(text: str) -> None:
+    parsed = parse_prompt(text, has_picture=True)
+    assert parsed == ParsedPrompt(text="make it blue", prefix="edit")
+    with pytest.raises(InvalidRequest, match=r"prompt: \[EDIT\] needs a picture .*`image`"):
+        parse_prompt(text)
+
+
+def test_gen_has_no_picture() -> None:
+    with pytest.raises(InvalidRequest, match=r"prompt: \[GEN\] draws from words alone"):
+        parse_prompt("[GEN] a cat", has_picture=True)
+    assert parse_prompt("a cat", has_picture=True) == ParsedPrompt(text="a cat")
+
+
+@pytest.mark.parametrize("text", ["[GEN] [EDIT] a cat", "[EDIT][GEN] a", "[EDIT] --ar 1:1 [GEN] a"])
+def test_one_prefix(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"both \[GEN\] and \[EDIT\]"):
+        parse_prompt(text, has_picture=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed", "negative"),
+    [
+        ("a cat --no dogs", "a cat", "dogs"),
+        ("a cat --NO=dogs, blur ", "a cat", "dogs, blur"),
+        ("a cat --no dogs --no blur", "a cat", "dogs, blur"),
+        ("--no dogs and birds --ar 2:1", "", "dogs and birds"),
+        ("a cat --ar 2:1 --no dogs", "a cat", "dogs"),
+        ("a cat --no dogs --ar 2:1 in oils", "a cat in oils", "dogs"),
+        ("a cat --no dogs —ar 2:1 in oils", "a cat in oils", "dogs"),
+        ("a cat --no a dog -- at night", "a cat", "a dog -- at night"),
+        ("a cat --no\ndogs", "a cat", "dogs"),
+        ("[EDIT] a cat --no dogs", "a cat", "dogs"),
+    ],
+)
+def test_what_is_not_to_be_there(text: str, parsed: str, negative: str) -> None:
+    found = parse_prompt(text, has_picture=text.startswith("[EDIT]"), may_be_blank=True)
+    assert (found.text, found.negative) == (parsed, negative)
+
+
+@pytest.mark.parametrize(
+    "text", ["a cat --no", "a cat --no --ar 1:1", "a cat --no , ", "--no= x --no"]
+)
+def test_no_without_words(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="prompt: --no says nothing"):
+        parse_prompt(text)
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", "= ", "a ", "a --no ", " -"])
+def test_what_is_not_to_be_there_may_be_long(filler: str) -> None:
+    assert parse_prompt(f"a cat --no {filler * 10_000}dogs").text == "a cat"
+
+
+def test_a_blank_text_where_it_may_be() -> None:
+    assert parse_prompt(" ", may_be_blank=True) == ParsedPrompt(text=" ")
+    parsed = parse_prompt("[EDIT]", has_picture=True, may_be_blank=True)
+    assert parsed == ParsedPrompt(text="", prefix="edit")
 
 
 BAD_RATIOS = ["4:1", "1:4", "301:100", "0:1", "1:0", "-1:1", "16x9", "1.5:1", "16:9:4", "wide", "="]
@@ -111,7 +169,8 @@ def test_two_different_ratios_are_an_error() -> None:
     ("text", "advice"),
     [
         ("a cat --seed 42", "--seed is not read from the prompt; use the request field `seed`"),
-        ("a cat --no dogs", "`negative_prompt`"),
+        ("a cat --negative dogs", "`negative_prompt`"),
+        ("a cat --no dogs --seed 3", "`seed`"),
         ("a cat --v 6", "`model`"),
         ("a cat --V 6.1", "--v is not"),
         ("a cat --stylize 250", "--stylize is not read from the prompt; leave it out"),
@@ -125,7 +184,7 @@ def test_foreign_options_name_the_field_to_use(text: str, advice: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         parse_prompt(text)
     assert advice in error.value.message
-    assert "The only option in a prompt is --ar W:H" in error.value.message
+    assert "The options in a prompt are --ar W:H and --no WORDS" in error.value.message
     assert error.value.param == "prompt"
 
 
@@ -164,7 +223,8 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     assert refused_field == "prompt"
 
 
-_SYNTAX = ["[GEN]", " [gen] ", "--ar 2:1", "--ar 2:1,", " ", "a cat", "]", "\n", "[GEN]--ar 2:1 "]
+_SYNTAX = ["[GEN]", " [gen] ", "--ar 2:1", "--ar 2:1,", " ", "a cat", "]", "\n", "[GEN]--ar 2:1 ",
+           "--no ", "--no dogs "]  # fmt: skip
 
 
 @given(text=st.lists(st.sampled_from(_SYNTAX), max_size=9).map("".join))
@@ -191,6 +251,7 @@ def test_syntax_within_syntax_has_an_end() -> None:
         (" ", 31_993),
         ("-", 31_993),
         ("—ar ", 31_993),
+        ("--no-", 31_993),
         ("[ ", 31_993),
     ],
 )

@@ -174,7 +174,6 @@ def test_refusals_name_field_and_range(body: dict[str, Any], param: str, said: s
     [
         ({"background": "transparent"}, "background"),
         ({"moderation": "low"}, "moderation"),
-        ({"prompt": "[EDIT] make it blue"}, "prompt"),
         ({"prompt": "[VQA] what is it?"}, "prompt"),
         ({"prompt": "[CAPTION]"}, "prompt"),
     ],

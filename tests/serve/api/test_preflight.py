@@ -52,6 +52,10 @@ async def test_every_value_is_settled(client: httpx.AsyncClient, graph: FakeGrap
         "output_compression": 95,
         "deadline_ms": 30000,
         "priority": 0,
+        "task": "text-to-image",
+        "strength": 1.0,
+        "paste_back": False,
+        "pictures": [],
     }
     width, height = map(int, answer["parameters"]["size"].split("x"))
     assert width == 2 * height
@@ -253,7 +257,7 @@ class TestTime:
 
 async def test_the_api_describes_it(client: httpx.AsyncClient):
     paths = (await client.get("/openapi.json")).json()["paths"]
-    here, there = paths[URL]["post"], paths[GENERATIONS]["post"]
+    here, there = paths[URL]["post"], paths["/v1/jobs"]["post"]
     assert here["requestBody"] == there["requestBody"]
     assert "200" in here["responses"]
 

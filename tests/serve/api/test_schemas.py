@@ -92,7 +92,7 @@ def test_all_mistakes_are_told_at_once():
     assert caught.value.message == (
         "promt: unknown field; did you mean `prompt`?; prompt: required, and it is missing;"
         ' n: must be an integer, got "2"; seed: must be an integer, got true;'
-        ' step_cuts: must be an integer, got "a"'
+        ' step_cuts[0][1]: must be an integer, got "a"'
     )
 
 

@@ -78,7 +78,11 @@ async def test_it_draws_logs_and_traces(caplog: pytest.LogCaptureFixture):
     answer = await draw(service(graph), asked=asked)
     assert len(answer.result.images) == 1
     (job,) = graph.jobs
-    assert (job.request_id, job.params, job.finish) == ("job-1", PLAN.params, PLAN.finish)
+    assert (job.request_id, job.params, job.finish) == (
+        "job-1",
+        PLAN.params,
+        replace(PLAN.finish, owner="t"),
+    )
     assert job.trace == asked.trace.job_trace
     assert "generation request=job-1" in caplog.text
     assert "tenant='t' outcome=ok images=1" in caplog.text

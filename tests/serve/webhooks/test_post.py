@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from serve.webhooks import post
-from serve.webhooks.post import NotSent, Resolve, SystemResolver, WebhookPost, retry_after_s
+from serve.webhooks.checked_addresses import Resolve, SystemResolver
+from serve.webhooks.post import NotSent, WebhookPost, retry_after_s
 from serve.webhooks.target import Target
 from tests.serve.webhooks.receiver import Authority, Receiver, receiving, status
 

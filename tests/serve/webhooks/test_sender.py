@@ -261,7 +261,7 @@ async def test_a_name_that_resolves_inside(
     async def metadata(_host: str, _port: int) -> Sequence[str]:
         return ["169.254.169.254"]
 
-    monkeypatch.setattr(sender._post, "_resolve", metadata)
+    monkeypatch.setattr(sender._post._addresses, "_resolve", metadata)
     bench.store.add("msg_1", url_of(receiver))
     task = asyncio.create_task(sender.run())
     _, outcome = await bench.noted()

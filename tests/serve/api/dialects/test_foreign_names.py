@@ -10,8 +10,10 @@ import httpx
 import jsonschema
 import pytest
 
+from pipelines.errors import InvalidRequest
 from serve.api.dialects.foreign_names import (
     CONTAINERS,
+    CONTROL_WORDS,
     FOREIGN_FIELDS,
     FOREIGN_VALUES,
     IMAGE_SIZES,
@@ -22,6 +24,7 @@ from serve.api.dialects.foreign_names import (
 )
 from serve.api.normalise import Plan, normalise
 from serve.api.openapi.generation_fields import generation_schemas
+from serve.api.pictures.fields import PictureFields
 from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest, parse_request
 from serve.settings.settings import Deadlines, Limits
 from tests.serve.conftest import ClientOf
@@ -77,6 +80,12 @@ def rows(kind: type) -> list[str]:
     return [name for name, row in FOREIGN_FIELDS.items() if isinstance(row, kind)]
 
 
+def is_of_pictures(name: str) -> bool:
+    """Whether the row leads to a field about pictures, which a plan needs the pictures of."""
+    row = FOREIGN_FIELDS[name]
+    return isinstance(row, Same) and row.field in PictureFields.model_fields
+
+
 @pytest.fixture
 async def refusal_of(client: httpx.AsyncClient) -> Any:
     async def refusal(body: dict[str, Any]) -> dict[str, Any]:
@@ -90,10 +99,52 @@ async def refusal_of(client: httpx.AsyncClient) -> Any:
 def test_the_tables_hold_no_name_of_ours():
     assert not set(FOREIGN_FIELDS) & set(OWN)
     assert set(FOREIGN_VALUES) <= set(OWN)
-    assert {row.field for row in FOREIGN_FIELDS.values() if isinstance(row, Same)} <= set(SAMPLES)
+    ours = {row.field for row in FOREIGN_FIELDS.values() if isinstance(row, Same)}
+    assert ours <= {*SAMPLES, *PictureFields.model_fields}
 
 
-@pytest.mark.parametrize("name", rows(Same))
+@pytest.mark.parametrize("name", [name for name in rows(Same) if is_of_pictures(name)])
+def test_a_picture_by_another_name(name: str):
+    row = FOREIGN_FIELDS[name]
+    assert isinstance(row, Same)
+    sample = 0.5 if row.field == "strength" else "data:image/png;base64,AAAA"
+    theirs = parse_request({"prompt": "a", name: sample})
+    assert theirs == parse_request({"prompt": "a", row.field: sample})
+    assert theirs != parse_request({"prompt": "a"})
+    assert theirs.meant[name] == row.field
+    assert SCHEMA[name]["description"] == f"As `{row.field}`."
+
+
+@pytest.mark.parametrize("name", CONTROL_WORDS)
+def test_what_is_said_of_the_one_control_map(name: str):
+    field = CONTROL_WORDS[name]
+    value: Any = {"image": "0" * 32, "kind": "canny"}.get(field, 0.5)
+    control = {"image": "0" * 32, field: value}
+    theirs = parse_request({"prompt": "a", "control_image": "0" * 32, name: value})
+    assert theirs == parse_request({"prompt": "a", "control": [control]})
+    assert theirs.meant[name] == "control"
+    assert SCHEMA[name]["description"] == f"As `{field}` of the only entry of `control`."
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"control_strength": 1}, "control_strength", "needs control_image beside it"),
+        (
+            {"control_image": "a", "control": []},
+            "control_image",
+            "contradicts control; leave one of them out",
+        ),
+        ({"control_image": "a", "control_scale": 1, "control_strength": 2}, "control_", "contra"),
+    ],
+)
+def test_control_in_two_ways(body: dict[str, Any], param: str, said: str):
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        parse_request({"prompt": "a", **body})
+    assert (caught.value.param or "").startswith(param)
+
+
+@pytest.mark.parametrize("name", [name for name in rows(Same) if not is_of_pictures(name)])
 def test_the_same_by_another_name(name: str):
     row = FOREIGN_FIELDS[name]
     assert isinstance(row, Same)

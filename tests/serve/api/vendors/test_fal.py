@@ -191,7 +191,10 @@ def test_a_failure_is_told(
     ("arguments", "says"),
     [
         ({"prompt": "a cat", "loras": [{"path": "x"}]}, "loras: adapters"),
-        ({"prompt": "a cat", "image_url": "file:///etc/passwd"}, "image_url: this server does not"),
+        (
+            {"prompt": "a cat", "image_url": "file:///etc/passwd"},
+            "image: must be a file",
+        ),
         ({"prompt": "a cat", "sede": 1}, "sede: unknown field; did you mean `seed`?"),
         ({"prompt": "a cat", "model": "none"}, "model: contradicts the URL"),
         ({}, "prompt: required"),

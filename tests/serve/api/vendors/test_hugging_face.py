@@ -63,7 +63,7 @@ def test_a_format_in_the_body_goes_before_the_header(served: Live, graph: Steppi
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        ({"strength": 0.5}, "strength: this server does not edit images"),
+        ({"strength": 0.5}, "strength: needs an image beside it"),
         ({"lora": "x"}, "lora: adapters"),
         ({"stream": True}, "stream: this task does not stream"),
         ({"n": 2}, "n: this task answers with one image"),
