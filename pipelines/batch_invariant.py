@@ -8,6 +8,8 @@ Whether an operation does so by itself depends on how its kernel is chosen and s
   which end anywhere in the batch: by one thread alone it is the same;
 - an activation's last few numbers of each thread are not computed in vectors, and round
   differently: by up to two threads there are none;
+- a matrix product's kernel is chosen by MKL by the number of rows, and on some CPUs two kernels add
+  up in different orders: that is tried out, once for each shape;
 - attention is large enough for an image to keep all threads busy.
 
 What differs is run image by image, and only that. Nothing is known here of what calls whom: the
@@ -18,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 _SHAPES_KEPT = 256
+_PRODUCTS_KEPT = 8192
 
 _TRIED_POSITIONS = 64 * 64
 """Of an image's height x width, up to which a batch of convolutions is faster than one by one."""
@@ -37,6 +41,61 @@ def rounds_by_position(device: torch.device) -> bool:
     tensor a number stands, even where all sizes are multiples of `_VECTORS`: then each part is to
     be computed by itself."""
     return device.type == "cpu" and torch.get_num_threads() > 2
+
+
+def products_are_invariant(
+    counts: tuple[int, ...], *, out: int, into: int, has_bias: bool, dtype: torch.dtype
+) -> bool:
+    """Whether on this CPU a product with weights (out, into) of rows that belong together by
+    `counts` has in all of them the bits of the rows of each count alone."""
+    return _products_are_invariant(
+        counts, _ProductKind(out, into, has_bias, dtype, torch.get_num_threads())
+    )
+
+
+def linears_are_invariant(model: nn.Module, counts: tuple[int, ...]) -> bool:
+    """The same of all linear layers of `model`, which see so many rows that belong together."""
+    return all(
+        products_are_invariant(
+            counts,
+            out=each.out_features,
+            into=each.in_features,
+            has_bias=each.bias is not None,
+            dtype=each.weight.dtype,
+        )
+        for each in model.modules()
+        if isinstance(each, nn.Linear)
+    )
+
+
+class _ProductKind(NamedTuple):
+    out: int
+    into: int
+    has_bias: bool
+    dtype: torch.dtype
+    threads: int
+
+
+@lru_cache(_PRODUCTS_KEPT)
+def _products_are_invariant(counts: tuple[int, ...], kind: _ProductKind) -> bool:
+    together = _row_bits(sum(counts), kind)
+    return together is not None and all(_row_bits(n, kind) == together for n in set(counts))
+
+
+@lru_cache(_PRODUCTS_KEPT)
+def _row_bits(rows: int, kind: _ProductKind) -> bytes | None:
+    """The bits of each row of a product whose `rows` are all alike; None if those differ."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(kind.dtype)
+
+    weight, row = random(kind.out, kind.into), random(kind.into)
+    bias = random(kind.out) if kind.has_bias else None
+    made = functional.linear(row.expand(rows, -1).contiguous(), weight, bias)
+    if not bool((made == made[:1]).all()):
+        return None
+    return made[0].view(torch.uint8).numpy().tobytes()
 
 
 def make_batch_invariant(

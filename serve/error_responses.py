@@ -6,6 +6,7 @@ Every failure leaves the server as `{"error": {"message", "type", "param", "code
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from serve.errors import (
     http_error_code,
     in_milliseconds,
 )
+
+logger = logging.getLogger("ray.serve")
 
 _POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
 _NOT_READY_RETRY_S = 1.0
@@ -43,7 +46,12 @@ def error_response(error: errors.SluiceError) -> Response:
 def error_body(error: errors.SluiceError) -> dict[str, Any]:
     """What a client is told of one of our own errors, in whatever comes after the headers."""
     param = getattr(error, "param", None)
-    return _body(_rule_for(error), error.message, param=param, extras=_extras(error))
+    message = error.message
+    if isinstance(error, errors.StoreUnavailable):
+        # It says where the store is, which is the operator's to know.
+        logger.warning("%s", message)
+        message = "jobs can be neither read nor written now, and none is lost; ask again"
+    return _body(_rule_for(error), message, param=param, extras=_extras(error))
 
 
 def internal_error_response() -> Response:

@@ -44,10 +44,13 @@ def double_before(
     places: Places,
 ) -> Heads:
     """What a double block attends with."""
+    text_rows, image_rows, _ = places.product_rows or (None, None, None)
     image_qk, image_value = _stream_heads(
-        weights.image, image, image_modulation, places.image_owner
+        weights.image, image, image_modulation, places.image_owner, image_rows
     )
-    text_qk, text_value = _stream_heads(weights.text, text, text_modulation, places.text_owner)
+    text_qk, text_value = _stream_heads(
+        weights.text, text, text_modulation, places.text_owner, text_rows
+    )
     qk = torch.cat([text_qk, image_qk], dim=1)
     value = torch.cat([text_value, image_value], dim=1)
     if places.to_segments is not None:
@@ -75,11 +78,18 @@ def double_after(
     else:
         text_in, image_in = joint.split([text.shape[1], image.shape[1]], dim=1)
     text_counts, image_counts, _ = places.row_counts or (None, None, None)
+    text_rows, image_rows, _ = places.product_rows or (None, None, None)
     image = _stream_after(
-        weights.image, image, image_in, image_modulation, places.image_owner, image_counts
+        weights.image,
+        image,
+        image_in,
+        image_modulation,
+        places.image_owner,
+        image_counts,
+        image_rows,
     )
     text = _stream_after(
-        weights.text, text, text_in, text_modulation, places.text_owner, text_counts
+        weights.text, text, text_in, text_modulation, places.text_owner, text_counts, text_rows
     )
     return image, clip_float16(text)
 
@@ -97,7 +107,8 @@ def single_before(
     rows, columns = weights.qkv_mlp.weight.shape[0], weights.out.weight.shape[1]
     qkv_rows = 3 * (rows - columns) // 2
     shift, scale = spread(modulation[:, :2], places.owner)
-    projected = linear(norm_modulate(joint, shift, scale), weights.qkv_mlp)
+    rows_of = None if places.product_rows is None else places.product_rows.joint
+    projected = linear(norm_modulate(joint, shift, scale), weights.qkv_mlp, rows_of)
     qkv, mlp = projected.split([qkv_rows, rows - qkv_rows], dim=-1)
     qk, value = _split_heads(qkv, weights.head_norm)
     counts = None if places.row_counts is None else places.row_counts.joint
@@ -116,7 +127,8 @@ def single_after(
     """The tokens after a single block that attended to `attended` (T, H, E)."""
     (gate,) = spread(modulation[:, 2:], places.owner)
     both = torch.cat([attended.flatten(1).unflatten(0, joint.shape[:2]), hidden], dim=-1)
-    return clip_float16(_add_gated(joint, gate, linear(both, weights.out)))
+    rows = None if places.product_rows is None else places.product_rows.joint
+    return clip_float16(_add_gated(joint, gate, linear(both, weights.out, rows)))
 
 
 def _stream_heads(
@@ -124,9 +136,10 @@ def _stream_heads(
     x: torch.Tensor,
     modulation: torch.Tensor,
     owner: torch.Tensor | None,
+    rows: tuple[int, ...] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shift, scale = spread(modulation[:, :2], owner)
-    qkv = linear(norm_modulate(x, shift, scale), weights.qkv)
+    qkv = linear(norm_modulate(x, shift, scale), weights.qkv, rows)
     return _split_heads(qkv, weights.head_norm)
 
 
@@ -137,12 +150,13 @@ def _stream_after(
     modulation: torch.Tensor,
     owner: torch.Tensor | None,
     counts: tuple[int, ...] | None,
+    rows: tuple[int, ...] | None,
 ) -> torch.Tensor:
     gate, mlp_shift, mlp_scale, mlp_gate = spread(modulation[:, 2:], owner)
     # A product needs its rows in one piece; torch would add the bias separately otherwise.
-    x = _add_gated(x, gate, linear(attended.contiguous(), weights.out))
-    hidden = linear(norm_modulate(x, mlp_shift, mlp_scale), weights.mlp_in)
-    return _add_gated(x, mlp_gate, linear(_gelu(hidden, counts), weights.mlp_out))
+    x = _add_gated(x, gate, linear(attended.contiguous(), weights.out, rows))
+    hidden = linear(norm_modulate(x, mlp_shift, mlp_scale), weights.mlp_in, rows)
+    return _add_gated(x, mlp_gate, linear(_gelu(hidden, counts), weights.mlp_out, rows))
 
 
 def _gelu(x: torch.Tensor, counts: tuple[int, ...] | None) -> torch.Tensor:

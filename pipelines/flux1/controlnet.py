@@ -17,6 +17,7 @@ from pipelines.flux1.modules import FluxControlNet
 from pipelines.flux1.residuals import Samples, image_rows, joint_rows
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
+from pipelines.packing.linear import layer_of, linear
 
 _LAYOUTS_KEPT = 32
 
@@ -83,8 +84,11 @@ class PackedControlNet(PackedFlux):
                 torch.cat([each.rope.sin for each in inputs]),
             ),
         )
-        img = self.transformer.x_embedder(batch.img) + torch.cat([each.hint for each in inputs])
-        seen = _Samplers(self.transformer, shapes)
+        rows = layout.places.product_rows
+        counts = None if rows is None else rows.image
+        img = linear(batch.img, layer_of(self.transformer.x_embedder), counts)
+        img = img + torch.cat([each.hint for each in inputs])
+        seen = _Samplers(self.transformer, shapes, counts)
         vectors = batch.vec.unflatten(1, (-1, self.width))
         parts = vectors.split([12 * self.runs_doubles, 3 * self.runs_singles], dim=1)
         doubles, singles = (part.split(k, dim=1) for part, k in zip(parts, (6, 3), strict=True))
@@ -109,14 +113,18 @@ class PackedControlNet(PackedFlux):
 class _Samplers:
     """Puts each block's image tokens through its linear layer, by segment."""
 
-    def __init__(self, controlnet: Any, shapes: Sequence[SegmentShape]) -> None:
+    def __init__(
+        self, controlnet: Any, shapes: Sequence[SegmentShape], counts: tuple[int, ...] | None
+    ) -> None:
         self._net = controlnet
+        self._counts = counts
         self._image, self._joint = image_rows(shapes), joint_rows(shapes)
         self.doubles: list[list[torch.Tensor]] = [[] for _ in shapes]
         self.singles: list[list[torch.Tensor]] = [[] for _ in shapes]
 
     def after_double(self, index: int, image: torch.Tensor) -> None:
-        sample = self._net.controlnet_blocks[index](image.flatten(0, 1))
+        layer = layer_of(self._net.controlnet_blocks[index])
+        sample = linear(image.flatten(0, 1), layer, self._counts)
         for found, rows in zip(self.doubles, self._image, strict=True):
             found.append(sample[rows])
 

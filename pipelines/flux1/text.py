@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.batch_invariant import rounds_by_position
+from pipelines.batch_invariant import linears_are_invariant, rounds_by_position
 from pipelines.contracts import Conditioning
 from pipelines.flux1.checkpoint import TextComponents
 from pipelines.flux1.prompt_tensors import PromptTensors
@@ -31,7 +31,8 @@ class FluxText:
         pooled = self._pooled(texts)
         ids = self._t5_tokens(texts, length)
         unread = self._unread(texts, length)
-        embeds = self._t5(ids.to(self._t5.device), output_hidden_states=False)[0]
+        parts = _parts(self._t5, ids.to(self._t5.device))
+        embeds = torch.cat([self._t5(part, output_hidden_states=False)[0] for part in parts])
         used = (ids != torch.tensor(self._t5_tokenizer.pad_token_id)).sum(dim=1).tolist()
         return [
             # Cloned: a view would keep, and send, the whole batch.
@@ -64,7 +65,7 @@ class FluxText:
         )
         ids: torch.Tensor = tokens.input_ids.to(self._clip.device)
         # T5's activation is made of others, that round alike everywhere; CLIP's is not.
-        parts = ids.split(1) if rounds_by_position(ids.device) else [ids]
+        parts = ids.split(1) if rounds_by_position(ids.device) else _parts(self._clip, ids)
         pooled = [self._clip(part, output_hidden_states=False).pooler_output for part in parts]
         return torch.cat(pooled).to(self._clip.dtype)
 
@@ -99,3 +100,11 @@ class FluxText:
             )
             for t5, pooled in pairs
         ]
+
+
+def _parts(encoder: Any, ids: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The token ids (B, L) that `encoder` can take together without a change of bits."""
+    if len(ids) == 1 or ids.device.type != "cpu":
+        return [ids]
+    alike = linears_are_invariant(encoder, (ids.shape[1],) * len(ids))
+    return [ids] if alike else ids.split(1)

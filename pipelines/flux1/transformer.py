@@ -35,7 +35,7 @@ from pipelines.packing.layout import (
     SegmentShape,
     make_places,
 )
-from pipelines.packing.linear import Total
+from pipelines.packing.linear import Total, layer_of, linear
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -116,15 +116,19 @@ class PackedFlux:
         return Layout(
             shapes=tuple(shapes),
             groups=len(shapes) if alike else 1,
-            places=places._replace(row_counts=self._row_counts(shapes)),
+            places=self._with_rows(places, shapes),
             attention_plan=self._attend.prepare(lengths, self.device),
         )
 
-    def _row_counts(self, shapes: Sequence[SegmentShape]) -> RowCounts | None:
-        if len(shapes) == 1 or self._is_compiled or not rounds_by_position(self.device):
-            return None
+    def _with_rows(self, places: Places, shapes: Sequence[SegmentShape]) -> Places:
+        """`places` with the rows of each segment, where on this device it matters."""
+        if len(shapes) == 1 or self._is_compiled or self.device.type != "cpu":
+            return places
         text, image = zip(*shapes, strict=True)
-        return RowCounts(text, image, tuple(map(sum, shapes)))
+        rows = RowCounts(text, image, tuple(map(sum, shapes)))
+        return places._replace(
+            product_rows=rows, row_counts=rows if rounds_by_position(self.device) else None
+        )
 
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Text tokens (L, C) -> (L, d). The same at every step, so done once per request."""
@@ -172,11 +176,14 @@ class PackedFlux:
         """
         model, places = self.transformer, batch.layout.places
         doubles, singles, (last,) = self._modulations(batch.vec)
-        img = model.x_embedder(batch.img).unflatten(0, (batch.layout.groups, -1))
+        rows = None if places.product_rows is None else places.product_rows.image
+        img = linear(batch.img, layer_of(model.x_embedder), rows)
+        img = img.unflatten(0, (batch.layout.groups, -1))
         addition = Addition(residuals, batch.layout.shapes) if residuals else None
         img = self._through_blocks(img, batch, doubles, singles, addition)
         scale, shift = blocks.spread(last, places.image_owner)
-        return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)
+        img = blocks.norm_modulate(img, shift, scale)
+        return linear(img, layer_of(model.proj_out), rows).flatten(0, 1)
 
     def _through_blocks(
         self,

@@ -47,9 +47,10 @@ class Places(NamedTuple):
     """Where tokens stand when segments differ; all None when they are alike.
 
     `to_segments` (T,) reorders stream order into segment order; `text_rows` and `image_rows` pick
-    the streams out of segment order again; the owners name each token's segment. `row_counts` are
-    there only where activations and rotations must be computed segment by segment, alike or not
-    (`pipelines.batch_invariant.rounds_by_position`).
+    the streams out of segment order again; the owners name each token's segment. Alike or not,
+    `product_rows` are there where a product may depend on how many rows it has, and `row_counts`
+    where activations and rotations must be computed segment by segment
+    (`pipelines.batch_invariant`).
     """
 
     to_segments: torch.Tensor | None = None
@@ -59,6 +60,7 @@ class Places(NamedTuple):
     text_owner: torch.Tensor | None = None
     image_owner: torch.Tensor | None = None
     row_counts: RowCounts | None = None
+    product_rows: RowCounts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

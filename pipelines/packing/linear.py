@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional
+
+from pipelines.batch_invariant import products_are_invariant
 
 Total = Callable[[torch.Tensor], torch.Tensor]
 """Adds up a tensor over the ranks that share a product, in place."""
@@ -28,8 +31,33 @@ class Linear(NamedTuple):
     total: Total | None = None
 
 
-def linear(x: torch.Tensor, layer: Linear) -> torch.Tensor:
-    """`layer` of `x` (..., in), or of all that the ranks have of it: (..., out)."""
+def layer_of(module: nn.Linear) -> Linear:
+    """The weights of a layer that nobody shares."""
+    return Linear(module.weight, module.bias)
+
+
+def linear(x: torch.Tensor, layer: Linear, counts: tuple[int, ...] | None = None) -> torch.Tensor:
+    """`layer` of `x` (..., in), or of all that the ranks have of it: (..., out).
+
+    With `counts` so many rows each belong together, and get the bits that they have alone.
+    """
     if layer.total is None:
-        return functional.linear(x, layer.weight, layer.bias)
-    return layer.total(functional.linear(x, layer.weight)).add_(layer.bias)
+        return _product(x, layer.weight, layer.bias, counts)
+    return layer.total(_product(x, layer.weight, None, counts)).add_(layer.bias)
+
+
+def _product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    counts: tuple[int, ...] | None,
+) -> torch.Tensor:
+    out, into = weight.shape
+    if counts is None or products_are_invariant(
+        counts, out=out, into=into, has_bias=bias is not None, dtype=x.dtype
+    ):
+        return functional.linear(x, weight, bias)
+    parts = x.reshape(-1, into).split(counts)
+    return torch.cat([functional.linear(each, weight, bias) for each in parts]).view(
+        *x.shape[:-1], out
+    )

@@ -76,6 +76,8 @@ def job_attributes(job: Job) -> dict[str, Attribute]:
         found["sluice.deadline_ms"] = round(1000 * (job.deadline - job.created_at))
         if job.status is JobStatus.SUCCEEDED:
             found["sluice.deadline_met"] = _ended(job) <= job.deadline
+    if job.outputs:  # "sluice.steps" are those that each image was asked for
+        found["sluice.steps_run"] = sum(output.steps or 0 for output in job.outputs)
     if job.usage is not None:
         found |= {
             "gen_ai.usage.input_tokens": job.usage.input_tokens,

@@ -297,10 +297,10 @@ class JobService:
         return JobRun(lease, self._run_setting)
 
     async def _ask(self, job_id: str, owner: Owner, action: JobAction) -> Job:
-        before = await self.get(job_id, owner)
-        job = _seen_by(owner, await self._store.ask(job_id, action, self._now()), job_id)
-        if job.status is JobStatus.CANCELLED and before.status is JobStatus.QUEUED:
-            await self._tracer.over(job)  # nobody else will have it
+        before, now = await self.get(job_id, owner), self._now()
+        job = _seen_by(owner, await self._store.ask(job_id, action, now), job_id)
+        if before.status is JobStatus.QUEUED and job.finished_at == now:
+            await self._tracer.over(job)  # nobody else will have it: this call has ended it
         if not job.status.is_final and not self._runner.on_action(job_id, action):
             self._tell_others(job_id, action)
         return job

@@ -19,7 +19,15 @@ PAGES = re.compile(r"/|/traces|/v1/traces/[^/]*")
 """What people open; where there is nothing at all, it is a page, too."""
 
 _NOTHING_HERE = "not_found"
-_HTML = re.compile(r"\btext/html\b")
+_OF_THE_PAGE = (
+    b"content-length",
+    b"content-type",
+    b"content-security-policy",
+    b"cache-control",
+)
+_HTML = re.compile(r"\s*text/html\s*(?:;[^,]*?)?", re.IGNORECASE)
+_NEVER = re.compile(r";\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)", re.IGNORECASE)
+"""A weight of nothing (RFC 9110, 12.4.2)."""
 
 
 def prefers_page(scope: Scope) -> bool:
@@ -27,7 +35,8 @@ def prefers_page(scope: Scope) -> bool:
     asked = QueryParams(scope["query_string"]).get("format")
     if asked is not None:
         return asked == "html"
-    return _HTML.search(Headers(scope=scope).get("accept", "")) is not None
+    ranges = ",".join(Headers(scope=scope).getlist("accept")).split(",")
+    return any(_HTML.fullmatch(each) and not _NEVER.search(each) for each in ranges)
 
 
 class ErrorPageMiddleware:
@@ -73,16 +82,15 @@ class ErrorPageMiddleware:
             message=error.message,
             tracing=self._tracing,
         )
-        kept = {
-            name: value
-            for name, value in Headers(raw=start["headers"]).items()
-            if name not in ("content-length", "content-type")
-        }
         about = {
             "content-security-policy": f"{content_security_policy()}; frame-ancestors 'none'",
             "cache-control": "no-store",
         }
-        await HTMLResponse(page, start["status"], headers={**kept, **about})(scope, receive, send)
+        answer = HTMLResponse(page, start["status"], headers=about)
+        answer.raw_headers += [
+            (name, value) for name, value in start["headers"] if name.lower() not in _OF_THE_PAGE
+        ]
+        await answer(scope, receive, send)
 
 
 class _Said(BaseModel):

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pipelines.batch_invariant import make_batch_invariant
+from pipelines import batch_invariant
+from pipelines.batch_invariant import make_batch_invariant, products_are_invariant
 from pipelines.contracts import LatentJob, Latents, SamplingParams, TextPrompt
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.flux1.prompt_tensors import PromptTensors
+from pipelines.packing.linear import Linear, linear
 from pipelines.stages.denoiser import DenoiserStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
@@ -79,6 +82,37 @@ def test_steps_of_mixed_and_of_equal_sizes(threads: int) -> None:
         together = after_two_steps(jobs)
         alone = [after_two_steps([each])[0] for each in jobs]
         assert all(map(torch.equal, together, alone)), sizes
+
+
+@pytest.mark.parametrize(("out", "into"), [(160, 800), (128, 640), (128, 512), (480, 160)])
+def test_products_have_the_bits_of_each_part_alone(out: int, into: int, threads: int) -> None:
+    """On some CPUs those of many inputs have others by the number of rows: AVX-512's with AMX."""
+    torch.manual_seed(0)
+    layer = Linear(torch.randn(out, into), torch.randn(out))
+    for counts in [(8, 300, 57), (20, 20, 500), (88, 88, 88, 88), (16,) * 12, (5, 3)]:
+        x = torch.randn(sum(counts), into)
+        together = linear(x, layer, counts).split(counts)
+        for part, alone in zip(together, x.split(counts), strict=True):
+            assert torch.equal(part, linear(alone, layer)), counts
+
+
+def test_products_are_tried_out(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """On a CPU whose rows are alike, one that adds up odd rows otherwise is told apart."""
+    kind = {"out": 24, "into": 16, "has_bias": True, "dtype": torch.float32}
+    real = functional.linear
+
+    def odd(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return real(x, *rest) + (len(x) % 2)
+
+    monkeypatch.setattr(functional, "linear", odd)
+    batch_invariant._row_bits.cache_clear()
+    batch_invariant._products_are_invariant.cache_clear()
+    try:
+        assert not products_are_invariant((33, 64), **kind)
+        assert products_are_invariant((33, 65, 33), **kind)
+    finally:
+        batch_invariant._row_bits.cache_clear()
+        batch_invariant._products_are_invariant.cache_clear()
 
 
 @torch.inference_mode()

@@ -155,7 +155,7 @@ async def submit(
     user = user_in(fields)
     owner = owner_in(request, services, user)
     key = idempotency_key_in(request)
-    check_key(key, owner)
+    check_key(key, owner, services.settings.tenants.header)
     pictures = await pictures_of(request, services, fields, owner.tenant)
     problems = Problems()
     planned = problems.check(lambda: job_plan(services, fields, pictures))
@@ -249,14 +249,16 @@ def job_plan(
     return replace(plan, warnings=(*plan.warnings, *notes))
 
 
-def check_key(key: str | None, owner: Owner) -> None:
+def check_key(key: str | None, owner: Owner, tenant_header: str | None) -> None:
     """Raises InvalidRequest for a key that another client may choose as well: that would be
-    answered with this one's job, or refused because of it."""
+    answered with this one's job, or refused because of it. `tenant_header` is the one that names
+    tenants, where a gateway sets it."""
+    naming = "name the `user`" if tenant_header is None else f"have the gateway set {tenant_header}"
     if key is not None and not owner.tenant and len(key) < MIN_NAMELESS_KEY_CHARS:
         raise InvalidRequest(
             f"{IDEMPOTENCY_KEY}: too short for a request that names no user, as others without a"
             f" name may choose the same; send at least {MIN_NAMELESS_KEY_CHARS} characters, such as"
-            " a UUID, or name the `user`",
+            f" a UUID, or {naming}",
             param=IDEMPOTENCY_KEY,
         )
 

@@ -154,8 +154,14 @@ class JobReport:
     async def _put(self, update: Update) -> Job:
         """Store an update. One without an answer may be stored or not: it is sent again, as it
         was, before all others."""
-        self._unanswered = update
-        job = await self._store.update(self._lease.job.id, self._lease.token, update)
+        try:
+            job = await self._store.update(self._lease.job.id, self._lease.token, update)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._unanswered = update
+            raise
+        except BaseException:
+            self._unanswered = None  # refused: sent again, it would hold up all that comes later
+            raise
         self._unanswered = None
         return job
 

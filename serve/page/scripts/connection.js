@@ -45,7 +45,10 @@ export async function patiently(attempt, signal) {
  * stop. `attempt` is given a signal. Raises Stopped. */
 export async function patientlyUnlessStopped(attempt) {
   const stopping = new AbortController(), { signal } = stopping, button = $("stop-trying");
-  const stop = () => stopping.abort();
+  const stop = () => {
+    stopping.abort();
+    $("draw").focus();  // the button is about to go, and would take the focus to nowhere
+  };
   button.addEventListener("click", stop);
   try {
     for (let tries = 0; !signal.aborted; tries += 1) {

@@ -13,6 +13,7 @@ export function duration(ms) {
   if (ms < 9_950) return tenths.format(Math.max(ms, 100) / 1000);
   if (ms < 59_500) return seconds.format(ms / 1000);
   const whole = Math.round(ms / 1000);
+  if (whole % 60 === 0) return minutes.format(whole / 60);
   return `${minutes.format(Math.floor(whole / 60))} ${seconds.format(whole % 60)}`;
 }
 

@@ -54,6 +54,7 @@ async def test_from_its_submission_to_its_end(replica_of: ReplicaOf):
     assert said["sluice.outcome"] == "succeeded"
     assert (said["gen_ai.request.choice.count"], said["sluice.size"]) == (2, "64x64")
     assert (said["sluice.steps"], said["gen_ai.request.seed"]) == (4, 7)
+    assert said["sluice.steps_run"] == 8
     assert said["sluice.tenant"] == OWNER.tenant
     assert (said["sluice.deadline_ms"], said["sluice.deadline_met"]) == (60_000, True)
     assert said["sluice.queued_s"] == job.started_at - job.created_at
@@ -101,6 +102,13 @@ async def test_one_that_is_cancelled_in_the_queue(replica_of: ReplicaOf):
     assert [(part.start_ns, part.end_ns) for part in root.children] == [
         (root.start_ns, root.end_ns)
     ]
+
+
+async def test_one_that_is_cancelled_by_two_at_once(replica_of: ReplicaOf):
+    replica = await replica_of(runs=False)
+    job = await submitted(replica)
+    await asyncio.gather(*(replica.jobs.cancel(job.id, OWNER) for _ in range(2)))
+    await recorded(replica, job)  # which is one
 
 
 async def test_one_that_is_cancelled_while_it_runs(replica_of: ReplicaOf):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
+from serve.middleware.error_page import ErrorPageMiddleware
 from serve.settings.sections import TracingConfig
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import FakeGraph, services
@@ -93,3 +96,37 @@ async def test_json_that_is_no_error_stays_what_it_is(
     answer = await client.get(path, headers=BROWSER)
     assert answer.status_code == 503
     assert answer.json()["stages"] == graph.stages
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [
+        ("TEXT/HTML", True),
+        ("application/json, text/html ;level=1", True),
+        ("text/html;q=0.1", True),
+        ("text/html;q=0", False),
+        ("text/html; charset=utf-8; Q=0.00, */*", False),
+        ("text/htmlish", False),
+        ("application/x-text/html", False),
+    ],
+)
+async def test_what_a_header_asks_for(client: httpx.AsyncClient, accept: str, is_page: bool):
+    answer = await client.get("/nothing", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith("text/html") is is_page
+
+
+async def test_a_header_that_comes_twice_stays_so():
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = {"error": {"code": "not_found", "message": "there is nothing"}}
+        answer = JSONResponse(body, 404)
+        answer.headers.append("vary", "accept")
+        answer.headers.append("vary", "origin")
+        await answer(scope, receive, send)
+
+    paged = ErrorPageMiddleware(app, tracing=TracingConfig())
+    transport = httpx.ASGITransport(app=paged)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        page = await client.get("/nothing", headers=BROWSER)
+    assert_page(page, 404, "There is nothing here")
+    assert page.headers.get_list("vary") == ["accept", "origin"]
+    assert len(page.headers.get_list("content-type")) == 1

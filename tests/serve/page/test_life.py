@@ -98,6 +98,7 @@ def test_who_sends_may_stop_trying(page: Page, api: FakeApi):
     stop.click()
     expect(stop).to_be_hidden()
     expect(page.locator("#connection")).to_have_text("Stopped. Nothing more is sent.")
+    expect(page.locator("#draw")).to_be_focused()
     expect(page.locator("#draw")).not_to_have_attribute("aria-disabled", "true")
     api.is_down = False
     draw(page, api, "a green star")

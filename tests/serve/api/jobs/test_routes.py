@@ -360,7 +360,10 @@ async def test_a_store_that_is_away(client_of: ClientOf, replica_of: ReplicaOf):
     replica.store.is_cut = True
     answer = await client.post("/v1/jobs", json=BODY)
     assert (answer.status_code, answer.headers["retry-after-ms"]) == (503, "10")
-    assert answer.json()["error"]["code"] == "store_unavailable"
+    error = answer.json()["error"]
+    assert error["code"] == "store_unavailable"
+    # Where the store is, the log says.
+    assert error["message"].startswith("jobs can be neither read nor written now")
 
 
 async def test_where_there_are_no_jobs(client_of: ClientOf):

@@ -12,7 +12,7 @@ from deployments.graph.listening.events import Phase, Progress
 from deployments.wire.parts import ImageDrawn
 from pipelines.contracts import FinishedImage
 from pipelines.errors import StoreUnavailable
-from serve.jobs.job import ImageProgress, JobAction
+from serve.jobs.job import ImageProgress, JobAction, JobStatus
 from serve.jobs.previews import Previews
 from serve.jobs.running.job_report import JobReport
 from serve.jobs.running.outcome import CANCELLED
@@ -107,3 +107,12 @@ async def test_an_image_that_could_not_be_written_is_told_of_before_the_end(
     assert [output.image for output in job.outputs] == [0]
     events = await store.store.events(JOB, after=2)
     assert [event.type for event in events] == ["job.image", "job.cancelled"]
+
+
+async def test_what_the_store_refuses_holds_up_nothing_later(
+    reported: Reported,
+):
+    with pytest.raises(ValueError, match="an update cannot set tenant"):
+        await reported.report.write({"tenant": "another's"})
+    job = await reported.report.close(CANCELLED)
+    assert job.status is JobStatus.CANCELLED
