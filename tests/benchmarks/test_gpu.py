@@ -57,6 +57,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.long
 def test_every_group_runs_where_little_is_installed(tmp_path: Path) -> None:
     arguments = ["--tiny", "--budget-s", "100000", "--out", str(tmp_path)]
     ran = subprocess.run(

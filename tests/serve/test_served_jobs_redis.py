@@ -37,7 +37,7 @@ from tests.serve.job_client import (
 )
 from tests.serve.jobs.store.redis_server import RedisServer, needs_redis, running_redis
 
-pytestmark = [pytest.mark.cluster, needs_redis]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, needs_redis]
 
 APP = "jobs-redis-test"
 ONE = {**LONG, "n": 1}
@@ -138,7 +138,6 @@ def check_jobs(client: httpx.Client, bodies: dict[str, dict[str, Any]]) -> None:
         assert files(client, job) == quiet_files(client, body)
 
 
-@pytest.mark.long
 def test_killed_ingresses_lose_no_job_and_no_event(client: httpx.Client) -> None:
     bodies = {submit(client, body): body for body in ({**ONE, "seed": seed} for seed in (1, 2))}
     with following(client, list(bodies)) as followers:

@@ -15,7 +15,7 @@ from pipelines.parallel.team import RankSettings, free_port
 from tests.pipelines.parallel.worker import Task, work
 
 HOST = "127.0.0.1"
-GUARD_S = 120.0
+GUARD_S = 240.0
 """Nothing here takes so long unless it hangs."""
 
 

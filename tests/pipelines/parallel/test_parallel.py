@@ -179,6 +179,7 @@ def test_modulation_is_sent_once_for_the_images_of_a_prompt(
     assert 0 <= received - (2 * table + 4 * rest) < 64
 
 
+@pytest.mark.long
 def test_compiled_halves_add_up_too(workers: Workers, one: DenoiserStage, dev_like: Path) -> None:
     torch._dynamo.reset()
     five, twelve = texts(one, 5, 12)
