@@ -57,7 +57,7 @@ def controlnet(*, num_mode: int | None = None, doubles: int = 1, singles: int = 
     with warnings.catch_warnings():
         # diffusers' own use of its own old name.
         warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)
-        net = FluxControlNetModel(**_shape(64, doubles, singles), num_mode=num_mode)
+        net = FluxControlNetModel(**{**_shape(64, doubles, singles), "num_mode": num_mode})
     for name, weight in net.named_parameters():
         if "controlnet" in name:
             torch.nn.init.normal_(weight, std=0.1)

@@ -81,7 +81,7 @@ TWO_NETS = {
     ),
 }
 # 16 tokens at least: with fewer rows, a product of so many channels takes another kernel of MKL.
-LARGER = {"height": 64, "width": 64}
+LARGER: dict[str, Any] = {"height": 64, "width": 64}
 FILLS = {
     "fill": Case(task=Task.FILL, **LARGER, seed=19),
     "fill, strength": Case(task=Task.FILL, strength=0.7, mask="scattered", **LARGER, seed=20),
