@@ -91,7 +91,7 @@ def as_json(rows: Mapping[str, Row]) -> dict[str, Any]:
 def _cases(quick: bool) -> Iterator[tuple[str, str, Case]]:
     """(row, model, case), over sizes, strengths, masks and true guidance."""
     for height, width in QUICK_SIZES if quick else SIZES:
-        size = {"height": height, "width": width, "steps": _STEPS}
+        size: dict[str, Any] = {"height": height, "width": width, "steps": _STEPS}
         use = map_use((height, width), kind="canny", scale=0.7, end=0.8)
         for scale in (1.0, 2.0):
             plain = Case(task=Task.EDIT, true_cfg_scale=scale, **size)
