@@ -267,7 +267,9 @@ class TinyModel:
     def pictures(self, case: Case) -> list[EncodedPicture]:
         return self.encoder.encode(case.prepared)
 
-    def admit(self, case: Case, stage: DenoiserStage | None = None, start: Any = None) -> Trajectory:
+    def admit(
+        self, case: Case, stage: DenoiserStage | None = None, start: Any = None
+    ) -> Trajectory:
         stage = stage or self.denoiser
         return stage.admit(case.job, case.positive, case.negative, start, self.pictures(case))
 

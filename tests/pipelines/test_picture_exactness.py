@@ -148,9 +148,7 @@ def finish(stage: DenoiserStage, works: Sequence[Trajectory]) -> None:
 
 
 @pytest.mark.parametrize("model", CASES)
-def test_all_tasks_share_ticks_and_change_nobody(
-    model: str, models: dict[str, TinyModel]
-) -> None:
+def test_all_tasks_share_ticks_and_change_nobody(model: str, models: dict[str, TinyModel]) -> None:
     """Joining one tick after the other, with plain works among them."""
     tiny = models[model]
     cases = [*CASES[model].values()]
