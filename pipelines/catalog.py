@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from pipelines.embedded import EMBEDDED_MODEL_DIR
 from pipelines.errors import ConfigurationError
@@ -27,7 +28,9 @@ class ModelSpec:
     """One model, of a family in `pipelines.families`.
 
     `source` is a local folder in the diffusers format, or where `deployments.weights` fetches one
-    from; those of the hub that are known here are pinned to a commit. `guidance_embeds` tells
+    from; those of the hub that are known here are pinned to a commit, unless the entry `moves`: its
+    commit is not known here, so it follows a branch, and whoever fetches it says so; a source of
+    one's own can pin it. `tasks` are those that its weights do. `guidance_embeds` tells
     whether the transformer takes a guidance scale (dev) or ignores it (schnell). Sizes are pixels;
     `parameters` counts the transformer's weights.
     """
@@ -50,8 +53,9 @@ class ModelSpec:
     longer is no prompt for this model, and reading it would only cost."""
     trained_sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of the pictures it was trained on, where only those draw well."""
-    tasks: tuple[str, ...] = ("text-to-image",)
+    tasks: tuple[str, ...] = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINT)
     family: str = DEFAULT_FAMILY
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,27 @@ class ControlNetSource:
 
     folder: str
     kinds: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOnSpec:
+    """Weights that a model of their family uses beside its own: `kind` says for what.
+
+    "controlnet": `kinds` of control maps that it follows, with the mode of each where it has modes.
+    "variations": a picture as text tokens. `parameters` counts its weights; the rest is as in
+    `ModelSpec`.
+    """
+
+    name: str
+    source: str
+    description: str
+    license: str
+    created: int
+    kind: Literal["controlnet", "variations"]
+    parameters: int
+    kinds: Mapping[str, int | None] = field(default_factory=dict)
+    family: str = DEFAULT_FAMILY
+    moves: bool = False
 
 
 def _embedded() -> ModelSpec:
@@ -127,7 +152,114 @@ def _known() -> tuple[ModelSpec, ...]:
             tasks=DRAWS,
             parameters=11_891_178_560,
         ),
+        _tool(
+            name="flux.1-kontext-dev",
+            repository="FLUX.1-Kontext-dev",
+            description="FLUX.1 Kontext [dev]: edits a picture as an instruction says.",
+            created=1750896000,  # 2025-06-26
+            guidance_scale=2.5,
+            parameters=11_901_408_320,
+            # Without a picture it draws from text, by the same pipeline.
+            tasks=(Task.EDIT, Task.EDIT_INPAINT, Task.TEXT_TO_IMAGE),
+        ),
+        _tool(
+            name="flux.1-fill-dev",
+            repository="FLUX.1-Fill-dev",
+            description="FLUX.1 Fill [dev]: paints inside a mask, and around a picture.",
+            created=_TOOLS_CREATED,
+            num_inference_steps=50,
+            guidance_scale=30.0,
+            parameters=11_902_391_360,
+            tasks=(Task.FILL,),
+        ),
+        _tool(
+            name="flux.1-depth-dev",
+            repository="FLUX.1-Depth-dev",
+            description="FLUX.1 Depth [dev]: draws what a depth map says.",
+            created=_TOOLS_CREATED,
+            guidance_scale=10.0,
+            parameters=11_901_604_928,
+            tasks=(Task.CONTROL,),
+        ),
+        _tool(
+            name="flux.1-canny-dev",
+            repository="FLUX.1-Canny-dev",
+            description="FLUX.1 Canny [dev]: draws what outlines say.",
+            created=_TOOLS_CREATED,
+            guidance_scale=30.0,
+            parameters=11_901_604_928,
+            tasks=(Task.CONTROL,),
+        ),
     )
+
+
+_TOOLS_CREATED = 1732147200  # 2024-11-21
+_TOOLS_LICENSE = "flux-1-dev-non-commercial-license"
+
+
+def _tool(
+    *,
+    name: str,
+    repository: str,
+    description: str,
+    created: int,
+    guidance_scale: float,
+    parameters: int,
+    tasks: tuple[str, ...],
+    num_inference_steps: int = 28,
+) -> ModelSpec:
+    """One of the models that came after FLUX.1-dev, of its shape but for the input's channels.
+
+    None of them could be looked up on the hub for this entry, so their commits are not known.
+    """
+    return ModelSpec(
+        name=name,
+        source=f"hf://black-forest-labs/{repository}@main",
+        description=description,
+        license=_TOOLS_LICENSE,
+        created=created,
+        height=1024,
+        width=1024,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        guidance_embeds=True,
+        max_sequence_length=512,
+        max_side=2048,
+        parameters=parameters,
+        tasks=tasks,
+        moves=True,
+    )
+
+
+def add_ons() -> Mapping[str, AddOnSpec]:
+    """Every known add-on by name."""
+    known = (
+        AddOnSpec(
+            name="flux.1-redux-dev",
+            source="hf://black-forest-labs/FLUX.1-Redux-dev@main",
+            description="FLUX.1 Redux [dev]: variations of a picture, drawn by FLUX.1-dev.",
+            license=_TOOLS_LICENSE,
+            created=_TOOLS_CREATED,
+            kind="variations",
+            parameters=492_729_408,
+            moves=True,
+        ),
+        AddOnSpec(
+            name="flux.1-controlnet-union-pro-2.0",
+            source="hf://Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0@main",
+            description="Follows outlines, depth, poses and grey pictures, beside FLUX.1-dev.",
+            license=_TOOLS_LICENSE,
+            created=1744761600,  # 2025-04-16
+            kind="controlnet",
+            parameters=2_140_876_800,
+            # Version 2.0 has no modes: it tells the kinds apart by itself.
+            kinds=MappingProxyType(
+                dict.fromkeys(("canny", "soft-edge", "depth", "pose", "grey"), None)
+            ),
+            moves=True,
+        ),
+    )
+    return MappingProxyType({each.name: each for each in known})
 
 
 def models() -> Mapping[str, ModelSpec]:

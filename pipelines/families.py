@@ -3,7 +3,7 @@
 A `ModelSpec`, and each job, names its family. What a `Family` tells, how an image becomes tokens,
 what its files are, what memory its parts take, needs no torch, so routers and the ingress may ask.
 Its loaders give the parts that the stages run: a `PromptEncoder`, an `ImageEncoder`, a `FlowModel`
-and a `LatentDecoder`. A family is found by its import path, and imported when it is first asked for.
+and a `LatentDecoder`. A family is found by its import path, and imported when first asked for.
 """
 
 from __future__ import annotations

@@ -6,23 +6,27 @@ request has nobody to wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.catalog import ModelSpec
+from pipelines.catalog import ControlNetSource, ModelSpec
 from pipelines.contracts import (
     Conditioning,
     DecodedImage,
+    EncodedPicture,
     GenerationParams,
     LatentJob,
     Latents,
+    PreparedPicture,
     StepEvent,
     TextPrompt,
 )
-from pipelines.errors import ContentPolicyViolation, DegenerateImage
+from pipelines.errors import ContentPolicyViolation, DegenerateImage, UnsupportedFeature
 from pipelines.stages.denoiser import DenoiserStage
+from pipelines.stages.image_encoder import ImageEncoderStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from pipelines.tasks import Task
 
 if TYPE_CHECKING:
     from pipelines.stages.safety.safety import ImageClassifier
@@ -32,7 +36,7 @@ _MAX_TOKENS_PER_TICK = 4608
 
 
 class LocalChain:
-    """Text encoder, denoiser, VAE decoder and, when given, an image classifier."""
+    """Text encoder, image encoder, denoiser, VAE decoder and, when given, an image classifier."""
 
     def __init__(
         self,
@@ -40,7 +44,11 @@ class LocalChain:
         denoiser: DenoiserStage,
         decoder: VaeDecoderStage,
         classifier: ImageClassifier | None = None,
+        load_image_encoder: Callable[[], ImageEncoderStage] | None = None,
     ) -> None:
+        """`load_image_encoder` is called for the first request with pictures: most have none."""
+        self._load_image_encoder = load_image_encoder
+        self._image_encoder: ImageEncoderStage | None = None
         self._encoder = encoder
         self._denoiser = denoiser
         self._decoder = decoder
@@ -54,27 +62,34 @@ class LocalChain:
         device: str = "cpu",
         dtype: str = "float32",
         classifier: ImageClassifier | None = None,
+        controlnets: Sequence[ControlNetSource] = (),
+        variations: str | None = None,
     ) -> LocalChain:
-        """The chain with the weights of `spec`. Raises CheckpointError, ConfigurationError."""
+        """The chain with the weights of `spec`, its ControlNets, and the folder of what makes
+        `variations`. Raises CheckpointError, ConfigurationError."""
+        where = {"family": spec.family, "device": device, "dtype": dtype}
         return cls(
-            TextEncoderStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
-            DenoiserStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
-            VaeDecoderStage.load(spec.source, family=spec.family, device=device, dtype=dtype),
+            TextEncoderStage.load(spec.source, **where),
+            DenoiserStage.load(spec.source, **where, controlnets=controlnets),
+            VaeDecoderStage.load(spec.source, **where),
             classifier,
+            lambda: ImageEncoderStage.load(spec.source, **where, variations=variations),
         )
 
     def generate(
         self,
         params: GenerationParams,
         *,
+        pictures: Sequence[PreparedPicture] = (),
         on_step: Callable[[StepEvent], None] | None = None,
         on_encoded: Callable[[Conditioning, Conditioning | None], None] | None = None,
     ) -> list[DecodedImage]:
-        """All images of a request, in order; `on_step` hears of every step of every image,
+        """All images of a request, in order, with the `pictures` of `params.pictures` (see
+        `pipelines.pictures.prepare`); `on_step` hears of every step of every image,
         `on_encoded` once of the prompt and, with true guidance, of the negative prompt.
 
-        Raises DegenerateImage for a result that is none, ContentPolicyViolation when the
-        classifier refuses one.
+        Raises InvalidRequest for pictures that the task has not, DegenerateImage for a result that
+        is none, ContentPolicyViolation when the classifier refuses one.
         """
         positive = self._encode(params.prompt, params)
         negative = None
@@ -82,17 +97,32 @@ class LocalChain:
             negative = self._encode(params.negative_prompt, params)
         if on_encoded is not None:
             on_encoded(positive, negative)
-        latents = self._denoise(params, (positive, negative), on_step)
+        encoded = self._encode_pictures(pictures)
+        latents = self._denoise(params, (positive, negative), encoded, on_step)
         return [self._decode(item, index) for index, item in enumerate(latents)]
 
     def _encode(self, text: str, params: GenerationParams) -> Conditioning:
-        prompt = TextPrompt(prompt=text, max_sequence_length=params.max_sequence_length)
+        prompt = TextPrompt(
+            prompt=text,
+            max_sequence_length=params.max_sequence_length,
+            is_blank=params.task is Task.VARIATION and not text,
+        )
         return self._encoder.encode([prompt])[0]
+
+    def _encode_pictures(self, pictures: Sequence[PreparedPicture]) -> list[EncodedPicture]:
+        if not pictures:
+            return []
+        if self._image_encoder is None:
+            if self._load_image_encoder is None:
+                raise UnsupportedFeature("image: this chain has no image encoder", param="image")
+            self._image_encoder = self._load_image_encoder()
+        return self._image_encoder.encode(pictures)
 
     def _denoise(
         self,
         params: GenerationParams,
         texts: tuple[Conditioning, Conditioning | None],
+        pictures: Sequence[EncodedPicture],
         on_step: Callable[[StepEvent], None] | None,
     ) -> list[Latents]:
         """All images step together, or in chunks of as many as fit into one tick."""
@@ -103,7 +133,10 @@ class LocalChain:
         chunk = max(1, _MAX_TOKENS_PER_TICK // sum(self._denoiser.segments(jobs[0], *texts)))
         latents: list[Latents] = []
         for start in range(0, len(jobs), chunk):
-            together = [self._denoiser.admit(job, *texts) for job in jobs[start : start + chunk]]
+            together = [
+                self._denoiser.admit(job, *texts, None, pictures)
+                for job in jobs[start : start + chunk]
+            ]
             for step in range(1, together[0].num_steps + 1):
                 self._denoiser.tick(together)
                 if on_step is not None:

@@ -40,8 +40,9 @@ class Components:
     """The parts of one model, a `pipelines.families.ModelParts`.
 
     `text_weights` counts both text encoders, `decoder_weights` the VAE without its encoder,
-    `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger encoder, `decoder_channels` the channels
-    of the decoder where it first has all pixels, `encoder_channels` of the encoder there.
+    `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger
+    encoder, `decoder_channels` and `encoder_channels` the channels of the VAE's halves where they
+    have all pixels.
     """
 
     transformer: TransformerShape
@@ -136,6 +137,10 @@ def _flux(*, weights: int, guidance_embeds: bool, in_channels: int = 64) -> Comp
 
 _PUBLISHED: Mapping[str, Components] = {
     "flux.1-dev": _flux(weights=11_901_408_320, guidance_embeds=True),
+    "flux.1-kontext-dev": _flux(weights=11_901_408_320, guidance_embeds=True),
+    "flux.1-fill-dev": _flux(weights=11_902_391_360, guidance_embeds=True, in_channels=384),
+    "flux.1-depth-dev": _flux(weights=11_901_604_928, guidance_embeds=True, in_channels=128),
+    "flux.1-canny-dev": _flux(weights=11_901_604_928, guidance_embeds=True, in_channels=128),
     "flux.1-schnell": _flux(weights=11_891_178_560, guidance_embeds=False),
 }
 

@@ -47,7 +47,7 @@ class PictureRecipe:
 
     `source` is the picture; `mask` the mask's file where the role needs one beside the picture
     (`MASKED_IMAGE`). A `MASK` has the mask as its `source`, or None with `padding`, whose border is
-    then the mask. What is transparent becomes `background`.
+    then the mask; the request's `IMAGE` tells its size. What is transparent becomes `background`.
     """
 
     use: PictureUse

@@ -9,10 +9,19 @@ import pytest
 from pipelines.catalog import find, models
 from pipelines.errors import ConfigurationError
 from pipelines.families import family_of
+from pipelines.tasks import Task
 
 
 def test_defaults_are_on_the_grid_and_within_the_models_bounds() -> None:
-    assert set(models()) == {"sluice-shapes", "flux.1-dev", "flux.1-schnell"}
+    assert set(models()) == {
+        "sluice-shapes",
+        "flux.1-dev",
+        "flux.1-schnell",
+        "flux.1-kontext-dev",
+        "flux.1-fill-dev",
+        "flux.1-depth-dev",
+        "flux.1-canny-dev",
+    }
     for spec in models().values():
         for height, width in [(spec.height, spec.width), *spec.trained_sizes]:
             multiple = family_of(spec).size_multiple
@@ -20,6 +29,7 @@ def test_defaults_are_on_the_grid_and_within_the_models_bounds() -> None:
             assert max(height, width) <= spec.max_side
         assert spec.num_inference_steps > 0
         assert spec.max_sequence_length <= 512
+        assert set(spec.tasks) <= set(Task)
 
 
 def test_the_carried_model_says_how_it_wants_to_be_asked() -> None:

@@ -86,7 +86,12 @@ def test_a_secret_is_refused_and_not_repeated(source: str) -> None:
     assert "hunter2" not in caught.value.message
 
 
-def test_every_model_of_the_catalogue_has_a_source_that_never_moves() -> None:
-    for spec in catalog.models().values():
+def test_a_source_of_the_catalogue_never_moves_unless_its_entry_says_so() -> None:
+    for spec in (*catalog.models().values(), *catalog.add_ons().values()):
         source = parse_source(spec.source)
-        assert isinstance(source, Folder) or (isinstance(source, HubRevision) and source.is_pinned)
+        if isinstance(source, Folder):
+            assert not spec.moves
+        else:
+            assert isinstance(source, HubRevision)
+            assert source.is_pinned != spec.moves, spec.name
+    assert not catalog.find("flux.1-dev").moves

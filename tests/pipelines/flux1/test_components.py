@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from pipelines import catalog
 from pipelines.catalog import find
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.flux1 import memory as footprint
-from pipelines.flux1.checkpoint import load_text_components, load_vae
+from pipelines.flux1.checkpoint import load_text_components, load_vae, load_vae_encoder
 from pipelines.flux1.components import components_of, read_components
+from pipelines.flux1.modules import FluxControlNet, TransformerConfig
+from pipelines.flux1.redux import ReduxEmbedder
 from tests.memory import PeakMemory
 
 
@@ -56,7 +65,7 @@ def vae() -> Any:
         return AutoencoderKL(**config).eval()
 
 
-@pytest.mark.parametrize("name", ["flux.1-dev", "flux.1-schnell"])
+@pytest.mark.parametrize("name", [name for name in catalog.models() if name.startswith("flux.1-")])
 def test_the_published_counts_are_those_of_the_modules(name: str) -> None:
     parts = components_of(find(name))
     shape = parts.transformer
@@ -67,6 +76,7 @@ def test_the_published_counts_are_those_of_the_modules(name: str) -> None:
             num_attention_heads=shape.num_attention_heads,
             attention_head_dim=shape.attention_head_dim,
             in_channels=shape.in_channels,
+            out_channels=64,
             joint_attention_dim=shape.joint_attention_dim,
             pooled_projection_dim=shape.pooled_projection_dim,
             guidance_embeds=shape.guidance_embeds,
@@ -74,11 +84,33 @@ def test_the_published_counts_are_those_of_the_modules(name: str) -> None:
         clip = CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, projection_dim=768)
         )
-    decoder = vae()
-    del decoder.encoder
+    decoder, encoder = vae(), vae()
+    del decoder.encoder, encoder.decoder
     assert parts.transformer_weights == count(transformer) == find(name).parameters
     assert parts.text_weights == count(clip, t5())
     assert parts.decoder_weights == count(decoder)
+    assert parts.encoder_weights == count(encoder)
+
+
+def test_the_published_add_ons_are_counted_over_their_modules() -> None:
+    with torch.device("meta"):
+        vision = SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=1152,
+                intermediate_size=4304,
+                num_hidden_layers=27,
+                num_attention_heads=16,
+                image_size=384,
+                patch_size=14,
+            )
+        )
+        redux = ReduxEmbedder()
+        union = FluxControlNet(
+            TransformerConfig(num_layers=6, num_single_layers=0, guidance_embeds=True), None
+        )
+    known = catalog.add_ons()
+    assert known["flux.1-redux-dev"].parameters == count(vision, redux)
+    assert known["flux.1-controlnet-union-pro-2.0"].parameters == count(union)
 
 
 def test_every_model_of_the_catalogue_is_known() -> None:
@@ -93,6 +125,8 @@ def test_a_folder_is_counted_by_its_headers() -> None:
     assert parts.transformer_weights == spec.parameters
     assert parts.text_weights == count(text.clip, text.t5)
     assert parts.decoder_weights == count(load_vae(spec.source, device="cpu", dtype="float32"))
+    encoder = load_vae_encoder(spec.source, device="cpu", dtype="float32")
+    assert parts.encoder_weights == count(encoder)
 
 
 def test_weights_of_another_model_are_refused_with_its_name() -> None:
