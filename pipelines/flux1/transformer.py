@@ -24,7 +24,7 @@ from pipelines.batch_invariant import rounds_by_position
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
 from pipelines.flux1.blocks import Rotation
-from pipelines.flux1.residuals import Addition, BlockObserver, Residual
+from pipelines.flux1.residuals import BlockObserver, BlockResidual, ResidualAddition
 from pipelines.packing.attention import AttentionBackend, backend
 from pipelines.packing.layout import (
     Layout,
@@ -165,7 +165,7 @@ class PackedFlux:
             yield block.norm, [1]
         yield self.transformer.norm_out, [0]
 
-    def velocity(self, batch: PackedBatch, residuals: Sequence[Residual] = ()) -> torch.Tensor:
+    def velocity(self, batch: PackedBatch, residuals: Sequence[BlockResidual] = ()) -> torch.Tensor:
         """Predicted velocities (I, D) of every image token in the batch.
 
         `residuals` are added to the image tokens of some segments after each block.
@@ -173,7 +173,7 @@ class PackedFlux:
         model, places = self.transformer, batch.layout.places
         doubles, singles, (last,) = self._modulations(batch.vec)
         img = model.x_embedder(batch.img).unflatten(0, (batch.layout.groups, -1))
-        addition = Addition(residuals, batch.layout.shapes) if residuals else None
+        addition = ResidualAddition(residuals, batch.layout.shapes) if residuals else None
         img = self._through_blocks(img, batch, doubles, singles, addition)
         scale, shift = blocks.spread(last, places.image_owner)
         return model.proj_out(blocks.norm_modulate(img, shift, scale)).flatten(0, 1)

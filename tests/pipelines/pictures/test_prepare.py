@@ -49,6 +49,13 @@ def test_a_picture_of_the_size_is_kept_and_another_is_resized_as_diffusers_does(
     assert np.array_equal(prepare(larger, Files()).pixels, np.asarray(expected))
 
 
+def test_a_picture_that_becomes_text_keeps_all_its_pixels() -> None:
+    smaller = recipe(PictureRole.REFERENCE, use=use(PictureRole.REFERENCE, 16, 16))
+    made = prepare(smaller, Files(), as_text=True)
+    assert made.as_text
+    assert np.array_equal(made.pixels, RGB)
+
+
 def test_bars_keep_the_ratio_and_say_their_colour() -> None:
     tall = recipe(
         PictureRole.REFERENCE,
