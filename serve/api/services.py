@@ -57,6 +57,16 @@ async def _nothing_runs() -> Running:
     return Running()
 
 
+def _tasks(spec: ModelSpec, settings: Settings) -> tuple[str, ...]:
+    """What the model does with the stages that are there."""
+    encoder = settings.stages.image_encoder
+    more = () if encoder.variations is None else (Task.VARIATION,)
+    tasks = tuple(dict.fromkeys((*spec.tasks, *more)))
+    if encoder.enabled is False:
+        return tuple(task for task in tasks if task == Task.TEXT_TO_IMAGE)
+    return tasks
+
+
 @dataclass(slots=True, kw_only=True)
 class Services:
     """One ingress replica's collaborators.
@@ -111,8 +121,7 @@ class Services:
         Prometheus, `running` asks the stages what they draw with, and `cluster_load` what the
         cluster tells of the application's replicas. Without a `job_store` there are no jobs;
         `replica` is the name under which they are held."""
-        if settings.stages.image_encoder.variations is not None:
-            spec = replace(spec, tasks=tuple(dict.fromkeys((*spec.tasks, Task.VARIATION))))
+        spec = replace(spec, tasks=_tasks(spec, settings))
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         generations = GenerationService(
