@@ -191,7 +191,7 @@ HUGGING_FACE_EDIT_BODY: dict[str, Any] = {
             },
             **{
                 f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("png", "jpeg", "webp", "gif")
+                for kind in ("png", "jpeg", "webp")
             },
         },
     }
