@@ -1,5 +1,5 @@
 // Calls to this server. Paths are relative to the page, so that a prefix does not matter.
-const CALL_TIMEOUT_MS = 30_000;
+const CALL_TIMEOUT_MS = 30_000, SLOWEST_BYTES_PER_MS = 50; // of an upload
 
 /** An answer that says no, in the API's words. */
 export class ApiError extends Error {
@@ -32,13 +32,13 @@ export function exactNumber(digits) {
 }
 
 export async function call(method, path, { body, headers = {}, signal, raw = false } = {}) {
-  const limit = AbortSignal.timeout(CALL_TIMEOUT_MS);
   const sent = { method, headers: { ...headers }, cache: "no-store" };
   if (body instanceof Blob) sent.body = body;
   else if (body !== undefined) {
     sent.body = JSON.stringify(body);
     sent.headers["content-type"] = "application/json";
   }
+  const limit = AbortSignal.timeout(CALL_TIMEOUT_MS + (sent.body?.size ?? sent.body?.length ?? 0) / SLOWEST_BYTES_PER_MS);
   try {
     const response = await fetch(path, { ...sent, signal: signal ? AbortSignal.any([signal, limit]) : limit });
     await refuseErrors(response);

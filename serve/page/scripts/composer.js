@@ -1,10 +1,12 @@
 import { ApiError, call, exactNumber, isPassing } from "./api.js";
 import { Chips } from "./chips.js";
 import { Stopped } from "./connection.js";
-import { $, h, icon, say } from "./dom.js";
-import { costOf, duration } from "./format.js";
+import { $, icon, say } from "./dom.js";
+import { forgetEstimate, showEstimate } from "./estimate.js";
+import { FieldMarks, Incomplete } from "./field_marks.js";
+import { InputPicture } from "./input_picture.js";
 import { model, shapes, t } from "./page_data.js";
-import { explain, sentence, warningOf } from "./problems.js";
+import { explain } from "./problems.js";
 import { isOffered, sizeIn } from "./settings.js";
 import { keep, randomId, recall, user } from "./storage.js";
 
@@ -12,22 +14,25 @@ const DEBOUNCE_MS = 350, OUTLINE_PX = 17;
 const AS_A_JOB = { prefer: "respond-async" };
 const DRAFT = "sluice.draft";
 
-/** What is wrong with a field, before the server is asked. */
-class Incomplete extends Error {
-  constructor(param, message) {
-    super(message);
-    this.param = param;
-  }
-}
-
 /** The form: reads and fills its fields, says what they would cost, marks what is wrong. */
 export class Composer {
   #form = $("composer");
   #asking = null;
   #timer = null;
+  #marks = new FieldMarks(this.#form);
   #isSending = false;
   #chips = new Chips(() => this.#edited());
   #quality = "medium"; // that which is chosen, or would be if there were no steps
+
+  /** The picture to draw from, if there is one. */
+  picture = new InputPicture({
+    changed: () => this.#edited(),
+    refuse: (text) => {
+      this.#stopAsking(); // its answer would take the mark away
+      this.#marks.clear();
+      this.#marks.mark("image", { text });
+    },
+  });
 
   /** `submit(body)` sends a job. */
   constructor(submit) {
@@ -64,7 +69,7 @@ export class Composer {
 
   /** Takes over settings that are given; the others stay. */
   fill(settings) {
-    const { prompt, negative_prompt: negative, true_cfg_scale: strength, n, quality, seed, also } = settings;
+    const { prompt, negative_prompt: negative, true_cfg_scale: strength, n, quality, seed, also, picture } = settings;
     if (prompt !== undefined) $("prompt").value = prompt;
     if (negative !== undefined) $("negative").value = negative;
     if (strength > 1) $("strength").value = strength;
@@ -77,14 +82,22 @@ export class Composer {
       this.#lock(seed !== null);
     }
     this.#fillSize(settings);
+    if (picture === null) this.picture.remove();
+    else if (picture !== undefined) this.#fillPicture(picture, settings);
     this.#edited();
+  }
+
+  async #fillPicture({ path, ...rest }, settings) {
+    await this.picture.takeStored(path, rest);
+    if (settings.size !== this.picture.size) this.#fillSize(settings);
   }
 
   /** The body of a generation. Raises Incomplete. */
   read() {
     const prompt = $("prompt").value.trim();
-    if (prompt === "") throw new Incomplete("prompt", t("prompt_missing"));
-    const body = { prompt, n: this.#number("n", "n"), ...this.#size() };
+    if (prompt === "") throw new Incomplete("prompt", this.picture.way === "edit" ? t("instruction_missing") : t("prompt_missing"));
+    const prefix = /^\[\w+\]/.test(prompt) ? "" : this.picture.prefix;
+    const body = { prompt: prefix + prompt, n: this.#number("n", "n"), ...this.#size() };
     const steps = this.#number("steps", "num_inference_steps");
     if (steps === undefined) body.quality = this.#quality;
     else body.num_inference_steps = steps;
@@ -101,26 +114,18 @@ export class Composer {
 
   async draw() {
     if (this.#isSending) return;
-    clearTimeout(this.#timer);
-    this.#asking?.abort();
-    this.#clear();
-    let body;
-    try {
-      body = this.read();
-    } catch (error) {
-      if (!(error instanceof Incomplete)) throw error;
-      this.#mark(error.param, { text: error.message });
-      this.#focus(error.param);
-      return;
-    }
+    this.#stopAsking();
+    this.#marks.clear();
     this.#isSending = true;
-    $("draw").setAttribute("aria-disabled", "true");
-    say($("draw").firstChild, t("sending"));
     try {
+      const body = { ...this.read(), ...await this.picture.fields() };
+      $("draw").setAttribute("aria-disabled", "true");
+      say($("draw").firstChild, t("sending"));
       await this.submit(body);
       this.#edited(); // there is one more in the queue now
     } catch (error) {
-      if (error instanceof ApiError) this.refuse(error);
+      if (error instanceof Incomplete) this.#point(error.param, { text: error.message });
+      else if (error instanceof ApiError) this.refuse(error);
       else if (!(error instanceof Stopped)) throw error;
     } finally {
       this.#isSending = false;
@@ -131,9 +136,17 @@ export class Composer {
 
   /** Says why the server refused, and marks the field that is at fault. */
   refuse(error) {
-    this.#clear();
-    if (this.#mark(error.param, explain(error))) this.#focus(error.param);
-    else $("refusal").replaceChildren(...sentence(explain(error)));
+    this.#marks.clear();
+    this.#point(this.#paramOf(error), explain(error));
+  }
+
+  #point(param, problem) {
+    if (this.#marks.blame(param, problem)) this.#marks.focus(param);
+  }
+
+  /** What the API says is wrong; a file that is not there can only be the picture's. */
+  #paramOf({ code, param }) {
+    return param ?? (code === "file_not_found" && this.picture.isThere ? "image" : null);
   }
 
   get #isLocked() {
@@ -173,6 +186,7 @@ export class Composer {
 
   #size() {
     const shape = this.#form.elements.shape.value;
+    if (shape === "auto") return { size: "auto" };
     if (shape !== "own") return shape.includes(":") ? { aspect_ratio: shape } : { size: shape };
     const width = this.#number("width", "size"), height = this.#number("height", "size");
     if (!width || !height) throw new Incomplete("size", t("size_missing"));
@@ -190,7 +204,7 @@ export class Composer {
   #fillSize(settings) {
     const wanted = settings.aspect_ratio ?? settings.size;
     const size = sizeIn(settings);
-    if (wanted === "auto") this.#choose("shape", shapes[0]);
+    if (wanted === "auto") this.#choose("shape", this.picture.isThere ? "auto" : shapes[0]);
     else if (isOffered(wanted)) this.#choose("shape", wanted);
     else if (size) {
       this.#choose("shape", "own");
@@ -217,99 +231,63 @@ export class Composer {
     if (choice) choice.checked = true;
   }
 
+  /** With a picture other words are wanted, and its own size is on offer. */
+  #showPicture() {
+    const { isThere, way } = this.picture, own = $("own-picture-size");
+    const isInstruction = isThere && way === "edit";
+    say($("prompt-label"), isInstruction ? t("instruction") : t("prompt"));
+    $("prompt").placeholder = isInstruction ? t("instruction_placeholder") : t("prompt_placeholder");
+    this.#form.querySelector(".samples").hidden = isThere;
+    if (own.hidden !== isThere) return;
+    own.hidden = !isThere;
+    this.#choose("shape", isThere ? "auto" : shapes[0]);
+  }
+
   // --- what it would cost
 
   #edited() {
     this.#showQuality();
+    this.#showPicture();
     this.#form.querySelector(".own-size").hidden = this.#form.elements.shape.value !== "own";
-    clearTimeout(this.#timer);
-    this.#asking?.abort();
+    this.#stopAsking();
     this.#timer = setTimeout(() => this.#estimate(), DEBOUNCE_MS);
     keep(DRAFT, JSON.stringify(this.#draft()));
   }
 
+  #stopAsking() {
+    clearTimeout(this.#timer);
+    this.#asking?.abort();
+  }
+
   async #estimate() {
-    let body;
-    try {
-      body = this.read();
-    } catch (error) {
-      if (!(error instanceof Incomplete)) throw error;
-      this.#clear();
-      if (error.param !== "prompt") this.#mark(error.param, { text: error.message });
-      return this.#forget();
-    }
     const asking = new AbortController();
     this.#asking = asking;
+    let body;
+    try {
+      body = { ...this.read(), ...await this.picture.fields({ isAsked: true }) };
+    } catch (error) {
+      if (!(error instanceof Incomplete)) throw error;
+      if (asking.signal.aborted) return undefined;
+      this.#marks.clear();
+      if (error.param !== "prompt") this.#marks.mark(error.param, { text: error.message });
+      return forgetEstimate();
+    }
+    if (asking.signal.aborted) return undefined;
     $("estimate").setAttribute("aria-busy", "true");
     try {
       const answer = await call("POST", "v1/images/preflight", { body: { ...body, user }, headers: AS_A_JOB, signal: asking.signal });
-      this.#clear();
-      this.#show(answer);
+      this.#marks.clear();
+      showEstimate(answer);
     } catch (error) {
-      if (asking.signal.aborted) return;
-      this.#clear();
-      this.#forget();
-      if (error instanceof ApiError && !isPassing(error)) this.#blame(error);
+      if (asking.signal.aborted) return undefined;
+      this.#marks.clear();
+      forgetEstimate();
+      // Somebody is still writing: the focus stays where it is.
+      if (error instanceof ApiError && !isPassing(error)) this.#marks.blame(this.#paramOf(error), explain(error));
       else if (!isPassing(error)) throw error;
     }
     $("estimate").removeAttribute("aria-busy");
-  }
-
-  #forget() {
-    $("estimate").removeAttribute("aria-busy");
-    say($("estimate-time"), "–");
-    say($("estimate-cost"), "–");
-    $("notes").replaceChildren();
-  }
-
-  #show(answer) {
-    const { eta_ms: eta, queue_ms: queue, cold_start_ms: cold, cost, warnings } = answer;
-    const values = { time: duration(eta ?? 0), queue: duration(queue ?? 0), cold: duration(cold ?? 0) };
-    if (eta === null || eta === undefined) say($("estimate-time"), t("estimate_unknown"));
-    else if (cold > 0) say($("estimate-time"), t("estimate_cold", values));
-    else if (queue >= 1000) say($("estimate-time"), t("estimate_queue", values));
-    else say($("estimate-time"), values.time);
-    say($("estimate-cost"), costOf(cost ?? {}) || t("estimate_unknown"));
-    const notes = Array.isArray(warnings) ? warnings.map(String) : [];
-    $("notes").replaceChildren(...notes.map((note) => h("li", {}, warningOf(note))));
-  }
-
-  // --- what is wrong
-
-  /** As `refuse`, while somebody is still writing: the focus stays where it is. */
-  #blame(error) {
-    if (!this.#mark(error.param, explain(error))) $("refusal").replaceChildren(...sentence(explain(error)));
-  }
-
-  #fieldOf(param) {
-    return param === null ? null : this.#form.querySelector(`[data-param~="${CSS.escape(param)}"]`);
-  }
-
-  #mark(param, problem) {
-    const field = this.#fieldOf(param);
-    if (!field) return false;
-    const error = field.querySelector(".error");
-    error.replaceChildren(...sentence(problem));
-    field.classList.add("wrong");
-    for (const described of [field, ...field.querySelectorAll("input, textarea")]) {
-      if ((described.getAttribute("aria-describedby") ?? "").split(" ").includes(error.id)) described.setAttribute("aria-invalid", "true");
-    }
-    const hidden = field.closest("details");
-    if (hidden) hidden.open = true;
-    return true;
-  }
-
-  #focus(param) {
-    const field = this.#fieldOf(param);
-    const written = [...field.querySelectorAll("input:not([type=radio]), textarea")].filter((input) => input.checkVisibility());
-    const input = written.find(({ value }) => value === "") ?? written[0] ?? field.querySelector("input:checked, button");
-    input?.focus();
-  }
-
-  #clear() {
-    for (const field of this.#form.querySelectorAll(".wrong")) field.classList.remove("wrong");
-    for (const marked of this.#form.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
-    for (const error of this.#form.querySelectorAll(".error, .refusal")) error.replaceChildren();
+    return undefined;
   }
 
   // --- a draft outlives a reload
@@ -334,7 +312,7 @@ export class Composer {
     const { shape, width, height, ...settings } = draft;
     if (typeof shape !== "string") return;
     this.fill(settings);
-    this.#choose("shape", shape);
+    if (shape !== "auto") this.#choose("shape", shape); // that of a picture, which does not outlive it
     $("width").value = width;
     $("height").value = height;
   }

@@ -1,6 +1,7 @@
 import { $, h, icon, say } from "./dom.js";
 import { isActive } from "./jobs.js";
 import { t } from "./page_data.js";
+import { takesPictures } from "./picture_tasks.js";
 import { fileOf, settingsIn } from "./settings.js";
 import { outlivesPage } from "./storage.js";
 import { statusOf } from "./stage.js";
@@ -10,9 +11,11 @@ export class Gallery {
   #tiles = new Map();
   #selected = null;
 
-  constructor(jobs, choose) {
+  /** `choose(entry)` hangs one on the stage, `use(entry, output)` draws from its first picture. */
+  constructor(jobs, { choose, use }) {
     this.jobs = jobs;
     this.choose = choose;
+    this.use = use;
     $("gallery-note").hidden = outlivesPage;
   }
 
@@ -48,9 +51,12 @@ export class Gallery {
   #tile(entry) {
     const { id } = entry.job;
     const tile = h("li", { className: "tile" }, h("button", {
-      type: "button", attributes: { "aria-current": String(id === this.#selected) }, on: { click: () => this.choose(this.jobs.get(id)) },
+      type: "button", className: "open", attributes: { "aria-current": String(id === this.#selected) }, on: { click: () => this.choose(this.jobs.get(id)) },
     }, h("span", { className: "thumb" }, h("img", { alt: "", loading: "lazy", decoding: "async", hidden: true }), h("span", { className: "bar" })),
-    h("span", { className: "caption" })));
+    h("span", { className: "caption" })), h("button", {
+      type: "button", className: "square use", title: t("action_input"), hidden: true,
+      on: { click: () => this.use(this.jobs.get(id), this.jobs.get(id).job.outputs[0]) },
+    }, icon("picture")));
     const image = tile.querySelector("img");
     image.addEventListener("load", () => image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 256));
     image.addEventListener("error", () => {
@@ -65,13 +71,15 @@ export class Gallery {
     const { job, previews, isGone } = entry;
     const { prompt = job.id } = settingsIn(job.request);
     const isUnderWay = isActive(job) && !isGone;
-    const [button] = tile.children, image = tile.querySelector("img");
+    const [button, use] = tile.children, image = tile.querySelector("img");
     const named = job.outputs?.length ? fileOf(job.outputs[0]) : previews.get(0) ?? null;
     const source = named === image.dataset.lost ? null : named;
     tile.dataset.state = isGone ? "vanished" : job.status;
     image.hidden = source === null;
     if (source !== null && image.getAttribute("src") !== source) image.src = source;
     button.setAttribute("aria-label", t("tile", { prompt, status: statusOf(entry) }));
+    use.setAttribute("aria-label", t("tile_input", { prompt }));
+    use.hidden = !takesPictures || isUnderWay || source === null || !job.outputs?.length;
     tile.querySelector(".bar").style.setProperty("--done", isUnderWay ? job.progress?.fraction ?? 0 : 0);
     say(tile.querySelector(".caption"), prompt);
     const says = named !== null && !isUnderWay ? t("gone") : statusOf(entry);

@@ -2,20 +2,21 @@ import { ApiError, call } from "./api.js";
 import { Composer } from "./composer.js";
 import { restore, Stopped } from "./connection.js";
 import { $, announce, showOnScreen } from "./dom.js";
+import { listenToDrops } from "./drops.js";
 import { wholePercents } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { isActive, Jobs } from "./jobs.js";
 import { t, textOr } from "./page_data.js";
 import { explain } from "./problems.js";
 import { Receipts } from "./receipts.js";
-import { fileOf, settingsIn, settingsOf } from "./settings.js";
+import { fileOf, inputOf, settingsIn, settingsOf } from "./settings.js";
 import { randomId } from "./storage.js";
 import { Stage, statusOf } from "./stage.js";
 
 const HALF = 0.5;
 
 const jobs = new Jobs({ changed, listed: () => gallery.list(), told: () => attempt(() => jobs.load()) });
-const gallery = new Gallery(jobs, (entry) => choose(entry, { moves: true }));
+const gallery = new Gallery(jobs, { choose: (entry) => choose(entry, { moves: true }), use: drawFrom });
 const composer = new Composer(submit);
 const receipts = new Receipts({ use: reuse, draw: (request) => attempt(() => submit(request)) });
 const stage = new Stage({
@@ -23,7 +24,8 @@ const stage = new Stage({
   keep: (entry) => attempt(() => jobs.keep(entry.job.id)),
   again: (entry) => attempt(() => submit(entry.job.request)),
   vary: (entry) => attempt(() => submit({ ...entry.job.request, n: 1, seed: parseInt(randomId().slice(0, 8), 16) })),
-  reuse: (entry, output) => reuse(settingsOf(entry.job, output)),
+  reuse: (entry, output) => reuse({ ...settingsOf(entry.job, output), picture: inputOf(entry.job.request) }),
+  input: drawFrom,
   receipt: (_, output) => receipts.read(() => call("GET", fileOf(output), { raw: true })),
   delete: (entry) => attempt(() => remove(entry)),
 });
@@ -50,8 +52,18 @@ function choose(entry, { moves = false } = {}) {
 }
 
 function reuse(settings) {
-  composer.fill({ num_inference_steps: null, negative_prompt: "", ...settings });
+  composer.fill({ num_inference_steps: null, negative_prompt: "", picture: null, ...settings });
   announce(t("reused"));
+  showInForm();
+}
+
+/** A picture that was drawn is the next one's input. */
+function drawFrom({ job }, output) {
+  composer.picture.takeStored(fileOf(output), { name: settingsIn(job.request).prompt });
+  showInForm();
+}
+
+function showInForm() {
   showOnScreen($("composer"));
   $("prompt").focus({ preventScroll: true });
 }
@@ -114,6 +126,13 @@ async function begin() {
   choose(entry ?? jobs.entries.find(({ job }) => isActive(job)) ?? jobs.entries[0] ?? null);
 }
 
+listenToDrops({
+  use: (file) => {
+    composer.picture.takeFile(file);
+    showOnScreen($("composer"));
+  },
+  read: (file) => receipts.read(() => file),
+});
 $("older").addEventListener("click", () => attempt(() => jobs.loadOlder()));
 addEventListener("hashchange", () => {
   const entry = jobs.get(location.hash.slice(1));

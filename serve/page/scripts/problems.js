@@ -21,6 +21,7 @@ export function sentence({ text, said }) {
 /** A warning of the server's, which begins with a field and what became of it: a text, or an element
  * with its own words. */
 export function warningOf(warning) {
+  if (/^size: used; the image is stretched\b/.test(warning)) return textOr("warning_stretched", "refused_otherwise");
   const [begins, field, not] = /^(\w+): (not )?used\b/.exec(warning) ?? [];
   const text = begins === undefined ? null : textOr(`warning_${field}_${not ? "unused" : "used"}`, null);
   return text ?? h("span", { textContent: warning, lang: "en" });

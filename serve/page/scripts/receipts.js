@@ -8,7 +8,6 @@ import { settingsIn } from "./settings.js";
 /** Reads the receipt of a file, dropped, chosen or drawn here, and shows it in a dialog. */
 export class Receipts {
   #reading = 0;
-  #depth = 0;
 
   /** `use(settings)` takes over what a receipt says, `draw(request)` draws it again. */
   constructor({ use, draw }) {
@@ -23,7 +22,6 @@ export class Receipts {
     $("receipt").addEventListener("click", (event) => {
       if (event.target === $("receipt")) $("receipt").close(); // the backdrop
     });
-    this.#listenToDrops();
   }
 
   /** Shows the receipt of the Blob that `get` gives, or promises. */
@@ -69,24 +67,6 @@ export class Receipts {
   #button(className, textContent, act) {
     const close = () => $("receipt").close();
     return h("button", { type: "button", className, textContent, on: { click: () => { close(); act(); } } });
-  }
-
-  #listenToDrops() {
-    const carriesFile = ({ dataTransfer }) => [...dataTransfer?.types ?? []].includes("Files");
-    const over = (by) => {
-      this.#depth = Math.max(0, this.#depth + by);
-      $("drop").hidden = this.#depth === 0;
-    };
-    addEventListener("dragenter", (event) => carriesFile(event) && over(1));
-    addEventListener("dragleave", (event) => carriesFile(event) && over(-1));
-    addEventListener("dragover", (event) => carriesFile(event) && event.preventDefault());
-    addEventListener("drop", (event) => {
-      if (!carriesFile(event)) return;
-      event.preventDefault();
-      over(-this.#depth);
-      const [file] = event.dataTransfer.files;
-      if (file) this.read(() => file);
-    });
   }
 }
 

@@ -9,6 +9,7 @@ const IN_FORM = ["prompt", "negative_prompt", "true_cfg_scale", "n", "size", "as
 const BESIDE = {
   guidance_scale: model.defaults.guidance_scale, skip_steps: false, step_cuts: [], min_steps: null, deadline_ms: null,
   priority: model.defaults.priority, output_format: "png", output_compression: null,
+  paste_back: true, reference_image: null, control: null,
 };
 
 /** The fields of a request that the page knows, those that are there; in `also`, those that the form
@@ -57,6 +58,17 @@ export function sizeIn(settings) {
 export function fileOf(output) {
   return /v1\/files\/[\w.-]+$/.exec(output.url)?.[0] ?? null;
 }
+
+/** The picture that a request draws from, where it is a file of the server's: its path, and what else
+ * is said of it; null without one. */
+export function inputOf(request) {
+  const [id] = [request?.image ?? []].flat();
+  if (!isFileId(id)) return null;
+  const { mask_image: mask, outpaint, strength } = request;
+  return { path: `v1/files/${id}`, mask: isFileId(mask) ? `v1/files/${mask}` : null, outpaint, strength };
+}
+
+const isFileId = (id) => typeof id === "string" && /^[0-9a-f]{32,48}$/.test(id);
 
 export const isOffered = (shape) => shapes.includes(shape);
 

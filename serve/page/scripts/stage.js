@@ -1,8 +1,10 @@
 import { ApiError } from "./api.js";
+import { Compare } from "./compare.js";
 import { $, fact, h, icon, say } from "./dom.js";
 import { costOf, duration, fileSize, moment, percentage, wholePercents } from "./format.js";
 import { isActive } from "./jobs.js";
 import { t, textOr } from "./page_data.js";
+import { takesPictures } from "./picture_tasks.js";
 import { explain, sentence, warningOf } from "./problems.js";
 import { fileOf, settingsIn, sizeIn } from "./settings.js";
 
@@ -20,6 +22,10 @@ export class Stage {
   #image = 0;
   #offered = "";
   #isLost = false;
+  #compare = new Compare(() => {
+    this.#offered = "";
+    this.update();
+  });
 
   /** `actions` are the things that can be done, by name: each is called with an entry and the output
    * that is shown. */
@@ -49,6 +55,7 @@ export class Stage {
     say($("stage-title"), settings.prompt ?? job.id);
     say($("state"), statusOf(this.#entry));
     this.#showPicture(job, settings);
+    this.#compare.show(job, this.#output, !$("picture").hidden);
     this.#showStrip(job, settings);
     this.#showProgress(job);
     this.#showProblem(job);
@@ -63,6 +70,7 @@ export class Stage {
 
   #showNothing() {
     $("stage").dataset.state = "empty";
+    $("comparing").hidden = true;
     $("picture").hidden = $("strip").hidden = $("progress").hidden = $("problem").hidden = $("gone").hidden = true;
     say($("stage-title"), t("nothing_yet"));
     this.#tell(t("nothing_yet_hint"));
@@ -166,8 +174,10 @@ export class Stage {
   #offer(job) {
     const output = this.#output, isOver = !isActive(job) || this.#entry.isGone;
     const canKeep = job.status === "running" && (job.progress?.step ?? 0) > 0;
+    const isSeen = output && !this.#isLost;
     const names = isOver
-      ? [output ? "vary" : null, "again", "reuse", ...(output && !this.#isLost ? ["download", "receipt"] : []), job.trace_id ? "trace" : null,
+      ? [isSeen && this.#compare.offers(job, output) ? "compare" : null, output ? "vary" : null, "again", "reuse",
+        isSeen && takesPictures ? "input" : null, ...(isSeen ? ["download", "receipt"] : []), job.trace_id ? "trace" : null,
         this.#entry.isGone ? null : "delete"]
       : ["keep", "cancel", "reuse"];
     const key = [job.id, this.#image, job.pending_action, canKeep, ...names].join();
@@ -181,7 +191,7 @@ export class Stage {
   }
 
   #button(name, job, output, canKeep) {
-    const icons = { keep: "check", cancel: "stop", reuse: "settings" };
+    const icons = { keep: "check", cancel: "stop", reuse: "settings", input: "picture" };
     const dataset = { "data-action": name };
     if (name === "trace") {
       return h("a", { className: "button", href: `v1/traces/${encodeURIComponent(job.trace_id)}`, attributes: dataset }, icon(name), t(`action_${name}`));
@@ -193,8 +203,13 @@ export class Stage {
     const made = h("button", { type: "button", className: name === "keep" || name === "vary" ? "button strong" : "button", attributes: dataset },
       icon(icons[name] ?? name), t(`action_${name}`));
     if (name === "keep") made.title = t("keep_means");
+    if (name === "compare") made.setAttribute("aria-pressed", String(this.#compare.isOn));
     made.disabled = (name === "keep" && !canKeep) || (["keep", "cancel"].includes(name) && Boolean(job.pending_action));
-    made.addEventListener("click", () => (name === "delete" ? this.#deleteAfterAll(made) : this.actions[name](this.#entry, output)));
+    made.addEventListener("click", () => {
+      if (name === "delete") this.#deleteAfterAll(made);
+      else if (name === "compare") this.#compare.toggle();
+      else this.actions[name](this.#entry, output);
+    });
     return made;
   }
 
@@ -219,6 +234,7 @@ export class Stage {
       [t("fact_steps"), output?.steps ?? job.request?.num_inference_steps],
       [t("fact_seed"), output?.seed ?? settings.seed],
       settings.quality && [t("fact_quality"), textOr(`quality_${settings.quality}`, "quality_medium")],
+      typeof job.request?.strength === "number" && [t("fact_strength"), percentage(job.request.strength)],
       [t("fact_negative"), settings.negative_prompt],
       [t("fact_model"), job.model],
       usage && [t("fact_cost"), costOf(usage)],

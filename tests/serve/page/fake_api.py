@@ -13,7 +13,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,7 @@ FORBIDDEN = "blood"
 CARD: dict[str, Any] = {
     "id": "sluice-shapes",
     "name": "sluice-shapes",
+    "tasks": ["text-to-image", "image-to-image", "inpaint", "edit", "edit-inpaint"],
     "defaults": {
         "size": "64x64",
         "guidance_scale": 3.5,
@@ -108,6 +109,10 @@ class FakeApi:
             "cost": {"device_seconds": 0.62, "megapixel_steps": 0.041},
         }
     )
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """What preflights were asked about."""
+    tasks: Sequence[str] | None = None
+    """Of the model, in place of the card's."""
     receipt: Any = None
     """The answer to a file; None: it has no receipt."""
     is_down: bool = False
@@ -321,11 +326,14 @@ class FakeApi:
     async def _page(self, request: Request) -> Response:
         language = preferred_language(request.headers.get("accept-language", ""))
         language = request.query_params.get("lang", language)
-        html = page_html(CARD, language=language, lists_traces=True, texts=self.texts)
+        card = CARD if self.tasks is None else {**CARD, "tasks": self.tasks}
+        html = page_html(card, language=language, lists_traces=True, texts=self.texts)
         return HTMLResponse(html, headers={"content-security-policy": content_security_policy()})
 
     async def _preflight(self, request: Request) -> Response:
-        return self._down() or self._refusal(await request.json()) or JSONResponse(self.preflight)
+        body = await request.json()
+        self.asked.append(body)
+        return self._down() or self._refusal(body) or JSONResponse(self.preflight)
 
     async def _submit(self, request: Request) -> Response:
         body = await request.json()
@@ -342,8 +350,27 @@ class FakeApi:
             self.bodies.append(body)
             fields = {name: value for name, value in body.items() if name not in ("user", "prompt")}
             fields.setdefault("seed", 2_654_435_769)
+            self._keep_pictures(fields)
             self.keys[key] = job_id = self.adds(body["user"], body["prompt"], **fields)
             return JSONResponse(self.jobs[job_id], 202)
+
+    def _keep_pictures(self, fields: dict[str, Any]) -> None:
+        """Files of the job's own in place of its pictures, and its size, as a stored request has
+        them."""
+        fields.pop("kind", None)
+        for name in ("image", "mask_image"):
+            if name not in fields:
+                continue
+            said = fields[name]
+            data = self.files[said] if said in self.files else base64.b64decode(said.split(",")[1])
+            file_id = hashlib.sha256(data + name.encode()).hexdigest()[:32]
+            self.files[file_id] = data
+            fields[name] = [file_id] if name == "image" else file_id
+        if fields.get("size") == "auto":
+            width, height = Image.open(io.BytesIO(self.files[fields["image"][0]])).size
+            border = {"left": 0, "top": 0, "right": 0, "bottom": 0} | fields.get("outpaint", {})
+            width += border["left"] + border["right"]
+            fields["size"] = f"{width}x{height + border['top'] + border['bottom']}"
 
     async def _list(self, request: Request) -> Response:
         with self._lock:
