@@ -113,6 +113,8 @@ class FakeApi:
     """What preflights were asked about."""
     tasks: Sequence[str] | None = None
     """Of the model, in place of the card's."""
+    refuses_pictures: str | None = None
+    """Why a picture is refused, if it is."""
     receipt: Any = None
     """The answer to a file; None: it has no receipt."""
     is_down: bool = False
@@ -486,6 +488,8 @@ class FakeApi:
         if body.get("num_inference_steps", 1) > 100:
             message = "num_inference_steps: must be 1 to 100, got more; use 100"
             return _error(400, "invalid_value", message, param="num_inference_steps")
+        if "image" in body and self.refuses_pictures is not None:
+            return _error(400, "invalid_value", self.refuses_pictures, param="image")
         return None
 
     def _output(self, request: dict[str, Any], image: int, steps: int) -> dict[str, Any]:

@@ -32,8 +32,9 @@ RECEIPT: dict[str, Any] = {
 DROP = """() => {
   const data = new DataTransfer();
   data.items.add(new File(["bytes"], "picture.png", { type: "image/png" }));
+  const at = { clientX: innerWidth - 40, clientY: innerHeight - 40 };  // in the half for receipts
   const tell = (name) => document.querySelector("#prompt").dispatchEvent(
-    new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true }));
+    new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true, ...at }));
   tell("dragenter");
   tell("dragover");
   tell("drop");
