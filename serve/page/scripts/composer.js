@@ -81,9 +81,9 @@ export class Composer {
       $("seed").value = seed ?? "";
       this.#lock(seed !== null);
     }
+    if (picture !== undefined) this.picture.remove(); // and its size
     this.#fillSize(settings);
-    if (picture === null) this.picture.remove();
-    else if (picture !== undefined) this.#fillPicture(picture, settings);
+    if (picture) this.#fillPicture(picture, settings);
     this.#edited();
   }
 

@@ -39,6 +39,7 @@ export class Frame {
     }
     $("no-border").addEventListener("click", () => {
       this.border = NO_BORDER;
+      $(`border-${SIDES[0]}`).focus(); // the button can do no more
       this.changed();
     });
     new ResizeObserver(() => this.arrange()).observe($("bench"));

@@ -143,7 +143,9 @@ export class InputPicture {
     this.#frame.begin(size);
     $("easel-picture").src = source;
     $("sheet").classList.toggle("pixels", Math.max(size.width, size.height) <= 256);
+    const isByButton = document.activeElement === $("choose-picture");
     this.#edited();
+    if (isByButton) $("prompt").focus(); // the button is gone
     announce(t("picture_taken"));
     return true;
   }

@@ -32,7 +32,10 @@ export class MaskPainter {
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("focus", () => this.#showBox());
     $("mask-all").addEventListener("click", () => this.#add({ all: true, erases: false }));
-    $("mask-clear").addEventListener("click", () => this.#add({ all: true, erases: true }));
+    $("mask-clear").addEventListener("click", () => {
+      this.#add({ all: true, erases: true });
+      this.#canvas.focus(); // the button can do no more
+    });
     $("mask-undo").addEventListener("click", () => this.#undo());
   }
 
@@ -87,6 +90,7 @@ export class MaskPainter {
     const whole = new OffscreenCanvas(width, height), context = whole.getContext("2d");
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
+    context.imageSmoothingQuality = "high";
     context.drawImage(white, 0, 0, width, height);
     return whole.convertToBlob({ type: "image/png" });
   }

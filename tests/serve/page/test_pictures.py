@@ -41,8 +41,13 @@ BROUGHT = """([how, base64, zone]) => {
 }"""
 
 
-def choose(page: Page, file: FilePayload = FILE) -> None:
+def choose(page: Page) -> None:
     """A picture of one's own, by the button."""
+    upload(page, FILE)
+    expect(page.locator("#chosen")).to_be_visible()
+
+
+def upload(page: Page, file: FilePayload) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Add a picture").click()
     chooser.value.set_files(file)
@@ -102,7 +107,7 @@ def test_what_is_dropped_is_read_where_that_is_aimed_at(page: Page, api: FakeApi
 
 
 def test_what_is_no_picture(page: Page):
-    choose(page, NO_PICTURE)
+    upload(page, NO_PICTURE)
     field = page.get_by_role("group", name="Picture to draw from")
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_accessible_description(re.compile("Choose a PNG, JPEG or WebP"))
@@ -127,7 +132,6 @@ def test_a_preflight_sends_a_blank_picture_of_the_same_size(page: Page, api: Fak
 def test_strength_is_there_where_the_task_has_one(page: Page, api: FakeApi):
     slider = page.get_by_label("How much changes")
     choose(page)
-    expect(page.locator("#chosen")).to_be_visible()
     expect(slider).to_be_hidden()
     page.get_by_label("Redraw", exact=True).check()
     expect(slider).to_have_value("60")
@@ -146,14 +150,14 @@ def test_a_mask_is_painted_erased_and_undone(page: Page, api: FakeApi):
     expect(undo).to_be_disabled()
     easel.get_by_role("button", name="Whole picture").click()
     expect(status).to_contain_text("100% of the picture")
-    easel.get_by_label("Erase").check(force=True)
+    easel.get_by_label("Erase").check()
     stroke(page, 0.25, 0.5)
     expect(status).not_to_contain_text("100%")
     undo.click()
     expect(status).to_contain_text("100% of the picture")
     easel.get_by_role("button", name="Clear").click()
     expect(status).to_contain_text("Nothing is marked")
-    easel.get_by_label("Paint").check(force=True)
+    easel.get_by_label("Paint").check()
     stroke(page, 0.25, 0.5)
     easel.get_by_role("button", name="Done").click()
     expect(easel).to_be_hidden()
@@ -178,6 +182,7 @@ def stroke(page: Page, x: float, y: float) -> None:
 
 def test_a_mask_with_nothing_but_the_keyboard(page: Page, api: FakeApi):
     choose(page)
+    expect(page.locator("#prompt")).to_be_focused()
     tab_to(page, "#mark-part")
     page.keyboard.press("Enter")
     tab_to(page, "#mask")
@@ -236,6 +241,7 @@ def test_a_result_is_the_next_input(opens: Opens, api: FakeApi):
     expect(page.locator("#picture-name")).to_have_text("a yellow star")
     expect(page.locator("#prompt")).to_be_focused()
     page.keyboard.type("make the star red")
+    expect(page.locator("#estimate")).to_contain_text("1.4s")
     body = submitted(page, api)
     assert body["image"] == api.jobs[done]["outputs"][0]["url"].split("/")[-1]
     assert api.asked[-1]["image"] == body["image"]
@@ -329,13 +335,12 @@ def test_everything_has_a_name_and_fits(opens: Opens, scheme: str, width: int):
 
     check("empty")
     choose(page)
-    expect(page.locator("#chosen")).to_be_visible()
     page.get_by_label("Redraw", exact=True).check()
     check("picture")
     page.get_by_role("button", name="Mark a part").click()
     page.get_by_role("button", name="Whole picture").click()
     check("mask")
-    page.get_by_role("dialog").get_by_label("Extend").check(force=True)
+    page.locator('input[name="tool"][value="frame"]').check()
     page.get_by_label("Left", exact=True).fill("32")
     check("frame")
     assert page.locator("#easel").evaluate("each => each.scrollWidth - each.clientWidth") == 0
