@@ -364,6 +364,7 @@ class FakeApi:
             if name not in fields:
                 continue
             said = fields[name]
+            said = said[0] if isinstance(said, list) else said
             data = self.files[said] if said in self.files else base64.b64decode(said.split(",")[1])
             file_id = hashlib.sha256(data + name.encode()).hexdigest()[:32]
             self.files[file_id] = data
