@@ -224,7 +224,7 @@ class OutputTokens(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """Text tokens in (negative prompt included), latent tokens out.
+    """Tokens in, of texts (negative prompt included) and of pictures; latent tokens out.
 
     `prompt_tokens_details` is what other servers call `input_tokens_details`. `device_seconds` are
     the denoiser's share of its time, and `megapixel_steps` its steps times the image's megapixels,
