@@ -149,7 +149,7 @@ def error_schema(words: Mapping[str, Any] = _NO_WORDS) -> Schema:
         },
         "stage": {
             "enum": ["prompt", "image", "picture"],
-            "description": "What the content policy refused: `image` was drawn, `picture` came along.",
+            "description": "What the content policy refused: `picture` came with the request.",
         },
         "category": {"type": "string", "description": "The policy's category."},
         "score": {"type": "number", "minimum": 0, "maximum": 1},
