@@ -1,10 +1,11 @@
 """Is our image the image of `diffusers.FluxPipeline`? Size x steps x variant.
 
-    python -m benchmarks.exactness [--quick] [--url http://127.0.0.1:8000]
+    python -m benchmarks.exactness [--quick] [--tasks] [--save] [--url http://127.0.0.1:8000]
 
 Variants: tiny models with random weights (dev-like with guidance embedding and dynamic shifting,
 schnell-like without either, crossed) and the carried model. With --url, a running server that
-serves the carried model is compared too, over HTTP.
+serves the carried model is compared too, over HTTP. With --tasks, a row for each task that takes
+pictures (`benchmarks.exact_tasks`) instead, against the diffusers pipeline that it is named after.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.report import print_json, print_table
+from benchmarks.exact_tasks import as_json, measure_tasks
+from benchmarks.report import device_name, print_json, print_table, save_json
 from pipelines.catalog import ModelSpec, models
 from pipelines.contracts import GenerationParams
 from pipelines.local import LocalChain
@@ -41,9 +44,14 @@ Draw = Callable[[GenerationParams], list[np.ndarray]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer sizes and steps")
+    parser.add_argument("--tasks", action="store_true", help="tasks that take pictures")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     parser.add_argument("--url", help="also compare a running server of the carried model")
     arguments = parser.parse_args()
     quiet()
+    if arguments.tasks:
+        report_tasks(quick=arguments.quick, saves=arguments.save)
+        return
     sizes = QUICK_SIZES if arguments.quick else SIZES
     steps = QUICK_STEPS if arguments.quick else STEPS
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +63,39 @@ def main() -> None:
     )
     worst = max(difference.max_abs for difference in differences)
     share = min(difference.identical for difference in differences)
-    print_json({"max_abs_diff": worst, "identical_share": share, "images": len(differences)})
+    found = {"max_abs_diff": worst, "identical_share": share, "images": len(differences)}
+    if arguments.save:
+        print(f"saved as {save_json('exactness', found, device=device_name())}")
+    print_json(found)
+
+
+def report_tasks(*, quick: bool, saves: bool) -> None:
+    """A row for each task, and the worst of all as JSON."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers' own use of an old name
+        rows = measure_tasks(Path(folder), quick=quick)
+    print_table(
+        "Each task against its diffusers pipeline, float32",
+        ["task", "images", "max difference of latents", "levels of 255", "identical"],
+        [
+            (
+                name,
+                row.drawn,
+                f"{row.max_latent_diff:.2g}",
+                row.difference.max_abs,
+                f"{row.difference.identical:.5%}",
+            )
+            for name, row in rows.items()
+        ],
+    )
+    found = {
+        "max_abs_diff": max(row.difference.max_abs for row in rows.values()),
+        "identical_share": min(row.difference.identical for row in rows.values()),
+        "tasks": as_json(rows),
+    }
+    if saves:
+        print(f"saved as {save_json('exactness-tasks', found, device=device_name())}")
+    print_json(found)
 
 
 def variants(folder: Path, url: str | None) -> dict[str, tuple[ModelSpec, str | None, Draw]]:

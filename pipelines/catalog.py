@@ -19,9 +19,6 @@ from pipelines.tasks import Task
 DEFAULT_FAMILY = "flux1"
 """The family of a model that names none (`pipelines.families`)."""
 
-DRAWS = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINT)
-"""What a model that draws from texts does with no more training: images are noised, and blended."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -104,7 +101,6 @@ def _embedded() -> ModelSpec:
         max_sequence_length=card["max_sequence_length"],
         max_prompt_chars=2_000,
         max_side=512,
-        tasks=DRAWS,
         parameters=card["parameters"],
         trained_sizes=tuple(_height_and_width(size) for size in card["sizes"]),
     )
@@ -132,7 +128,6 @@ def _known() -> tuple[ModelSpec, ...]:
             guidance_embeds=True,
             max_sequence_length=512,
             max_side=2048,
-            tasks=DRAWS,
             parameters=11_901_408_320,
         ),
         ModelSpec(
@@ -149,7 +144,6 @@ def _known() -> tuple[ModelSpec, ...]:
             max_sequence_length=256,
             max_prompt_chars=4_000,
             max_side=2048,
-            tasks=DRAWS,
             parameters=11_891_178_560,
         ),
         _tool(

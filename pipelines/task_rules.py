@@ -183,6 +183,8 @@ def _check_use(sampling: SamplingParams, use: PictureUse) -> None:
                 f" {sampling.width}x{sampling.height}: both must be one",
                 param=field,
             )
+    elif sampling.task is Task.VARIATION:
+        return  # seen as a whole, whatever its size
     elif use.height <= 0 or use.width <= 0 or use.height % multiple or use.width % multiple:
         raise InvalidRequest(
             f"{field}: {use.width}x{use.height} is not in multiples of {multiple} pixels",

@@ -53,7 +53,8 @@ class PictureRole(StrEnum):
 class PictureUse:
     """One picture of a job, for the denoiser: its role and how strongly it counts.
 
-    `height` and `width` are pixels as it is encoded. The others are a control map's alone: `kind`,
+    `height` and `width` are pixels as it is encoded; a variation's reference is, whatever they say,
+    seen as a whole. The others are a control map's alone: `kind`,
     such as "canny" or "depth" (the mode of a union ControlNet), `scale`, and from which share of
     the steps to which it acts, `start` and `end` in 0..1.
     """

@@ -22,5 +22,7 @@ def tiny_spec(folder: Path | str, *, guidance_embeds: bool = True) -> ModelSpec:
         guidance_embeds=guidance_embeds,
         max_sequence_length=32,
         max_side=1024,
+        # Without an image encoder, but where a test is about pictures.
+        tasks=("text-to-image",),
         parameters=1_000_000,
     )

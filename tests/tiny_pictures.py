@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def controlnet(*, num_mode: int | None = None, doubles: int = 1, singles: int = 
     with warnings.catch_warnings():
         # diffusers' own use of its own old name.
         warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)
-        net = FluxControlNetModel(**_shape(64, doubles, singles), num_mode=num_mode)
+        net = FluxControlNetModel(**{**_shape(64, doubles, singles), "num_mode": num_mode})
     for name, weight in net.named_parameters():
         if "controlnet" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -66,19 +66,22 @@ def controlnet(*, num_mode: int | None = None, doubles: int = 1, singles: int = 
 
 def vae(*, quant_conv: bool = True) -> Any:
     """A VAE of which both halves run, with a convolution around the latents if asked for."""
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=quant_conv,
-        use_post_quant_conv=quant_conv,
-        **blocks,
-    ).eval()
+    config: dict[str, Any] = {
+        "block_out_channels": (8, 8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": quant_conv,
+        "use_post_quant_conv": quant_conv,
+    }
+    vae = AutoencoderKL(**config).eval()
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.mul_(3.0)  # images of the whole range of levels
+    return vae
 
 
 def _shape(in_channels: int, doubles: int, singles: int) -> dict[str, Any]:
@@ -106,7 +109,8 @@ def _stronger(model: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A request: what diffusers is called with, and what ours is. `image`, `mask` and the others
-    are (height, width[, 3]) arrays; `maps` pair a control map with its use."""
+    are (height, width[, 3]) arrays; `maps` say how each control map counts. `text` stands in for
+    random text."""
 
     task: Task
     height: int = 48
@@ -120,7 +124,7 @@ class Case:
     maps: tuple[PictureUse, ...] = ()
     mask: str = "box"
     guidance: float = 3.5
-    negative_tokens: int = field(default=8)
+    text: Conditioning | None = None
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -153,7 +157,7 @@ class Case:
 
     @cached_property
     def positive(self) -> Conditioning:
-        return conditioning(self.seed, self.text_tokens)
+        return self.text or conditioning(self.seed, self.text_tokens)
 
     @cached_property
     def negative(self) -> Conditioning | None:
@@ -374,8 +378,8 @@ class TinyRedux:
             image_size=384,
             patch_size=14,
         )
-        vision = SiglipVisionModel(config).eval()
-        processor = SiglipImageProcessorPil(size={"height": 384, "width": 384})
+        vision: Any = SiglipVisionModel(config).eval()
+        processor: Any = SiglipImageProcessorPil(size={"height": 384, "width": 384})
         embedder = ReduxImageEncoder(redux_dim=16, txt_in_features=WIDTH).eval()
         vision.save_pretrained(folder / "image_encoder")
         processor.save_pretrained(folder / "feature_extractor")

@@ -35,12 +35,7 @@ DEFAULT_MAX_BYTES = 2 * 2**30
 
 _RANDOM_BYTES, _OWNER_BYTES = 16, 8
 _FILE_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{16})?")
-_SUFFIXES = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/webp": ".webp",
-    "image/gif": ".gif",
-}
+_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STALE_UPLOAD_S = 600.0
 _SWEEP_INTERVAL_S = 60.0
 _FILL_AFTER_SWEEP = 0.9

@@ -24,7 +24,7 @@ from pipelines.flux1.autoencoder import FluxVae, VaeConfig
 from pipelines.flux1.components import read_json
 from pipelines.flux1.modules import FluxControlNet, FluxTransformer, TransformerConfig
 from pipelines.flux1.noise_levels import check_scheduler
-from pipelines.flux1.redux import Redux, ReduxEmbedder
+from pipelines.flux1.redux import FluxRedux, ReduxEmbedder
 from pipelines.flux1.vae_encoder import FluxVaeEncoder
 from pipelines.self_contained import check_self_contained, offline
 
@@ -123,7 +123,7 @@ def load_vae_encoder(source: str, *, device: str, dtype: str) -> FluxVaeEncoder:
     )
 
 
-def load_redux(source: str, *, device: str, dtype: str) -> Redux:
+def load_redux(source: str, *, device: str, dtype: str) -> FluxRedux:
     """What makes text tokens of pictures, of a FLUX.1 Redux folder. Raises CheckpointError."""
     from transformers import SiglipVisionModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -131,7 +131,7 @@ def load_redux(source: str, *, device: str, dtype: str) -> Redux:
     _check_family(source, (_REDUX_PIPELINE,))
     config, weights = _open(f"{source}/image_embedder")
     widths = {name: config[name] for name in ("redux_dim", "txt_in_features") if name in config}
-    return Redux(
+    return FluxRedux(
         _load(SiglipImageProcessorPil, source, "feature_extractor"),
         _load_encoder(SiglipVisionModel, source, "image_encoder", device=device, dtype=dtype),
         _load_own(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipelines.flux1.modules import FluxControlNet
-from pipelines.flux1.residuals import Samples, image_rows, joint_rows
+from pipelines.flux1.residuals import BlockSamples, image_rows, joint_rows
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
 from pipelines.packing.linear import layer_of, linear
@@ -70,7 +70,7 @@ class PackedControlNet(PackedFlux):
 
     def samples(
         self, inputs: Sequence[MapInputs], latents: Sequence[torch.Tensor], steps: Sequence[int]
-    ) -> list[Samples]:
+    ) -> list[BlockSamples]:
         """What it says of each segment's `latents` (S, D) before forward `steps`, unscaled."""
         shapes = tuple(each.shape for each in inputs)
         layout: Layout = self._layout_of(shapes)
@@ -99,7 +99,7 @@ class PackedControlNet(PackedFlux):
             singles if self.runs_singles else (),
             seen,
         )
-        return [Samples(*each) for each in zip(seen.doubles, seen.singles, strict=True)]
+        return [BlockSamples(*each) for each in zip(seen.doubles, seen.singles, strict=True)]
 
     def _adaptive_norms(self) -> Iterator[tuple[Any, list[int]]]:
         """Of the blocks that run; there is no output norm."""

@@ -17,7 +17,7 @@ from pipelines.errors import InvalidRequest, UnsupportedFeature
 from pipelines.flux1.controlnet import MapInputs, PackedControlNet, every
 from pipelines.flux1.latents import position_ids
 from pipelines.flux1.prompt_tensors import PromptTensors
-from pipelines.flux1.residuals import Residual, Samples
+from pipelines.flux1.residuals import BlockResidual, BlockSamples
 from pipelines.flux1.transformer import PackedFlux
 from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
@@ -26,27 +26,27 @@ from pipelines.tasks import PictureRole, PictureUse, Task
 _FLOAT32 = 4
 
 
-class Net(NamedTuple):
+class LoadedNet(NamedTuple):
     """A loaded ControlNet, with the mode of each kind of map that it follows."""
 
     packed: PackedControlNet
     kinds: Mapping[str, int | None]
 
 
-class _Counts(NamedTuple):
+class _SampleCounts(NamedTuple):
     """How many samples a work's maps have in common: what is shared out among its blocks."""
 
     doubles: int
     singles: int
 
 
-class ControlNets:
+class FluxControlNets:
     """All ControlNets of a denoiser. For one thread."""
 
-    def __init__(self, flux: PackedFlux, nets: Sequence[Net]) -> None:
+    def __init__(self, flux: PackedFlux, nets: Sequence[LoadedNet]) -> None:
         self._nets = tuple(nets)
         config = flux.config
-        self._blocks = _Counts(config.num_layers, config.num_single_layers)
+        self._blocks = _SampleCounts(config.num_layers, config.num_single_layers)
 
     def check(self, sampling: SamplingParams) -> None:
         """Raises UnsupportedFeature where there is no ControlNet, InvalidRequest for a kind of map
@@ -69,19 +69,19 @@ class ControlNets:
             for use, latents in zip(uses, maps, strict=True)
         )
 
-    def residuals(self, active: Sequence[ActiveControl]) -> list[Residual]:
+    def residuals(self, active: Sequence[ActiveControl]) -> list[BlockResidual]:
         """What the maps that act in a tick add to the segments of its batch."""
-        found: dict[tuple[int, ...], Samples] = {}
-        counts: dict[tuple[int, ...], _Counts] = {}
+        found: dict[tuple[int, ...], BlockSamples] = {}
+        counts: dict[tuple[int, ...], _SampleCounts] = {}
         for each, samples in zip(active, self._samples(active), strict=True):
             scaled = samples.scaled(each.control.scales[each.step])
             before, key = found.get(each.segments), each.segments
             found[key] = scaled if before is None else before.plus(scaled)
             counts[key] = each.control.inputs.counts
         return [
-            Residual(
+            BlockResidual(
                 segment,
-                Samples(
+                BlockSamples(
                     samples.doubles[: counts[segments].doubles],
                     samples.singles[: counts[segments].singles],
                 ),
@@ -121,7 +121,7 @@ class ControlNets:
         sampling: SamplingParams,
         schedule: Schedule,
         positive: Conditioning,
-        counts: _Counts,
+        counts: _SampleCounts,
     ) -> Control:
         where = self._find(use)
         net = self._nets[where].packed
@@ -149,9 +149,9 @@ class ControlNets:
         scales = tuple(use.scale * keep for keep in _kept(use, schedule.num_steps))
         return Control(where, inputs, scales, len(ids))
 
-    def _samples(self, active: Sequence[ActiveControl]) -> list[Samples]:
+    def _samples(self, active: Sequence[ActiveControl]) -> list[BlockSamples]:
         """Of each, in one forward for all of one net."""
-        found: dict[int, Samples] = {}
+        found: dict[int, BlockSamples] = {}
         for number, net in enumerate(self._nets):
             own = [index for index, each in enumerate(active) if each.control.net == number]
             if not own:
@@ -164,7 +164,7 @@ class ControlNets:
             found.update(zip(own, samples, strict=True))
         return [found[index] for index in range(len(active))]
 
-    def _common(self, uses: Sequence[PictureUse]) -> _Counts:
+    def _common(self, uses: Sequence[PictureUse]) -> _SampleCounts:
         """As `FluxMultiControlNetModel` adds lists up: only as far as both go, and nothing to a
         first one that has none."""
         nets = [self._nets[self._find(use)].packed for use in uses]
@@ -172,7 +172,7 @@ class ControlNets:
         for net in nets[1:]:
             doubles = min(doubles, net.num_doubles or doubles)
             singles = min(singles, net.num_singles or singles)
-        return _Counts(doubles, singles)
+        return _SampleCounts(doubles, singles)
 
     def _mode(self, use: PictureUse) -> int | None:
         kinds = self._nets[self._find(use)].kinds
@@ -201,7 +201,7 @@ class ControlNets:
 
 class _Inputs(NamedTuple):
     map: MapInputs
-    counts: _Counts
+    counts: _SampleCounts
 
 
 def _uses(sampling: SamplingParams) -> list[PictureUse]:

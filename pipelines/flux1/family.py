@@ -46,7 +46,7 @@ def _load_model(
 ) -> FluxModel:
     from pipelines.flux1.checkpoint import load_controlnet, load_denoiser_components
     from pipelines.flux1.controlnet import PackedControlNet
-    from pipelines.flux1.controlnets import ControlNets, Net
+    from pipelines.flux1.controlnets import FluxControlNets, LoadedNet
     from pipelines.flux1.model import FluxModel
     from pipelines.flux1.transformer import PackedFlux
 
@@ -54,7 +54,7 @@ def _load_model(
     config = transformer.config
     flux = PackedFlux(transformer, attention=attention, compile=compile)
     nets = [
-        Net(
+        LoadedNet(
             # Never compiled: it runs in few ticks, and with bits of its own in all of them.
             PackedControlNet(
                 load_controlnet(each.folder, device=device, dtype=dtype),
@@ -66,7 +66,7 @@ def _load_model(
         )
         for each in controlnets
     ]
-    return FluxModel(flux, scheduler_config, ControlNets(flux, nets))
+    return FluxModel(flux, scheduler_config, FluxControlNets(flux, nets))
 
 
 def _load_decoder(source: str, *, device: str, dtype: str) -> FluxDecoder:

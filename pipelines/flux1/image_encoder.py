@@ -14,13 +14,13 @@ from pipelines.flux1.vae_encoder import FluxVaeEncoder
 from pipelines.tasks import PictureRole
 
 if TYPE_CHECKING:
-    from pipelines.flux1.redux import Redux
+    from pipelines.flux1.redux import FluxRedux
 
 
 class FluxImageEncoder:
     """A `pipelines.families.ImageEncoder`: as diffusers' pipelines encode, to the same bits."""
 
-    def __init__(self, vae: FluxVaeEncoder, redux: Redux | None = None) -> None:
+    def __init__(self, vae: FluxVaeEncoder, redux: FluxRedux | None = None) -> None:
         self.vae = vae
         self.redux = redux
 

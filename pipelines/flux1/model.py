@@ -16,7 +16,7 @@ from pipelines.cuts import Cut
 from pipelines.errors import CheckpointError, DegenerateImage, InvalidRequest, UnsupportedFeature
 from pipelines.families import EmbeddedText, Family
 from pipelines.flux1 import memory, schedule
-from pipelines.flux1.controlnets import ControlNets
+from pipelines.flux1.controlnets import FluxControlNets
 from pipelines.flux1.family import FAMILY
 from pipelines.flux1.latents import draw_noise, position_ids, unpack
 from pipelines.flux1.picture_inputs import (
@@ -41,10 +41,10 @@ class FluxModel:
         self,
         flux: PackedFlux,
         scheduler_config: dict[str, Any],
-        controlnets: ControlNets | None = None,
+        controlnets: FluxControlNets | None = None,
     ) -> None:
         self.flux = flux
-        self.controlnets = controlnets or ControlNets(flux, ())
+        self.controlnets = controlnets or FluxControlNets(flux, ())
         self.scheduler_config = scheduler_config
         self.family: Family = FAMILY
         self.device = flux.device

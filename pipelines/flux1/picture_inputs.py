@@ -35,7 +35,7 @@ _MODES = (Task.EDIT, Task.EDIT_INPAINT)
 """Kontext takes its images from the means of their moments: nothing is drawn for them."""
 
 
-class Drawn(NamedTuple):
+class DrawnLatents(NamedTuple):
     """`latents` (S, D) to start from, what the pictures add to each step, and the latents (S, D) of
     each control map."""
 
@@ -96,7 +96,7 @@ def draw(
     latent_channels: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Drawn:
+) -> DrawnLatents:
     """All that a job draws. Raises InvalidRequest for moments of another size or model."""
     task = sampling.task
     draws = _Draws(sampling.seed, latent_channels, device, dtype)
@@ -122,7 +122,7 @@ def draw(
         if not references and clean is not None:
             references = [clean]
         inputs = inputs._replace(context=torch.cat(references))
-    return Drawn(latents, inputs, maps)
+    return DrawnLatents(latents, inputs, maps)
 
 
 def with_picture_tokens(

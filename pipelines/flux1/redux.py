@@ -26,7 +26,7 @@ class ReduxEmbedder(nn.Module):
         return self.redux_down(silu(self.redux_up(x)))
 
 
-class Redux:
+class FluxRedux:
     """The loaded model: `processor` a `SiglipImageProcessor`, `vision` a `SiglipVisionModel`."""
 
     def __init__(self, processor: Any, vision: Any, embedder: ReduxEmbedder) -> None:

@@ -26,37 +26,39 @@ class BlockObserver(Protocol):
         ...
 
 
-class Samples(NamedTuple):
+class BlockSamples(NamedTuple):
     """What a ControlNet says after its double and its single blocks, (S, d) each."""
 
     doubles: Sequence[torch.Tensor]
     singles: Sequence[torch.Tensor]
 
-    def scaled(self, scale: float) -> Samples:
+    def scaled(self, scale: float) -> BlockSamples:
         """Each times `scale`."""
-        return Samples([each * scale for each in self.doubles], [x * scale for x in self.singles])
+        return BlockSamples(
+            [each * scale for each in self.doubles], [x * scale for x in self.singles]
+        )
 
-    def plus(self, other: Samples) -> Samples:
+    def plus(self, other: BlockSamples) -> BlockSamples:
         """The sums, as far as both go."""
-        return Samples(
+        return BlockSamples(
             [one + two for one, two in zip(self.doubles, other.doubles, strict=False)],
             [one + two for one, two in zip(self.singles, other.singles, strict=False)],
         )
 
 
-class Residual(NamedTuple):
+class BlockResidual(NamedTuple):
     """`samples` for segment `segment`: block i of a kind takes the one at i // `every`."""
 
     segment: int
-    samples: Samples
+    samples: BlockSamples
     every_double: int
     every_single: int
 
 
-class Addition:
+class ResidualAddition:
     """Adds residuals to their segments' image tokens; a `BlockObserver`."""
 
-    def __init__(self, residuals: Sequence[Residual], shapes: Sequence[SegmentShape]) -> None:
+    def __init__(self, residuals: Sequence[BlockResidual], shapes: Sequence[SegmentShape]) -> None:
         self._residuals = residuals
         self._image = image_rows(shapes)
         self._joint = joint_rows(shapes)

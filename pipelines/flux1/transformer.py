@@ -24,7 +24,7 @@ from pipelines.batch_invariant import rounds_by_position
 from pipelines.flux1 import blocks
 from pipelines.flux1.block_weights import double_weights, single_weights
 from pipelines.flux1.blocks import Rotation
-from pipelines.flux1.residuals import Addition, BlockObserver, Residual
+from pipelines.flux1.residuals import BlockObserver, BlockResidual, ResidualAddition
 from pipelines.packing.attention import AttentionBackend, backend
 from pipelines.packing.layout import (
     Layout,
@@ -169,7 +169,7 @@ class PackedFlux:
             yield block.norm, [1]
         yield self.transformer.norm_out, [0]
 
-    def velocity(self, batch: PackedBatch, residuals: Sequence[Residual] = ()) -> torch.Tensor:
+    def velocity(self, batch: PackedBatch, residuals: Sequence[BlockResidual] = ()) -> torch.Tensor:
         """Predicted velocities (I, D) of every image token in the batch.
 
         `residuals` are added to the image tokens of some segments after each block.
@@ -179,7 +179,7 @@ class PackedFlux:
         rows = None if places.product_rows is None else places.product_rows.image
         img = linear(batch.img, layer_of(model.x_embedder), rows)
         img = img.unflatten(0, (batch.layout.groups, -1))
-        addition = Addition(residuals, batch.layout.shapes) if residuals else None
+        addition = ResidualAddition(residuals, batch.layout.shapes) if residuals else None
         img = self._through_blocks(img, batch, doubles, singles, addition)
         scale, shift = blocks.spread(last, places.image_owner)
         img = blocks.norm_modulate(img, shift, scale)

@@ -66,7 +66,8 @@ def prepare(
     picture = rgb_over(files.open(recipe.source), recipe.background)
     if recipe.padding != NO_PADDING:
         picture = padded(picture, recipe.padding, recipe.source.name)
-    picture = fitted(picture, use.height, use.width, recipe.fit, recipe.background)
+    if not as_text:  # its model fits it by itself, from all its pixels
+        picture = fitted(picture, use.height, use.width, recipe.fit, recipe.background)
     return PreparedPicture(role=use.role, pixels=np.asarray(picture), mask=mask, as_text=as_text)
 
 

@@ -225,7 +225,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None, name: str) -> Image.Im
             raise _refused(name, "is CMYK without a colour profile; save it as RGB")
         return picture
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = _SPACES.get(source.profile.xcolor_space.strip())
         if space is None:
             raise _refused(name, "has a colour profile of another space than RGB; save it as sRGB")

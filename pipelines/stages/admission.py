@@ -22,7 +22,7 @@ from pipelines.packing.layout import SegmentShape
 from pipelines.sampling import Schedule
 from pipelines.stages.trajectory import first_modulated
 from pipelines.task_rules import FIELDS, RULES, check_task
-from pipelines.tasks import PictureRole, Task
+from pipelines.tasks import PictureRole, PictureUse, Task
 
 
 def segment_shapes(
@@ -58,13 +58,20 @@ def check_pictures(sampling: SamplingParams, pictures: Sequence[EncodedPicture])
     if sampling.task is Task.TEXT_TO_IMAGE and not (pictures or sampling.pictures):
         return  # min_steps and the like are the model's to check
     check_task(sampling, (sampling.task,))
-    said = [(use.role, use.height, use.width) for use in sampling.pictures]
-    found = [(each.role, each.height, each.width) for each in pictures]
+    said = [_place(sampling.task, use) for use in sampling.pictures]
+    found = [_place(sampling.task, each) for each in pictures]
     if said != found:
         raise InvalidRequest(f"pictures: the job has {said}, but with it came {found}")
     for each in pictures:
         if not bool(each.values.isfinite().all()):
             raise DegenerateImage(f"{FIELDS[each.role]}: its encoding is not finite")
+
+
+def _place(task: Task, picture: PictureUse | EncodedPicture) -> tuple[PictureRole, int, int]:
+    """Role and size, where the size counts: a variation's picture is seen as a whole."""
+    if task is Task.VARIATION:
+        return picture.role, 0, 0
+    return picture.role, picture.height, picture.width
 
 
 def takes_trades(sampling: SamplingParams) -> bool:

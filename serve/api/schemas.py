@@ -191,7 +191,7 @@ HUGGING_FACE_EDIT_BODY: dict[str, Any] = {
             },
             **{
                 f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("png", "jpeg", "webp", "gif")
+                for kind in ("png", "jpeg", "webp")
             },
         },
     }
@@ -224,7 +224,7 @@ class OutputTokens(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """Text tokens in (negative prompt included), latent tokens out.
+    """Tokens in, of texts (negative prompt included) and of pictures; latent tokens out.
 
     `prompt_tokens_details` is what other servers call `input_tokens_details`. `device_seconds` are
     the denoiser's share of its time, and `megapixel_steps` its steps times the image's megapixels,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from deployments.graph.running_stages import Running
 from deployments.storage.store import FileStore
 from pipelines.catalog import ModelSpec
 from pipelines.moderation import PromptRules
+from pipelines.tasks import Task
 from pipelines.tracing.spans import Attributes
 from serve.api.concurrency_limit import ConcurrencyLimit
 from serve.api.pictures.fetching import PictureFetcher
@@ -54,6 +55,16 @@ async def _no_metrics() -> bytes | None:
 
 async def _nothing_runs() -> Running:
     return Running()
+
+
+def _tasks(spec: ModelSpec, settings: Settings) -> tuple[str, ...]:
+    """What the model does with the stages that are there."""
+    encoder = settings.stages.image_encoder
+    more = () if encoder.variations is None else (Task.VARIATION,)
+    tasks = tuple(dict.fromkeys((*spec.tasks, *more)))
+    if encoder.enabled is False:
+        return tuple(task for task in tasks if task == Task.TEXT_TO_IMAGE)
+    return tasks
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +113,6 @@ class Services:
         cluster_load: AskCluster = no_cluster,
         job_store: Store | None = None,
         replica: str = "",
-        control_kinds: Collection[str] = (),
     ) -> Self:
         """Services as `settings` say; without `rules`, prompts are not checked. `context_of` makes
         the context in which the job of a request id is drawn: not the request's own, because equal
@@ -110,8 +120,8 @@ class Services:
         asks all ingress replicas for theirs. `node_metrics` reads what this node exports for
         Prometheus, `running` asks the stages what they draw with, and `cluster_load` what the
         cluster tells of the application's replicas. Without a `job_store` there are no jobs;
-        `replica` is the name under which they are held. ControlNets of the denoiser follow maps of
-        `control_kinds`."""
+        `replica` is the name under which they are held."""
+        spec = replace(spec, tasks=_tasks(spec, settings))
         limits, cache = settings.limits, settings.result_cache
         traces = TraceStore(settings.tracing.max_spans, settings.tracing.max_bytes)
         generations = GenerationService(
@@ -146,7 +156,9 @@ class Services:
                 now=now,
             ),
             pictures=PictureFetcher(settings.pictures),
-            control_kinds=tuple(control_kinds),
+            control_kinds=[
+                kind for each in settings.stages.denoiser.controlnets for kind in each.kinds
+            ],
             node_metrics=node_metrics,
             running=running,
             now=now,

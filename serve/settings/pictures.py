@@ -43,14 +43,14 @@ class PicturesConfig(Options):
     timeout_s: float = Field(default=10.0, gt=0, le=60)
     """Seconds that fetching one picture may take, name resolution and redirects included."""
 
-    max_bytes: int = Field(default=24 * 2**20, ge=1024)
-    """Bytes of one picture's file."""
+    max_bytes: int = Field(default=24 * 2**20, ge=1024, le=32 * 2**20)
+    """Bytes of one picture's file; the upper bounds of these are what the image encoder reads."""
 
-    max_pixels: int = Field(default=64 * 10**6, ge=256)
+    max_pixels: int = Field(default=50_000_000, ge=256, le=50_000_000)
     """Width times height of one picture as it comes; it is fitted to what is drawn."""
 
-    max_side: int = Field(default=16_384, ge=16)
+    max_side: int = Field(default=16_384, ge=16, le=16_384)
     """Longest side of one picture, pixels."""
 
-    min_side: int = Field(default=16, ge=1)
+    min_side: int = Field(default=16, ge=16)
     """Shortest side of one picture, pixels."""

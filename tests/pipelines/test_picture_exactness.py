@@ -7,7 +7,6 @@ product, whose kernel depends on their number. `step_by_step` has it as diffuser
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,7 +81,7 @@ TWO_NETS = {
     ),
 }
 # 16 tokens at least: with fewer rows, a product of so many channels takes another kernel of MKL.
-LARGER = {"height": 64, "width": 64}
+LARGER: dict[str, Any] = {"height": 64, "width": 64}
 FILLS = {
     "fill": Case(task=Task.FILL, **LARGER, seed=19),
     "fill, strength": Case(task=Task.FILL, strength=0.7, mask="scattered", **LARGER, seed=20),
@@ -233,23 +232,19 @@ def test_a_variation_is_drawn_from_text_with_the_tokens_of_its_picture(
     with torch.random.fork_rng():
         torch.manual_seed(1)
         redux = TinyRedux(tmp_path_factory.mktemp("redux"))
-    case = Case(task=Task.VARIATION, references=((40, 50),), steps=2, seed=22)
-    # What is encoded has the picture's own size; a job is told a size in whole tokens.
+    case = Case(task=Task.VARIATION, references=((40, 50),), steps=2, seed=22, height=48, width=64)
     pixels = case.reference(0)
     encoder = ImageEncoderStage.load(str(tiny.folder), variations=str(redux.folder))
     (encoded,) = encoder.encode(case.prepared)
     embeds, pooled = redux.oracle(pixels, case.positive)
     assert torch.equal(encoded.values, embeds[0, case.text_tokens :])
-    use = replace(case.job.sampling.pictures[0], height=48, width=48)
-    job = replace(case.job, sampling=replace(case.job.sampling, pictures=(use,)))
-    encoded = replace(encoded, height=48, width=48)
+    job = case.job
     work = tiny.denoiser.admit(job, case.positive, None, None, [encoded])
     assert tiny.denoiser.segments(job, case.positive, None) == (8 + 729 + 12,)
     other = tiny.admit(BASE["text"])
     finish(tiny.denoiser, [work, other])
     text = PromptTensors(embeds[0], pooled[0]).conditioning(num_tokens=1)
-    plain = replace(Case(task=Task.TEXT_TO_IMAGE, steps=2, seed=22))
-    plain.__dict__["positive"] = text
+    plain = Case(task=Task.TEXT_TO_IMAGE, steps=2, seed=22, text=text)
     assert torch.equal(tiny.denoiser.finish(work).packed, tiny.oracle(plain))
 
 

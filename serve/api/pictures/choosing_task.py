@@ -182,8 +182,10 @@ def _nobody_does(
     able = [
         spec.name
         for spec in catalog.models().values()
-        if any(task in spec.tasks for task in fitting)
+        if any(task in spec.tasks and _can_follow(came, task, control_kinds) for task in fitting)
     ]
+    kind = "variations" if came.is_variation else "controlnet" if came.maps else None
+    able += [each.name for each in catalog.add_ons().values() if each.kind == kind]
     add = f"; its operator can add {' or '.join(able)}" if able else ""
     return UnsupportedFeature(f"{field}: {lacks}{add}", param=field)
 

@@ -1,9 +1,9 @@
 """What the head of a picture's file says: format, size, orientation, frames. Decodes no pixel.
 
-Reads PNG, JPEG, WebP and GIF by their framing alone, within bounds on what it looks at; whether the
-pixels can be decoded is the image encoder's to find out. A file that ends too early is one here as
-far as its framing tells. Sources: PNG third edition; JPEG ITU T.81 annex B; RFC 9649; GIF89a;
-EXIF 2.3, 4.6.4.
+Reads PNG, JPEG and WebP, what the image encoder decodes, by their framing alone, within bounds on
+what it looks at; whether the pixels can be decoded is the encoder's to find out. A file that ends
+too early is one here as far as its framing tells. Sources: PNG third edition; JPEG ITU T.81 annex
+B; RFC 9649; EXIF 2.3, 4.6.4.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 MAX_PARTS = 65_536
-"""Chunks, segments or blocks that are looked at."""
+"""Chunks or segments that are looked at."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHERS = (
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"GIF8", "GIF"),
     (b"BM", "BMP"),
     (b"%PDF", "PDF"),
     (b"\x00\x00\x01\x00", "ICO"),
@@ -37,7 +38,7 @@ _TURNED = 5
 """From this orientation on, width and height change places."""
 _MAX_TAGS = 1000
 _VP8X_ALPHA, _VP8X_MOVES = 0x10, 0x02
-_SUPPORTED = "send PNG, JPEG, WebP or GIF"
+_SUPPORTED = "send PNG, JPEG or WebP"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,6 @@ def read_head(data: bytes) -> PictureHead:
         return _jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return _gif(data)
     if not data:
         raise ValueError(f"is empty; {_SUPPORTED}")
     if data[4:8] == b"ftyp":
@@ -197,48 +196,6 @@ def _jpeg(data: bytes) -> PictureHead:
             orientation = _orientation(data[at + 8 : at + length])
         at += length
     raise ValueError(f"is a JPEG of more than {MAX_PARTS} parts; save it again")
-
-
-def _gif(data: bytes) -> PictureHead:
-    if len(data) < 13:
-        raise _cut("GIF")
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + _palette_bytes(flags)
-    frames, has_alpha = 0, False
-    for _ in range(MAX_PARTS):
-        kind = data[at : at + 1]
-        if kind == b";" or frames > 1:
-            return PictureHead(
-                media_type="image/gif",
-                width=width,
-                height=height,
-                has_alpha=has_alpha,
-                frames=max(1, frames),
-            )
-        if kind == b"!":
-            if data[at + 1 : at + 2] == b"\xf9":  # graphic control: bit 0 says transparent
-                has_alpha = has_alpha or bool(data[at + 3 : at + 4] and data[at + 3] & 1)
-            at = _after_blocks(data, at + 2)
-        elif kind == b"," and at + 10 <= len(data):
-            frames += 1
-            at = _after_blocks(data, at + 11 + _palette_bytes(data[at + 9]))
-        else:
-            raise _cut("GIF")
-    raise ValueError(f"is a GIF of more than {MAX_PARTS} parts; save it again")
-
-
-def _palette_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _after_blocks(data: bytes, at: int) -> int:
-    """Where sub-blocks, each of up to 255 bytes, end."""
-    while at < len(data):
-        length = data[at]
-        at += 1 + length
-        if length == 0:
-            return at
-    raise _cut("GIF")
 
 
 def _orientation(exif: bytes) -> int:

@@ -26,8 +26,8 @@ from serve.settings.pictures import MAX_PICTURES, PicturesConfig
 
 _FILE_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{16})?")
 _FILE_PATH = re.compile(r"/?v1/files/(?P<id>[0-9a-f]{32,48})")
-_BARE = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")
-"""How PNG, JPEG, WebP and GIF begin in base64, without a data URL around it."""
+_BARE = ("iVBORw0KGgo", "/9j/", "UklGR")
+"""How PNG, JPEG and WebP begin in base64, without a data URL around it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from pipelines.contracts import Cut, LatentJob, SamplingParams, ServiceTerms
 from pipelines.errors import ConfigurationError
 from pipelines.parallel.commands import Admit, Order, Recut, Stop, Table, Tick, decode, encode
 from pipelines.parallel.degrees import Degrees, shares, spans
+from pipelines.tasks import PictureRole, PictureUse, Task
 
 JOB = LatentJob(
     work_id="a",
@@ -26,6 +27,9 @@ JOB = LatentJob(
         min_inference_steps=3,
         planned_cuts=(Cut(2, 6), Cut(3, 5)),
         skips_steps=True,
+        task=Task.IMAGE_TO_IMAGE,
+        strength=0.6,
+        pictures=(PictureUse(role=PictureRole.IMAGE, height=64, width=48, scale=0.1 + 0.2),),
     ),
     terms=ServiceTerms(tenant="secret", deadline=1.5),
 )
@@ -57,6 +61,8 @@ def test_an_order_arrives_as_it_was_given(command: Admit | Recut | Tick | Stop) 
         assert b"secret" not in frame
         assert isinstance(arrived, Admit)
         assert arrived.job.terms == ServiceTerms()
+        assert type(arrived.job.sampling.pictures[0].role) is PictureRole
+        assert type(arrived.job.sampling.task) is Task
         command = replace(command, job=replace(JOB, terms=ServiceTerms(), num_images=1))
     assert arrived == command
 

@@ -20,15 +20,18 @@ from pipelines.engine.costs.surface import CostSurface
 from pipelines.engine.engine import Engine
 from pipelines.engine.entry import HandedOver
 from pipelines.engine.scheduling.scheduler import Scheduler
-from pipelines.errors import ConfigurationError, StageLost
+from pipelines.errors import ConfigurationError, StageLost, UnsupportedFeature
 from pipelines.parallel.degrees import Degrees
 from pipelines.parallel.stage import ParallelStage
 from pipelines.parallel.traffic import tick_traffic
 from pipelines.stages.denoiser import DenoiserStage
+from pipelines.stages.image_encoder import ImageEncoderStage
 from pipelines.stages.trajectory import Trajectory
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from pipelines.tasks import Task
 from tests.jobs import with_sampling
 from tests.pipelines.parallel.ranks import GUARD_S, Workers, begin, replica, settings_for
+from tests.tiny_pictures import Case
 
 BOUND = 1e-5
 """Of the largest value, as for one request in a packed batch (`test_transformer.py`)."""
@@ -316,3 +319,23 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it hangs"
         time.sleep(0.02)
+
+
+def test_pictures_that_take_part_in_every_step_are_refused_on_several_ranks(
+    workers: Workers, one: DenoiserStage, dev_like: Path
+) -> None:
+    """One that only says where to start is not: all ranks enter the schedule where it does."""
+    start = Case(task=Task.IMAGE_TO_IMAGE, strength=0.6, steps=5)
+    masked = Case(task=Task.INPAINT)
+    encode = ImageEncoderStage.load(str(dev_like)).encode
+    (text,) = texts(one, 5)
+    with replica(workers, settings_for(dev_like, Degrees(tensor=2))) as stage:
+        stages = (stage, one)
+        pair = Pair(stages, start.job, text, None, None, encode(start.prepared))
+        assert pair.both[0].num_steps == 3
+        with pytest.raises(UnsupportedFeature, match="not drawn on several GPUs") as refused:
+            stage.admit(masked.job, text, None, None, encode(masked.prepared))
+        assert refused.value.param == "task"
+        pairs = [pair]
+        while pairs:
+            pairs = tick(stages, pairs)

@@ -29,6 +29,10 @@ def recipe(role: PictureRole, **fields: Any) -> PictureRecipe:
     return PictureRecipe(**{"use": use(role), "source": IMAGE, **fields})
 
 
+def same(found: np.ndarray | None, expected: np.ndarray) -> bool:
+    return found is not None and np.array_equal(found, expected)
+
+
 def box() -> np.ndarray:
     mask = np.zeros(RGB.shape[:2], bool)
     mask[6:15, 10:30] = True
@@ -42,11 +46,18 @@ def white(mask: np.ndarray) -> bytes:
 def test_a_picture_of_the_size_is_kept_and_another_is_resized_as_diffusers_does() -> None:
     made = prepare(recipe(PictureRole.IMAGE), Files())
     assert made.pixels is not None
-    assert np.array_equal(made.pixels, RGB)
+    assert same(made.pixels, RGB)
     assert made.mask is None
     larger = recipe(PictureRole.IMAGE, use=use(PictureRole.IMAGE, 48, 64))
     expected = Image.fromarray(RGB).resize((64, 48), Image.Resampling.LANCZOS)
-    assert np.array_equal(prepare(larger, Files()).pixels, np.asarray(expected))
+    assert same(prepare(larger, Files()).pixels, np.asarray(expected))
+
+
+def test_a_picture_that_becomes_text_keeps_all_its_pixels() -> None:
+    smaller = recipe(PictureRole.REFERENCE, use=use(PictureRole.REFERENCE, 16, 16))
+    made = prepare(smaller, Files(), as_text=True)
+    assert made.as_text
+    assert same(made.pixels, RGB)
 
 
 def test_bars_keep_the_ratio_and_say_their_colour() -> None:
@@ -125,7 +136,7 @@ def test_outpainting_pads_the_image_and_masks_the_border() -> None:
 def test_stored_files_are_found_by_their_hash() -> None:
     stored = replace(IMAGE, data=None, file_id="file-1")
     files = Files({stored.sha256: encoded(RGB)})
-    assert np.array_equal(prepare(recipe(PictureRole.IMAGE, source=stored), files).pixels, RGB)
+    assert same(prepare(recipe(PictureRole.IMAGE, source=stored), files).pixels, RGB)
 
 
 def test_pixels_outside_of_the_mask_are_the_images_own() -> None:
@@ -183,3 +194,11 @@ def test_an_object_that_the_mask_cuts_tints_nothing() -> None:
     assert not colour_shift(image + 40, image, large_box()).any(), "another picture, and no tint"
     noisy = np.random.default_rng(1).integers(0, 255, image.shape).astype(np.uint8)
     assert not colour_shift(noisy, image, large_box()).any()
+
+
+def test_a_tint_that_one_side_has_not_is_left() -> None:
+    image = np.full((96, 96, 3), 120, np.uint8)
+    drawn = image + np.uint8(9)
+    assert list(colour_shift(drawn, image, large_box())) == [-9, -9, -9]
+    drawn[:, :24] = 120
+    assert not colour_shift(drawn, image, large_box()).any()

@@ -12,7 +12,7 @@ from pipelines import errors
 from serve.api.services import Services
 from tests.serve.api.openapi.provocations import (
     AT_ONCE,
-    GENERATIONS,
+    DRAWING,
     JOB,
     JOBS,
     JSON,
@@ -55,7 +55,7 @@ async def a_job_submitted(at: Situation) -> httpx.Response:
     return await at.ask()
 
 
-@provokes(GENERATIONS, 202, JSON)
+@provokes(DRAWING, 202, JSON)
 async def a_generation_that_nobody_waits_for(at: Situation) -> httpx.Response:
     return await at.ask(json=BODY, headers={"prefer": "respond-async"})
 
@@ -80,7 +80,7 @@ async def deleted_before_its_end(at: Situation) -> httpx.Response:
     return await at.send(client, name=await a_job(client, is_over=False))
 
 
-@provokes((JOBS, GENERATIONS), 409, "idempotency_key_reused")
+@provokes((JOBS, *DRAWING), 409, "idempotency_key_reused")
 async def a_key_of_another_body(at: Situation) -> httpx.Response:
     client = at.client_of(services())
     headers = {"idempotency-key": "a key to be reused", "prefer": "respond-async"}
@@ -103,7 +103,7 @@ async def a_full_queue(at: Situation) -> httpx.Response:
 
 
 @provokes((*OF_ONE, JOBS), 503, "store_unavailable")
-@provokes(GENERATIONS, 503, "store_unavailable")
+@provokes(DRAWING, 503, "store_unavailable")
 async def a_store_that_is_away(at: Situation) -> httpx.Response:
     away = raises(errors.StoreUnavailable("away", retry_after_s=1.0))
     return await at.ask(behind(away), headers={"prefer": "respond-async"})

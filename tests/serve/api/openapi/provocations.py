@@ -16,6 +16,7 @@ from serve.api.services import Services
 from tests.deployments.receipts import file_with, receipt
 from tests.serve import fakes
 from tests.serve.api.openapi.kept_jobs import KEPT
+from tests.serve.api.pictures.samples import data_url, picture
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import PIXELS, FakeGraph, FakeStore
 
@@ -30,13 +31,19 @@ LIVENESS = ("/healthz", "/liveness")
 METRICS = "/metrics"
 LOAD = "/load"
 JOBS, JOB = "/v1/jobs", "/v1/jobs/{job_id}"
-POSTED = (GENERATIONS, PREFLIGHT, JOBS)
+EDITS, VARIATIONS = "/v1/images/edits", "/v1/images/variations"
+HUGGING_FACE_EDIT = "/hf/image-to-image"
+DRAWING = (GENERATIONS, EDITS, VARIATIONS)
+POSTED = (*DRAWING, PREFLIGHT, JOBS)
 WITH_BODY = (*POSTED, RECEIPTS)
 EVERY = "*"
 
 JSON, HTML = "application/json", "text/html"
 AT_ONCE = {"request_timeout_s": 1e-6}
 
+
+PICTURE = data_url(picture(64, 64))
+"""That edits of any kind bring along."""
 
 FILE_BODY: dict[str, Any] = {
     "content": file_with(receipt()),
@@ -72,6 +79,8 @@ class Situation:
         path = re.sub(r"\{[a-z_]+\}", name, path)
         if self.method == "post" and not {"json", "content"} & set(request):
             request["json"] = {"prompt": "a cat"}
+        if "json" in request and path in (EDITS, VARIATIONS, HUGGING_FACE_EDIT):
+            request["json"] = {"image": PICTURE, **request["json"]}
         if "json" in request and path.endswith("/predictions"):
             request["json"] = {"input": request["json"]}
         return await client.request(self.method, path, **request)
@@ -139,7 +148,7 @@ def slow(at: Situation) -> dict[str, Any]:
 @provokes(LIVENESS, 200, JSON)
 @provokes(READINESS, 200, JSON)
 @provokes(PREFLIGHT, 200, JSON)
-@provokes(GENERATIONS, 200, JSON)
+@provokes(DRAWING, 200, JSON)
 @provokes(TRACES, 200, JSON)
 @provokes(LOAD, 200, JSON)
 async def plain(at: Situation) -> httpx.Response:
@@ -151,18 +160,18 @@ async def a_receipt(at: Situation) -> httpx.Response:
     return await at.ask(**FILE_BODY)
 
 
-@provokes(GENERATIONS, 200, "image/png", "image/jpeg", "image/webp")
+@provokes(DRAWING, 200, "image/png", "image/jpeg", "image/webp")
 async def an_image(at: Situation, kind: str) -> httpx.Response:
     body = {"prompt": "warn me", "response_format": "file", "output_format": kind[6:]}
     return await at.ask(json=body)
 
 
-@provokes(GENERATIONS, 200, "text/event-stream")
+@provokes(DRAWING, 200, "text/event-stream")
 async def events(at: Situation) -> httpx.Response:
     return await at.ask(json={"prompt": "a cat", "stream": True})
 
 
-@provokes(GENERATIONS, 200, "application/zip")
+@provokes(DRAWING, 200, "application/zip")
 async def images(at: Situation) -> httpx.Response:
     return await at.ask(json={"prompt": "a cat", "n": 2, "response_format": "file"})
 
@@ -215,7 +224,7 @@ async def some_metrics(at: Situation) -> httpx.Response:
 
 @provokes(EVERY, 413, "request_too_large")
 async def a_large_body(at: Situation) -> httpx.Response:
-    limits = {"max_body_bytes": 1024, "max_file_bytes": 1024}
+    limits = dict.fromkeys(("max_body_bytes", "max_file_bytes", "max_picture_body_bytes"), 1024)
     given = services(limits=limits, metrics={"route": True})
     return await at.ask(given, headers={"content-length": "1025", "content-type": JSON})
 
@@ -287,8 +296,13 @@ async def no_image(at: Situation) -> httpx.Response:
 
 
 @provokes(POSTED, 400, "unsupported_feature")
-async def an_edit(at: Situation) -> httpx.Response:
-    return await at.ask(json={"prompt": "a cat", "image": "x"})
+async def an_adapter(at: Situation) -> httpx.Response:
+    return await at.ask(json={"prompt": "a cat", "lora": "x"})
+
+
+@provokes(POSTED, 404, "file_not_found")
+async def a_picture_that_is_not_there(at: Situation) -> httpx.Response:
+    return await at.ask(json={"prompt": "a cat", "image": "f" * 32})
 
 
 @provokes(POSTED, 404, "model_not_found")
@@ -348,13 +362,13 @@ OF_THE_GRAPH: dict[str, errors.SluiceError] = {
 }
 
 
-@provokes(GENERATIONS, 429, "overloaded", "deadline_unreachable")
-@provokes(GENERATIONS, 500, "degenerate_image", "checkpoint_error")
+@provokes(DRAWING, 429, "overloaded", "deadline_unreachable")
+@provokes(DRAWING, 500, "degenerate_image", "checkpoint_error")
 async def the_graph_refuses(at: Situation, kind: str) -> httpx.Response:
     return await at.ask(services(FakeGraph(error=OF_THE_GRAPH[kind])))
 
 
-@provokes(GENERATIONS, 503, "not_ready")
+@provokes(DRAWING, 503, "not_ready")
 async def a_stage_cannot_start(at: Situation) -> httpx.Response:
     return await the_graph_refuses(at, "not_ready")
 
@@ -369,12 +383,12 @@ async def no_agent(at: Situation) -> httpx.Response:
     return await at.ask()
 
 
-@provokes(GENERATIONS, 504, "request_timeout")
+@provokes(DRAWING, 504, "request_timeout")
 async def a_graph_that_hangs(at: Situation) -> httpx.Response:
     return await at.ask(services(FakeGraph(hangs=True), limits={"request_timeout_s": 0.05}))
 
 
-@provokes(GENERATIONS, 500, "internal_error")
+@provokes(DRAWING, 500, "internal_error")
 async def a_graph_that_breaks(at: Situation) -> httpx.Response:
     return await at.ask(services(FakeGraph(error=RuntimeError("bug"))))
 

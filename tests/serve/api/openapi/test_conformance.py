@@ -38,6 +38,10 @@ _CONTRADICTION = re.compile(
     r"|min_steps: must be 1 to \d+, got|seed: must be 0 to \d+, or -1 for a random one, got"
     r"|prompt: (?:--|unknown|describe|\[)|required, and it is missing|is nested too deeply"
     r"|Idempotency-Key: too short for a request that names no user"
+    r"|is no picture|must be a file, a data URL|is a data URL that is damaged|fetches no pictures"
+    r"|needs an image beside it|does not do that|no ControlNet is served|pictures, and a model that"
+    r"|adds nothing|draws from words alone|needs a picture to edit|--no says nothing|needed by the"
+    r"|an image alone|starts from noise alone|leave (?:min_steps|step_cuts|skip_steps) out"
 )
 """What a schema of single fields cannot say; all else that a document allows must be taken."""
 

@@ -28,7 +28,8 @@ DELIVERIES = "/v1/webhooks/deliveries"
 REDELIVER = f"{DELIVERIES}/{{delivery_id}}/redeliver"
 
 SUBMITS = (FAL, PREDICTIONS, OF_MODEL)
-READS = (HUGGING_FACE, *SUBMITS)
+TASKS = (HUGGING_FACE, generations.HUGGING_FACE_EDIT)
+READS = (*TASKS, *SUBMITS)
 LOOKS = (FAL_STATUS, FAL_RESULT, FAL_CANCEL, PREDICTION, PREDICTION_CANCEL)
 OF_WEBHOOKS = (DELIVERIES, REDELIVER)
 
@@ -37,18 +38,19 @@ OF_WEBHOOKS = (DELIVERIES, REDELIVER)
 provokes(READS, 408, "body_timeout")(generations.a_slow_body)
 provokes(READS, 415, "unsupported_media_type")(generations.an_unknown_encoding)
 provokes(READS, 400, "invalid_value")(generations.a_wrong_type)
-provokes(READS, 400, "unsupported_feature")(generations.an_edit)
-provokes((HUGGING_FACE, PREDICTIONS), 404, "model_not_found")(generations.another_model_in_the_body)
+provokes(READS, 400, "unsupported_feature")(generations.an_adapter)
+provokes((*TASKS, PREDICTIONS), 404, "model_not_found")(generations.another_model_in_the_body)
 provokes((FAL, OF_MODEL), 404, "model_not_found")(generations.another_name)
 provokes(READS, 400, "content_policy_violation")(generations.a_prompt_against_the_policy)
+provokes(READS, 404, "file_not_found")(generations.a_picture_that_is_not_there)
 provokes(READS, 500, "stage_failed")(generations.a_prompt_that_cannot_be_checked)
 
-provokes(HUGGING_FACE, 200, "image/png", "image/jpeg", "image/webp")(generations.an_image)
-provokes(HUGGING_FACE, 429, "overloaded", "deadline_unreachable")(generations.the_graph_refuses)
-provokes(HUGGING_FACE, 500, "degenerate_image", "checkpoint_error")(generations.the_graph_refuses)
-provokes(HUGGING_FACE, 503, "not_ready")(generations.a_stage_cannot_start)
-provokes(HUGGING_FACE, 504, "request_timeout")(generations.a_graph_that_hangs)
-provokes(HUGGING_FACE, 500, "internal_error")(generations.a_graph_that_breaks)
+provokes(TASKS, 200, "image/png", "image/jpeg", "image/webp")(generations.an_image)
+provokes(TASKS, 429, "overloaded", "deadline_unreachable")(generations.the_graph_refuses)
+provokes(TASKS, 500, "degenerate_image", "checkpoint_error")(generations.the_graph_refuses)
+provokes(TASKS, 503, "not_ready")(generations.a_stage_cannot_start)
+provokes(TASKS, 504, "request_timeout")(generations.a_graph_that_hangs)
+provokes(TASKS, 500, "internal_error")(generations.a_graph_that_breaks)
 
 # As on the routes of jobs
 

@@ -117,7 +117,7 @@ def test_what_no_model_here_does_names_models_to_add(monkeypatch: pytest.MonkeyP
         "image: base does not do that: a model is needed that edits a picture by instruction;"
         " its operator can add kontext"
     )
-    only_text = replace(SPEC, name="words")
+    only_text = replace(SPEC, name="words", tasks=("text-to-image",))
     with pytest.raises(UnsupportedFeature, match="can add base or kontext or fill") as caught:
         chosen(only_text, images=1, has_mask=True)
     assert caught.value.param == "mask"

@@ -22,17 +22,17 @@ def url_of(width: int, height: int, **more: Any) -> str:
 
 
 BAD_FILES = [
-    (b"hello", "is no picture; send PNG, JPEG, WebP or GIF"),
+    (b"hello", "is no picture; send PNG, JPEG or WebP"),
     (b"<html>", "is no picture"),
     (PICTURE[:60], "ends too early; send all of it"),
     (PICTURE[:-1], "ends too early"),
     (picture(64, 64, file_format="jpeg")[:40], "ends too early"),
     (bomb(), "is 60000x60000 pixels; at most 16384 a side"),
-    (bomb(16_000, 16_000), "is 16000x16000 pixels; at most 64000000 in all"),
+    (bomb(16_000, 16_000), "is 16000x16000 pixels; at most 50000000 in all"),
     (picture(1, 1), "is 1x1 pixels; at least 16 a side"),
     (bomb(40_000, 1), "is 40000x1 pixels; at most 16384 a side"),
-    (moving("gif"), "is an animation; send one still picture"),
-    (moving("png"), "is an animation"),
+    (moving("gif"), "is GIF; send PNG, JPEG or WebP"),
+    (moving("png"), "is an animation; send one still picture"),
 ]
 
 
@@ -56,7 +56,7 @@ async def test_cmyk_and_palettes_are_the_encoders_to_read(
 ):
     for data in (
         picture(64, 64, mode="CMYK", colour=0, file_format="jpeg"),
-        picture(64, 64, mode="P", colour=0, file_format="gif"),
+        picture(64, 64, mode="P", colour=0),
         picture(64, 64, mode="I;16", colour=0),
     ):
         answer = await editing.post(EDITS, data={"prompt": "x"}, files={"image": ("a", data)})
