@@ -12,18 +12,22 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import typer
 
 from pipelines.errors import InvalidRequest, SluiceError
+from pipelines.tasks import PictureRole
 from serve.api.pictures.heads import PictureHead, read_head
 from serve.api.pictures.uploads import upload_of
 from serve.cli.client import ServerError
 
 _MOST_BYTES = 64 * 2**20
 """Of one file; servers take no larger bodies unless they are told to."""
-_SIDES = re.compile(r"\d{1,5},\d{1,5},\d{1,5},\d{1,5}")
+_SIDES = ("left", "top", "right", "bottom")
+_FOUR_SIDES = re.compile(r"\d{1,5},\d{1,5},\d{1,5},\d{1,5}")
+_OF_PICTURES = {"task", "pictures", "image", "mask", "mask_image", "reference_image", "control"}
+"""Fields of a record that tell of pictures, or would name some that are not here."""
 _OPAQUE = 128
 """From this alpha on nothing is drawn anew, as `pipelines.pictures.masks` has it."""
 _OPTIONS = {
@@ -129,26 +133,38 @@ def redrawn_fields(
 
     Raises CommandFailed, naming those that are not.
     """
-    fields = {name: recorded[name] for name in recorded if name not in ("task", "pictures")}
-    told: Any = recorded.get("pictures", ())
-    digests = [
-        str(each[name]) for each in told for name in ("sha256", "mask_sha256") if name in each
-    ]
+    fields = {name: recorded[name] for name in recorded if name not in _OF_PICTURES}
+    told = _told_pictures(recorded)
+    digests = [each[name] for each in told for name in ("sha256", "mask_sha256") if name in each]
     given = {hashlib.sha256(data).hexdigest() for data in uploads.values()}
-    if missing := [digest for digest in dict.fromkeys(digests) if digest not in given]:
+    if missing := [str(digest)[:12] for digest in dict.fromkeys(digests) if digest not in given]:
         raise CommandFailed(
             f"--from: {source} was drawn from pictures that are not in it; give the same files with"
-            f" --image and --mask (SHA-256 {', '.join(digest[:12] for digest in missing)})"
+            f" --image and --mask (SHA-256 {', '.join(missing)})"
         )
     for each in told:
-        if any(padding := each.get("padding", ())):
-            sides = ("left", "top", "right", "bottom")
-            fields["outpaint"] = dict(zip(sides, padding, strict=True))
-        if "background" in each:
-            fields["background"] = "#{:02x}{:02x}{:02x}".format(*each["background"])
-    if not any(each["role"] == "mask" for each in told):
+        padding, background = each.get("padding"), each.get("background")
+        if _are_numbers(padding, 4) and any(padding):
+            fields["outpaint"] = dict(zip(_SIDES, padding, strict=True))
+        if _are_numbers(background, 3):
+            fields["background"] = "#{:02x}{:02x}{:02x}".format(*background)
+    if not any(each.get("role") == PictureRole.MASK for each in told):
         fields.pop("paste_back", None)
     return fields
+
+
+def _told_pictures(recorded: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Whatever a file says of them: it may be anybody's."""
+    found = recorded.get("pictures")
+    entries = cast("list[object]", found) if isinstance(found, list) else []
+    return [cast("dict[str, Any]", each) for each in entries if isinstance(each, dict)]
+
+
+def _are_numbers(value: object, count: int) -> TypeGuard[list[int]]:
+    if not isinstance(value, list):
+        return False
+    entries = cast("list[object]", value)
+    return len(entries) == count and all(type(each) is int for each in entries)
 
 
 def _picture(path: Path, option: str) -> tuple[bytes, PictureHead]:
@@ -189,12 +205,12 @@ def _mask_field(data: bytes, head: PictureHead) -> str:
 
 def _sides(text: str) -> dict[str, int]:
     written = text.replace(" ", "")
-    values = [int(each) for each in written.split(",")] if _SIDES.fullmatch(written) else []
+    values = [int(each) for each in written.split(",")] if _FOUR_SIDES.fullmatch(written) else []
     if not any(values):
         raise typer.BadParameter(
             f"--outpaint: {text!r} must be pixels to add as LEFT,TOP,RIGHT,BOTTOM, such as 0,0,64,0"
         )
-    return dict(zip(("left", "top", "right", "bottom"), values, strict=True))
+    return dict(zip(_SIDES, values, strict=True))
 
 
 def _size(head: PictureHead) -> str:

@@ -138,7 +138,7 @@ class TestRefused:
         [
             (["none.png"], "IMAGE: none.png is not there; name a PNG, JPEG or WebP file"),
             (["folder"], "IMAGE: folder is a folder; name a PNG, JPEG or WebP file"),
-            (["text.png"], "IMAGE: text.png is no picture; send PNG, JPEG, WebP or GIF"),
+            (["text.png"], "IMAGE: text.png is no picture; send PNG, JPEG or WebP"),
             (["cut.png"], "IMAGE: cut.png is a PNG that ends too early; send all of it"),
             (["damaged.png", "--strength", "0.5"], "IMAGE: cannot be read"),
             (["in.png", "--mask", "none.png"], "--mask: none.png is not there"),
