@@ -20,7 +20,7 @@ from deployments.weights.fetch import fetch
 from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import PromptFacts
 from pipelines.contracts import Conditioning, DecodedImage, StepEvent
-from pipelines.provenance import StageProvenance
+from pipelines.provenance import StageProvenance, of_size
 from pipelines.skipping import forwards_of
 from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
@@ -100,7 +100,9 @@ class LocalDrawing:
         images = loaded.chain.generate(plan.params, on_step=on_step, on_encoded=on_encoded)
         drawn_by = tuple(replace(stage, weights=read.wait()) for stage, read in loaded.stages)
         return [
-            _finished(replace(image, drawn_by=drawn_by), plan, index)
+            _finished(
+                replace(image, drawn_by=of_size(drawn_by, *image.pixels.shape[:2])), plan, index
+            )
             for index, image in enumerate(images)
         ]
 
@@ -136,7 +138,15 @@ class LocalDrawing:
         files = (*family.text_files, *family.transformer_files, *family.decoder_files)
         folder = fetch(self._spec.source, files, weights)
         spec = replace(self._spec, source=str(folder))
-        chain = LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+        decoder = self._settings.stages.vae_decoder
+        chain = LocalChain.load(
+            spec,
+            device=device,
+            dtype=dtype,
+            classifier=classifier,
+            tile_from_pixels=decoder.tile_from_pixels,
+            decoder_batch=decoder.max_batch_size,
+        )
         parts = {
             "text_encoder": family.text_files,
             "transformer": family.transformer_files,
@@ -149,6 +159,7 @@ class LocalDrawing:
                     device=device,
                     dtype=dtype,
                     attention=_ATTENTION if part == "transformer" else "",
+                    tiling=chain.tiling if part == "vae" else None,
                 ),
                 Fingerprint(folder, names, weights),
             )

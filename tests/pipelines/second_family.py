@@ -49,6 +49,7 @@ from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentSh
 from pipelines.sampling import Schedule
 from pipelines.skipping import evaluated_steps, forecasts
 from pipelines.tasks import Task
+from pipelines.tiling import Tiling
 
 NAME = "made-up"
 PATCH, CHANNELS, WIDTH, HEADS, HEAD, TEXT, BLOCKS = 32, 32, 64, 4, 16, 24, 3
@@ -282,8 +283,15 @@ class Squares:
     """The family's `LatentDecoder`: a token is a square of one colour."""
 
     device = CPU
+    tile_size = 0
 
-    def decode(self, latents: Sequence[torch.Tensor], height: int, width: int) -> torch.Tensor:
+    def batch_bytes(self, batch: int, pixels: int) -> int:
+        return 12 * batch * pixels
+
+    def decode(
+        self, latents: Sequence[torch.Tensor], height: int, width: int, *, tiled: bool = False
+    ) -> torch.Tensor:
+        assert not tiled
         colours = torch.stack(list(latents))[:, :, :3].tanh().transpose(1, 2)
         squares = colours.unflatten(2, (height // PATCH, width // PATCH))
         return squares.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
@@ -297,14 +305,19 @@ class Parts(NamedTuple):
     decoder_weights: int = 0
     encoder_weights: int = 0
     heads: int = HEADS
+    tile_size: int = 0
 
     def encode_bytes(self, *, batch: int, tokens: int) -> int:
         return 4 * batch * tokens * TEXT
 
-    def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
+    def decode_bytes(
+        self, *, batch: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return 3 * batch * pixels * itemsize
 
-    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+    def encode_image_bytes(
+        self, *, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return 3 * pixels * itemsize
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
