@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SamplingParams,
     )
     from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
+    from pipelines.prompts.weighting import WeightedText
     from pipelines.sampling import Schedule
 
 _IMPORT_PATHS = {"flux1": "pipelines.flux1.family:FAMILY"}
@@ -110,7 +111,7 @@ class EmbeddedText(NamedTuple):
 class PromptEncoder(Protocol):
     """Loaded text encoders with their tokenizers: what the text encoder stage asks of them."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
+    def encode(self, texts: Sequence[WeightedText], length: int) -> list[Conditioning]:
         """One for each text, in order; `length` is the most tokens that one may have."""
         ...
 
@@ -295,6 +296,7 @@ class Family:
     takes `variations`, the folder of a model that makes text tokens of pictures, or None.
     `parts_of` counts a model's parts. `shards` says whether `pipelines.parallel` can split the
     transformer over several ranks. `variation_tokens` are what a variation's picture adds to text.
+    `weighs_words` says whether words of a prompt can count more or less than others.
     """
 
     name: str
@@ -310,6 +312,7 @@ class Family:
     parts_of: Callable[[ModelSpec], ModelParts]
     shards: bool
     variation_tokens: int = 0
+    weighs_words: bool = False
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of one image of `height` x `width` pixels, multiples of `size_multiple`."""

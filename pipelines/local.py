@@ -117,6 +117,7 @@ class LocalChain:
             prompt=text,
             max_sequence_length=params.max_sequence_length,
             is_blank=params.task is Task.VARIATION and not text,
+            is_weighted=params.prompt_weighting,
         )
         return self._encoder.encode([prompt])[0]
 

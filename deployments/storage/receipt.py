@@ -32,8 +32,8 @@ FORMAT = 1
 """Of receipts; one that older readers would misunderstand has a higher one."""
 
 FORMAT_WITH_MORE = 2
-"""Of those that older readers would misunderstand: of an image that was drawn from pictures, or by
-a VAE in tiles. Without these it is another image."""
+"""Of those that older readers would misunderstand: of an image that was drawn from pictures, of a
+prompt with weights, or by a VAE in tiles. Without these it is another image."""
 
 MAX_BYTES = 2 * 2**20
 """Of a receipt in UTF-8. One that is longer is neither written nor read."""
@@ -95,8 +95,9 @@ def receipt_text(
         "true_cfg_scale": params.true_cfg_scale if params.uses_true_cfg else 1.0,
         "skip_steps": params.skips_steps,
     }
+    is_weighted = params.prompt_weighting and params.weighs_words
     content = {
-        "sluice_receipt": FORMAT_WITH_MORE if recipes else FORMAT,
+        "sluice_receipt": FORMAT_WITH_MORE if recipes or is_weighted else FORMAT,
         "model": finish.model,
         "steps": steps_run,
         "prompt_tokens": params.max_sequence_length,

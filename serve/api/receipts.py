@@ -28,6 +28,7 @@ _REQUEST_FIELDS = frozenset(
     {
         "prompt",
         "negative_prompt",
+        "prompt_weighting",
         "true_cfg_scale",
         "model",
         "n",

@@ -94,6 +94,12 @@ class ImageGenerationRequest(PictureFields):
     negative_prompt: Text | None = Field(
         default=None, description="What to avoid; needs true_cfg_scale > 1."
     )
+    prompt_weighting: bool | None = Field(
+        default=None,
+        description="Whether `(words:1.3)` in the prompts makes words count more or less: weights 0"
+        " to 2, `(words)` is 1.1, inside each other they multiply, `\\(` is a plain parenthesis."
+        " Absent: as the model has it, which is off.",
+    )
     true_cfg_scale: float = Field(
         default=1.0, description="Classifier-free guidance; a second forward per step above 1."
     )

@@ -74,7 +74,7 @@ class LocalDrawing:
             random_seed=secrets.randbits(32),
         )
         if (rules := load_rules(self._settings.prompt_rules)) is not None:
-            rules.check(plan.params.prompt, param="prompt")
+            rules.check(plan.params.plain_prompt, param="prompt")
         return plan
 
     def draw(

@@ -46,6 +46,7 @@ from pipelines.families import (
 )
 from pipelines.packing.attention import backend
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape, make_places
+from pipelines.prompts.weighting import WeightedText
 from pipelines.sampling import Schedule
 from pipelines.skipping import evaluated_steps, forecasts
 from pipelines.tasks import Task
@@ -268,8 +269,8 @@ def _conditioning(words: torch.Tensor) -> Conditioning:
 class Words:
     """The family's `PromptEncoder`: a token for each word, and no padding."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
-        return [self._encode(text.split()[:length] or [""]) for text in texts]
+    def encode(self, texts: Sequence[WeightedText], length: int) -> list[Conditioning]:
+        return [self._encode(each.text.split()[:length] or [""]) for each in texts]
 
     def blank(self, length: int) -> Conditioning:
         return _conditioning(torch.zeros(1, TEXT))

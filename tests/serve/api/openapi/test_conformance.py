@@ -41,6 +41,7 @@ _CONTRADICTION = re.compile(
     r"|is no picture|must be a file, a data URL|is a data URL that is damaged|fetches no pictures"
     r"|needs an image beside it|does not do that|no ControlNet is served|pictures, and a model that"
     r"|adds nothing|draws from words alone|needs a picture to edit|--no says nothing|needed by the"
+    r"|the parenthesis at position|has the weight|parentheses inside each other"
     r"|an image alone|starts from noise alone|leave (?:min_steps|step_cuts|skip_steps) out"
 )
 """What a schema of single fields cannot say; all else that a document allows must be taken."""
