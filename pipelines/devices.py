@@ -38,7 +38,7 @@ def total_memory(device: torch.device) -> int:
     """Bytes that a device has in all, whoever uses them; of a CPU the machine's, or the container's
     where that has a bound."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.mem_get_info(device)[1]
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()

@@ -29,9 +29,8 @@ def weigh(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return embeds
     values = embeds.float()
     scaled = values * weights.to(values.device)[:, None]
-    loudness = scaled.abs().mean()
-    if loudness == 0:
-        return scaled.to(embeds.dtype)
+    # Where all weights are 0, so is all that is multiplied; asking would wait for the device.
+    loudness = scaled.abs().mean().clamp_min(torch.finfo(torch.float32).tiny)
     return (scaled * (values.abs().mean() / loudness)).to(embeds.dtype)
 
 

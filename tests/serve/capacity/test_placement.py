@@ -156,7 +156,7 @@ def test_a_vae_needs_the_memory_of_a_tile_and_not_of_the_image():
 
 
 def test_a_known_gpu_is_tiled_for_as_it_will_be():
-    """A quarter of an H200 holds one 2048x2048 picture, and no four of them."""
+    """A quarter of an H200 holds four images of 2048x2048, and that of a T4 not one."""
     kinds = {name: f"stages__{name}__accelerator_type" for name in ("vae_decoder", "image_encoder")}
     large = dict.fromkeys(kinds.values(), "H200")
     small = dict.fromkeys(kinds.values(), "T4")
