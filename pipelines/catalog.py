@@ -53,6 +53,9 @@ class ModelSpec:
     tasks: tuple[str, ...] = (Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE, Task.INPAINT)
     family: str = DEFAULT_FAMILY
     moves: bool = False
+    prompt_weighting: bool = False
+    """Whether prompts are read with weights of words where a request does not say. FLUX.1's are
+    prose, and parentheses in them are meant as such."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

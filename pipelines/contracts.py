@@ -18,6 +18,7 @@ from pipelines.pictures.encoded import EncodedPicture as EncodedPicture
 from pipelines.pictures.encoded import PreparedPicture as PreparedPicture
 from pipelines.pictures.recipe import PictureRecipe
 from pipelines.prompts.unread_text import UnreadText
+from pipelines.prompts.weighting import has_weights, parse_weights
 from pipelines.provenance import Provenance
 from pipelines.tasks import PictureUse, Task
 from pipelines.tracing.spans import Spans, Timed
@@ -67,13 +68,26 @@ class GenerationParams(SamplingParams):
 
     Image i of `num_images` is drawn with a generator of its own, seeded `seed + i`.
     `max_sequence_length` bounds the prompt's tokens; where a family pads, it is the padded length,
-    and the padding takes part in the result.
+    and the padding takes part in the result. With `prompt_weighting`, both prompts are read with
+    weights (`pipelines.prompts.weighting`).
     """
 
     prompt: str
     negative_prompt: str | None = None
     num_images: int = 1
     max_sequence_length: int
+    prompt_weighting: bool = False
+
+    @property
+    def plain_prompt(self) -> str:
+        """The prompt as the text encoders read it. Raises InvalidRequest for bad weights."""
+        return parse_weights(self.prompt).text if self.prompt_weighting else self.prompt
+
+    @property
+    def weighs_words(self) -> bool:
+        """Whether `prompt_weighting` could mean something for what is encoded."""
+        negative = self.negative_prompt if self.uses_true_cfg else None
+        return has_weights(self.prompt) or has_weights(negative or "")
 
     @property
     def uses_true_cfg(self) -> bool:
@@ -112,12 +126,14 @@ class TextPrompt:
 
     The tenant is part of that, as nobody may learn from the time what others ask for. With
     `is_blank` no text at all is meant, zeros: a variation without a prompt, whose `prompt` is "".
+    One that `is_weighted` has weights of words in it (`pipelines.prompts.weighting`).
     """
 
     prompt: str
     max_sequence_length: int
     tenant: str = ""
     is_blank: bool = False
+    is_weighted: bool = False
 
 
 class TokenGroup(NamedTuple):

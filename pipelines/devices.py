@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 from pipelines.errors import ConfigurationError
@@ -26,3 +29,19 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(f"device: {name!r} needs a CUDA device, and none is visible here")
     return device
+
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a device has in all, whoever uses them; of a CPU the machine's, or the container's
+    where that has a bound."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:  # another version of control groups, or none
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from pipelines.catalog import ModelSpec
 from pipelines.cuts import Cut
 from pipelines.errors import ConfigurationError
+from pipelines.tiling import Tiling
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         SamplingParams,
     )
     from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape
+    from pipelines.prompts.weighting import WeightedText
     from pipelines.sampling import Schedule
 
 _IMPORT_PATHS = {"flux1": "pipelines.flux1.family:FAMILY"}
@@ -59,12 +61,21 @@ class ModelParts(Protocol):
         """Of encoding `batch` prompts of `tokens` tokens together."""
         ...
 
-    def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
-        """Of decoding `batch` images of `pixels` pixels together."""
+    @property
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles in which the VAE can work; 0: in none."""
         ...
 
-    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
-        """Of encoding one image of `pixels` pixels."""
+    def decode_bytes(
+        self, *, batch: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
+        """Of decoding `batch` images of up to `pixels` pixels together, tiled as `tiling` says."""
+        ...
+
+    def encode_image_bytes(
+        self, *, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
+        """Of encoding one image of up to `pixels` pixels."""
         ...
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
@@ -100,7 +111,7 @@ class EmbeddedText(NamedTuple):
 class PromptEncoder(Protocol):
     """Loaded text encoders with their tokenizers: what the text encoder stage asks of them."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
+    def encode(self, texts: Sequence[WeightedText], length: int) -> list[Conditioning]:
         """One for each text, in order; `length` is the most tokens that one may have."""
         ...
 
@@ -112,9 +123,20 @@ class PromptEncoder(Protocol):
 class ImageEncoder(Protocol):
     """A loaded encoder of pictures: what the image encoder stage asks of it."""
 
-    def encode(self, picture: PreparedPicture) -> EncodedPicture:
-        """One picture that is no mask. Raises UnsupportedFeature for one that becomes text where
-        there is no model for that."""
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles in which it can work (`pipelines.tiling`); 0: in none."""
+        ...
+
+    def picture_bytes(self, pixels: int) -> int:
+        """Device memory that a picture of so many pixels takes, whole, beyond weights."""
+        ...
+
+    def encode(self, picture: PreparedPicture, *, tiled: bool = False) -> EncodedPicture:
+        """One picture that is no mask, in tiles if so. Raises UnsupportedFeature for one that
+        becomes text where there is no model for that."""
         ...
 
 
@@ -245,9 +267,20 @@ class LatentDecoder(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+    @property
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles in which it can work (`pipelines.tiling`); 0: in none."""
+        ...
 
-    def decode(self, latents: Sequence[torch.Tensor], height: int, width: int) -> torch.Tensor:
-        """(B, 3, height, width) around -1..1, from packed latents (S, D) of one size."""
+    def batch_bytes(self, batch: int, pixels: int) -> int:
+        """Device memory that so many images of so many pixels take, whole, beyond weights."""
+        ...
+
+    def decode(
+        self, latents: Sequence[torch.Tensor], height: int, width: int, *, tiled: bool = False
+    ) -> torch.Tensor:
+        """(B, 3, height, width) around -1..1, from packed latents (S, D) of one size; in tiles if
+        so."""
         ...
 
 
@@ -263,6 +296,7 @@ class Family:
     takes `variations`, the folder of a model that makes text tokens of pictures, or None.
     `parts_of` counts a model's parts. `shards` says whether `pipelines.parallel` can split the
     transformer over several ranks. `variation_tokens` are what a variation's picture adds to text.
+    `weighs_words` says whether words of a prompt can count more or less than others.
     """
 
     name: str
@@ -278,6 +312,7 @@ class Family:
     parts_of: Callable[[ModelSpec], ModelParts]
     shards: bool
     variation_tokens: int = 0
+    weighs_words: bool = False
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of one image of `height` x `width` pixels, multiples of `size_multiple`."""

@@ -7,7 +7,7 @@ request has nobody to wait for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.catalog import ControlNetSource, ModelSpec
 from pipelines.contracts import (
@@ -27,6 +27,7 @@ from pipelines.stages.image_encoder import ImageEncoderStage
 from pipelines.stages.text_encoder import TextEncoderStage
 from pipelines.stages.vae_decoder import VaeDecoderStage
 from pipelines.tasks import Task
+from pipelines.tiling import Tiling
 
 if TYPE_CHECKING:
     from pipelines.stages.safety.safety import ImageClassifier
@@ -64,17 +65,27 @@ class LocalChain:
         classifier: ImageClassifier | None = None,
         controlnets: Sequence[ControlNetSource] = (),
         variations: str | None = None,
+        tile_from_pixels: int | None = None,
+        decoder_batch: int = 1,
     ) -> LocalChain:
         """The chain with the weights of `spec`, its ControlNets, and the folder of what makes
-        `variations`. Raises CheckpointError, ConfigurationError."""
-        where = {"family": spec.family, "device": device, "dtype": dtype}
+        `variations`. Images are decoded in tiles as where a server has these options. Raises
+        CheckpointError, ConfigurationError."""
+        where: dict[str, Any] = {"family": spec.family, "device": device, "dtype": dtype}
         return cls(
             TextEncoderStage.load(spec.source, **where),
             DenoiserStage.load(spec.source, **where, controlnets=controlnets),
-            VaeDecoderStage.load(spec.source, **where),
+            VaeDecoderStage.load(
+                spec.source, **where, tile_from_pixels=tile_from_pixels, batch=decoder_batch
+            ),
             classifier,
             lambda: ImageEncoderStage.load(spec.source, **where, variations=variations),
         )
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """By which rule images are decoded in tiles."""
+        return self._decoder.tiling
 
     def generate(
         self,
@@ -106,6 +117,7 @@ class LocalChain:
             prompt=text,
             max_sequence_length=params.max_sequence_length,
             is_blank=params.task is Task.VARIATION and not text,
+            is_weighted=params.prompt_weighting,
         )
         return self._encoder.encode([prompt])[0]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pipelines.tiling import Tiling
 
 ModelPart = str
 """A part of the model: "text_encoder", "image_encoder", "transformer" or "vae"; or a model beside
@@ -22,7 +24,8 @@ class StageProvenance:
     `weights` is the SHA-256 of its files (`deployments.weights.fingerprint`), None where they could
     not be read for that. `device` is the kind, such as "cpu AVX2" or a GPU's name. `attention`,
     `compile` and `parallel` ("tensor x ulysses") are the denoiser's. `versions` are those of the
-    libraries, by name.
+    libraries, by name. `tiling` is by which rule a VAE works in tiles: of what drew an image, None
+    unless that image was tiled.
     """
 
     part: ModelPart
@@ -33,10 +36,21 @@ class StageProvenance:
     compile: bool = False
     parallel: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+    tiling: Tiling | None = None
 
 
 Provenance = tuple[StageProvenance, ...]
 """Each stage that had a part, once, in the order in which they came to it."""
+
+
+def of_size(stages: Provenance, height: int, width: int) -> Provenance:
+    """`stages` as they work on a picture of this size: without a rule that does not cover it."""
+    return tuple(
+        stage
+        if stage.tiling is None or stage.tiling.covers(height, width)
+        else replace(stage, tiling=None)
+        for stage in stages
+    )
 
 
 def joined(*parts: Provenance) -> Provenance:

@@ -25,7 +25,7 @@ from serve.errors import (
 
 logger = logging.getLogger("ray.serve")
 
-_POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index")
+_POLICY_FIELDS = ("stage", "category", "score", "threshold", "image_index", "picture")
 _NOT_READY_RETRY_S = 1.0
 
 

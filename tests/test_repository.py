@@ -221,6 +221,7 @@ def test_the_wheel_carries_model_rules_and_configurations(tmp_path: Path) -> Non
     ):
         assert needed in names, needed
     assert not any(name.startswith(("tests/", "benchmarks/", ".venv")) for name in names)
+    assert not any(name.startswith("pipelines/embedded/training/checkpoints") for name in names)
     assert wheel.stat().st_size < 16 * 2**20
 
 

@@ -21,6 +21,7 @@ from ray.serve import Application
 from benchmarks.trace import Kind
 from deployments.application import bind_stages
 from deployments.options.autoscaling import AutoscalingOptions
+from deployments.options.files import WeightsOptions
 from deployments.options.stages import DenoiserOptions
 from deployments.stages.denoiser import Denoiser
 from pipelines.catalog import models
@@ -56,8 +57,10 @@ class PacedStage:
 class PacedDenoiser(Denoiser):
     """Ray Serve deployment: the product's, over a paced stage."""
 
-    def _load(self, source: str, family: str, options: DenoiserOptions) -> Any:
-        return PacedStage(super()._load(source, family, options))
+    def _load(
+        self, source: str, family: str, options: DenoiserOptions, weights: WeightsOptions
+    ) -> Any:
+        return PacedStage(super()._load(source, family, options, weights))
 
 
 class PacedOptions(DenoiserOptions):

@@ -46,6 +46,7 @@ def start_encoding(calls: Calls, encode: DeploymentHandle, job: GenerationJob) -
                 max_sequence_length=params.max_sequence_length,
                 tenant=job.terms.tenant,
                 is_blank=params.task is Task.VARIATION and not text,
+                is_weighted=params.prompt_weighting,
             ),
         )
         for text in texts

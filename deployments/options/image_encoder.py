@@ -42,6 +42,10 @@ class ImageEncoderOptions(BatchingStageOptions):
     """Of a picture's file. The ingress has bounds of its own, of what it takes in."""
     max_pixels: PositiveInt = 8192 * 8192
     """Of a picture as it comes, before it is fitted to the size that is drawn."""
+    tile_from_pixels: PositiveInt | None = None
+    """Pixels from which on a picture is encoded in overlapping tiles, which takes less memory and
+    changes it a little; left out, from where it would take a quarter of the device's memory. One
+    that fits into a tile (1024x1024 for FLUX.1) is never tiled."""
 
 
 def takes_pictures(spec: ModelSpec) -> bool:

@@ -116,6 +116,11 @@ class StageOptions(Options):
         return "cuda" if self.num_gpus > 0 else "cpu"
 
     @property
+    def device_share(self) -> float:
+        """The share of its device that a replica may take: 1 unless it shares a GPU."""
+        return self.num_gpus if 0 < self.num_gpus < 1 else 1.0
+
+    @property
     def resolved_threads(self) -> int:
         """CPU threads that the stage's computation uses."""
         return self.num_threads or max(1, int(self.num_cpus))

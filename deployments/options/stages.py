@@ -72,6 +72,10 @@ class VaeDecoderOptions(BatchingStageOptions):
 
     max_batch_size: PositiveInt = 4
     """Images of one size that are decoded together at most."""
+    tile_from_pixels: PositiveInt | None = None
+    """Pixels from which on a picture is decoded in overlapping tiles, which takes less memory and
+    changes it a little; left out, from where a full batch would take a quarter of the device's
+    memory. One that fits into a tile (1024x1024 for FLUX.1) is never tiled."""
 
 
 class SafetyOptions(BatchingStageOptions):

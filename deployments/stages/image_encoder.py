@@ -33,7 +33,7 @@ from pipelines.contracts import DecodedImage, PreparedPicture, ServiceTerms
 from pipelines.errors import InvalidRequest, SluiceError
 from pipelines.families import family_of
 from pipelines.pictures.recipe import PictureRecipe, PictureSource
-from pipelines.provenance import Provenance, joined
+from pipelines.provenance import Provenance, joined, of_size
 from pipelines.tasks import PictureRole, PictureUse
 from pipelines.tracing.open_spans import waited_and_ran
 
@@ -104,11 +104,16 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
                 device=options.resolved_device,
                 dtype=options.dtype,
                 variations=None if options.variations is None else self._fetched(weights),
+                tile_from_pixels=options.tile_from_pixels,
+                device_share=options.device_share,
             )
             self._tells_provenance(
                 OwnProvenance(
                     stage_provenance(
-                        "image_encoder", device=options.resolved_device, dtype=options.dtype
+                        "image_encoder",
+                        device=options.resolved_device,
+                        dtype=options.dtype,
+                        tiling=self._stage.tiling,
                     ),
                     Fingerprint(folder, parts, weights),
                 )
@@ -249,7 +254,7 @@ class ImageEncoder(BatchingShim[ImageEncoderOptions, PreparedPicture, PackedPict
         is_text = picture.role is PictureRole.REFERENCE and picture.values.values.ndim == 2
         if is_text and self._variation is not None:
             return await self._variation.known()
-        return await super().provenance()
+        return of_size(await super().provenance(), picture.height, picture.width)
 
     async def _encode(self, asked: _Asked, terms: ServiceTerms) -> _Ran:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from deployments.options.denoiser import DenoiserOptions
 from deployments.weights.fingerprint import Fingerprint
 from pipelines.provenance import ModelPart, Provenance, StageProvenance
+from pipelines.tiling import Tiling
 
 _LIBRARIES = ("sluice", "torch", "diffusers", "transformers")
 
@@ -23,6 +24,7 @@ def stage_provenance(
     attention: str = "",
     compile: bool = False,
     parallel: str = "",
+    tiling: Tiling | None = None,
 ) -> StageProvenance:
     """That of a stage of this process, but for its weights; `device` is "cpu" or "cuda"."""
     return StageProvenance(
@@ -34,6 +36,7 @@ def stage_provenance(
         compile=compile,
         parallel=parallel,
         versions=tuple((name, version_of(name)) for name in _LIBRARIES),
+        tiling=tiling,
     )
 
 

@@ -16,7 +16,7 @@ from deployments.wire.tensors import unpack_latents
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import DecodedImage, ServiceTerms
 from pipelines.families import family_of
-from pipelines.provenance import joined
+from pipelines.provenance import joined, of_size
 
 
 class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
@@ -39,11 +39,22 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
             parts = family_of(spec).decoder_files
             folder = fetch(spec.source, parts, weights)
             self._stage = VaeDecoderStage.load(
-                str(folder), family=spec.family, device=self._device, dtype=options.dtype
+                str(folder),
+                family=spec.family,
+                device=self._device,
+                dtype=options.dtype,
+                tile_from_pixels=options.tile_from_pixels,
+                batch=options.max_batch_size,
+                device_share=options.device_share,
             )
             self._tells_provenance(
                 OwnProvenance(
-                    stage_provenance("vae", device=self._device, dtype=options.dtype),
+                    stage_provenance(
+                        "vae",
+                        device=self._device,
+                        dtype=options.dtype,
+                        tiling=self._stage.tiling,
+                    ),
                     Fingerprint(folder, parts, weights),
                 )
             )
@@ -58,11 +69,12 @@ class VaeDecoder(BatchingShim[VaeDecoderOptions, PackedLatents, DecodedImage]):
         """
         with self._boundary.call():
             image, timings, spans = await self._submit(latents, terms)
+            own = of_size(await self.provenance(), latents.height, latents.width)
             return replace(
                 image,
                 timings={**latents.timings, **timings},
                 spans=spans,
-                drawn_by=joined(latents.drawn_by, await self.provenance()),
+                drawn_by=joined(latents.drawn_by, own),
             )
 
     def _run(self, latents: Sequence[PackedLatents]) -> Sequence[DecodedImage | Exception]:

@@ -99,6 +99,9 @@ def redrawing_fields(
     and no more."""
     num_steps, planned = redrawn_by(params.num_inference_steps, cuts)
     fields: dict[str, object] = {"prompt": params.prompt}
+    if params.weighs_words:
+        # Also where it is off: a server may have it on by default.
+        fields["prompt_weighting"] = params.prompt_weighting
     if params.uses_true_cfg:
         fields["negative_prompt"] = params.negative_prompt
         fields["true_cfg_scale"] = params.true_cfg_scale

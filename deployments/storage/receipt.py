@@ -5,6 +5,7 @@
      "weights": "9f2c...", "versions": {"torch": "2.12.0", ...},                       in short
      "stages": [{"part": "transformer", "weights": "07d1...", "dtype": "bfloat16", ...}, ...]}
 
+A stage has `tiling` (`size` of tiles, `from_pixels`) where it worked on this image in tiles.
 `request` has, of an image that was drawn from pictures, their `pictures`: of each the SHA-256 of
 its file, and what was made of it. The graph knows the request, and the finisher the stages, which
 come with the pixels. `weights` and `versions` sum the stages up for people; whoever compares reads
@@ -25,12 +26,14 @@ from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
 from pipelines.pictures.recipe import PictureRecipe
 from pipelines.provenance import Provenance, StageProvenance, combined_weights
+from pipelines.tiling import Tiling
 
 FORMAT = 1
 """Of receipts; one that older readers would misunderstand has a higher one."""
 
-FORMAT_WITH_PICTURES = 2
-"""Of those whose image was drawn from pictures: without them it is another image."""
+FORMAT_WITH_MORE = 2
+"""Of those that older readers would misunderstand: of an image that was drawn from pictures, of a
+prompt with weights, or by a VAE in tiles. Without these it is another image."""
 
 MAX_BYTES = 2 * 2**20
 """Of a receipt in UTF-8. One that is longer is neither written nor read."""
@@ -92,8 +95,9 @@ def receipt_text(
         "true_cfg_scale": params.true_cfg_scale if params.uses_true_cfg else 1.0,
         "skip_steps": params.skips_steps,
     }
+    is_weighted = params.prompt_weighting and params.weighs_words
     content = {
-        "sluice_receipt": FORMAT_WITH_PICTURES if recipes else FORMAT,
+        "sluice_receipt": FORMAT_WITH_MORE if recipes or is_weighted else FORMAT,
         "model": finish.model,
         "steps": steps_run,
         "prompt_tokens": params.max_sequence_length,
@@ -110,7 +114,9 @@ def with_stages(receipt: str, stages: Provenance) -> str:
     content: dict[str, Any] = json.loads(receipt)
     content["weights"] = combined_weights((stage.part, stage.weights) for stage in stages)
     content["versions"] = _versions(stages)
-    content["stages"] = [{**asdict(stage), "versions": dict(stage.versions)} for stage in stages]
+    content["stages"] = [_stage_content(stage) for stage in stages]
+    if any(stage.tiling is not None for stage in stages):
+        content["sluice_receipt"] = FORMAT_WITH_MORE
     text = json.dumps(content, ensure_ascii=False)
     text = _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text if len(text.encode()) <= MAX_BYTES else ""
@@ -125,10 +131,10 @@ def parse_receipt(text: str) -> Receipt:
     written = content.get("sluice_receipt") if isinstance(content, dict) else None
     if not isinstance(written, int) or isinstance(written, bool):
         raise _damaged("it has no number of its format")
-    if written not in (FORMAT, FORMAT_WITH_PICTURES):
+    if written not in (FORMAT, FORMAT_WITH_MORE):
         raise InvalidRequest(
             f"the file's receipt is of format {str(written)[:20]}, and this server reads {FORMAT}"
-            f" and {FORMAT_WITH_PICTURES}; ask one of the version that drew it"
+            f" and {FORMAT_WITH_MORE}; ask one of the version that drew it"
         )
     stages = content.get("stages")
     if not isinstance(stages, list) or len(stages) > _MAX_STAGES:
@@ -146,7 +152,7 @@ def parse_receipt(text: str) -> Receipt:
 
 
 def _stage(content: object) -> StageProvenance:
-    if not isinstance(content, dict) or content.keys() != _STAGE_FIELDS:
+    if not isinstance(content, dict) or content.keys() | _MAY_LACK != _STAGE_FIELDS:
         raise _damaged("a stage has other fields than it should")
     versions = content["versions"]
     if not isinstance(versions, dict) or len(versions) > _MAX_STAGES:
@@ -162,10 +168,27 @@ def _stage(content: object) -> StageProvenance:
         compile=content["compile"],
         parallel=_text(content, "parallel"),
         versions=tuple((name[:_MAX_TEXT], _text(versions, name)) for name in versions),
+        tiling=_tiling(content.get("tiling")),
     )
 
 
+def _stage_content(stage: StageProvenance) -> dict[str, Any]:
+    content = {**asdict(stage), "versions": dict(stage.versions)}
+    return {name: value for name, value in content.items() if name not in _MAY_LACK or value}
+
+
+def _tiling(content: object) -> Tiling | None:
+    if content is None:
+        return None
+    if not isinstance(content, dict) or content.keys() != _TILING_FIELDS:
+        raise _damaged("`tiling` is not a rule of them")
+    return Tiling(**{name: _count(content, name) for name in _TILING_FIELDS})
+
+
 _STAGE_FIELDS = {field.name for field in fields(StageProvenance)}
+_TILING_FIELDS = {field.name for field in fields(Tiling)}
+_MAY_LACK = {"tiling"}
+"""What a stage tells only where it means something."""
 
 
 def _versions(stages: Provenance) -> dict[str, str]:

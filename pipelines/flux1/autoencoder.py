@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from pipelines.errors import CheckpointError
+from pipelines.flux1.memory import tile_size
 
 EPSILON = 1e-6
 _ACTIVATION = "silu"
@@ -42,6 +43,7 @@ class VaeConfig:
     use_post_quant_conv: bool = True
     scaling_factor: float = 0.18215
     shift_factor: float = 0.0
+    sample_size: int = 32
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> VaeConfig:
@@ -61,7 +63,19 @@ class VaeConfig:
         }
         if "block_out_channels" in known:
             known["block_out_channels"] = tuple(known["block_out_channels"])
+        if isinstance(known.get("sample_size"), list | tuple):
+            known["sample_size"] = known["sample_size"][0]
         return cls(**known)
+
+    @property
+    def shrinkage(self) -> int:
+        """Pixels of a side for one latent."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles of `tiling.py`; 0: it cannot work in any."""
+        return tile_size(self.sample_size, levels=len(self.block_out_channels))
 
 
 class FluxVae(nn.Module):

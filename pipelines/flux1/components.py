@@ -19,6 +19,7 @@ from pipelines import catalog
 from pipelines.catalog import ModelSpec
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.flux1 import memory
+from pipelines.tiling import Tiling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Components:
     `text_weights` counts both text encoders, `decoder_weights` the VAE without its encoder,
     `encoder_weights` the VAE without its decoder. `t5_width` and `t5_heads` are those of the larger
     encoder, `decoder_channels` and `encoder_channels` the channels of the VAE's halves where they
-    have all pixels.
+    have all pixels, `tile_size` the side of its tiles in pixels, 0 without.
     """
 
     transformer: TransformerShape
@@ -54,6 +55,7 @@ class Components:
     t5_heads: int
     decoder_channels: int
     encoder_channels: int
+    tile_size: int
 
     @property
     def heads(self) -> int:
@@ -64,14 +66,22 @@ class Components:
             width=self.t5_width, heads=self.t5_heads, batch=batch, tokens=tokens
         )
 
-    def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
+    def decode_bytes(
+        self, *, batch: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return memory.decode_bytes(
-            channels=self.decoder_channels, batch=batch, pixels=pixels, itemsize=itemsize
+            channels=self.decoder_channels,
+            batch=batch,
+            pixels=pixels,
+            itemsize=itemsize,
+            tiling=tiling,
         )
 
-    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+    def encode_image_bytes(
+        self, *, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return memory.encode_image_bytes(
-            channels=self.encoder_channels, pixels=pixels, itemsize=itemsize
+            channels=self.encoder_channels, pixels=pixels, itemsize=itemsize, tiling=tiling
         )
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:
@@ -132,6 +142,7 @@ def _flux(*, weights: int, guidance_embeds: bool, in_channels: int = 64) -> Comp
         t5_heads=64,
         decoder_channels=256,
         encoder_channels=128,
+        tile_size=1024,
     )
 
 
@@ -176,6 +187,9 @@ def read_components(folder: Path) -> Components:
         t5_heads=t5["num_heads"],
         decoder_channels=channels[min(1, len(channels) - 1)],
         encoder_channels=channels[0],
+        tile_size=memory.tile_size(
+            read_json(folder / "vae" / "config.json").get("sample_size", 32), levels=len(channels)
+        ),
     )
 
 

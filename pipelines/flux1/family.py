@@ -100,4 +100,5 @@ FAMILY = Family(
     parts_of=components_of,
     shards=True,
     variation_tokens=REDUX_TOKENS,
+    weighs_words=True,
 )

@@ -10,6 +10,8 @@ import torch
 
 from pipelines.contracts import EncodedPicture, PreparedPicture
 from pipelines.errors import UnsupportedFeature
+from pipelines.flux1.memory import encode_image_bytes
+from pipelines.flux1.tiling import TileGrid, run_tiled
 from pipelines.flux1.vae_encoder import FluxVaeEncoder
 from pipelines.tasks import PictureRole
 
@@ -23,8 +25,18 @@ class FluxImageEncoder:
     def __init__(self, vae: FluxVaeEncoder, redux: FluxRedux | None = None) -> None:
         self.vae = vae
         self.redux = redux
+        self.device: torch.device = self.vae.device
+        self.tile_size = self.vae.config.tile_size
+        self._grid = TileGrid.of_encoder(self.vae.config)
 
-    def encode(self, picture: PreparedPicture) -> EncodedPicture:
+    def picture_bytes(self, pixels: int) -> int:
+        return encode_image_bytes(
+            channels=self.vae.config.block_out_channels[0],
+            pixels=pixels,
+            itemsize=self.vae.dtype.itemsize,
+        )
+
+    def encode(self, picture: PreparedPicture, *, tiled: bool = False) -> EncodedPicture:
         assert picture.pixels is not None
         height, width = picture.pixels.shape[:2]
         config = self.vae.config
@@ -35,13 +47,14 @@ class FluxImageEncoder:
                 )
             values = self.redux.tokens(picture.pixels)
         else:
-            values = self.vae.encode(self._input(picture))[0]
+            pixels, encode = self._input(picture), self.vae.encode
+            values = (run_tiled(encode, pixels, self._grid) if tiled else encode(pixels))[0]
         return EncodedPicture(
             role=picture.role,
             height=height,
             width=width,
             values=values.contiguous().cpu(),
-            digest=_digest(picture),
+            digest=_digest(picture, tiled=tiled),
             shift=config.shift_factor,
             scale=config.scaling_factor,
         )
@@ -68,10 +81,12 @@ def _channels_first(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values[None].transpose(0, 3, 1, 2))
 
 
-def _digest(picture: PreparedPicture) -> str:
+def _digest(picture: PreparedPicture, *, tiled: bool) -> str:
     """Of all that the result depends on, but the model."""
     assert picture.pixels is not None
     found = sha256(f"{picture.role} {picture.as_text} {picture.pixels.shape}".encode())
+    if tiled and not picture.as_text:
+        found.update(b" tiled")
     found.update(np.ascontiguousarray(picture.pixels).data)
     if picture.mask is not None:
         found.update(np.packbits(picture.mask).data)

@@ -6,16 +6,19 @@ a value   L, S text and image tokens   N forwards   M modulation values of one f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.contracts import SamplingParams
 from pipelines.tasks import Task
+from pipelines.tiling import Tiling
 
 _FLOAT32 = 4
 _WIDTHS_PER_TOKEN = 26
 _WIDTHS_PER_STREAM = 8
 _WIDTHS_EXCHANGED = 7
 _FLOAT32_WIDTHS_PER_TOKEN = 6
+_PICTURES_JOINED = 3
 _MIN_SEGMENT = 32
 """Tokens of the smallest segment that `tick_bytes` counts on: a picture of 64x64 has 16 of its own,
 and text comes with it."""
@@ -58,12 +61,17 @@ def blend_bytes(sampling: SamplingParams, width: int, image: int, itemsize: int)
     return 3 * image * width * itemsize if blends else 0
 
 
-def encode_image_bytes(*, channels: int, pixels: int, itemsize: int) -> int:
+def encode_image_bytes(
+    *, channels: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+) -> int:
     """What the VAE's encoder takes at its peak, beyond its weights: an estimate.
 
-    Four times `channels` values for each pixel, where its first blocks have all of them.
+    Four times `channels` values for each pixel, where its first blocks have all of them, or all of
+    a tile's; then the picture itself and what is made of it, as large as one at most.
     """
-    return 4 * channels * pixels * itemsize
+    at_once = pixels if tiling is None else tiling.pixels_at_once(pixels)
+    beside = 0 if at_once == pixels else 2 * 3 * pixels
+    return (4 * channels * at_once + beside) * itemsize
 
 
 def tick_bytes(
@@ -101,13 +109,27 @@ def encode_bytes(*, width: int, heads: int, batch: int, tokens: int) -> int:
     return batch * (9 * pairs + 30 * width * tokens) + 8 * pairs
 
 
-def decode_bytes(*, channels: int, batch: int, pixels: int, itemsize: int) -> int:
+def tile_size(sample_size: int | Sequence[int], *, levels: int) -> int:
+    """Side in pixels of the tiles of a VAE that shrinks a side `levels` - 1 times by two.
+
+    0 where a quarter of one is no whole number of latents: diffusers' tiles do not meet then.
+    """
+    size = sample_size if isinstance(sample_size, int) else sample_size[0]
+    return size if size > 0 and size % (4 * 2 ** (levels - 1)) == 0 else 0
+
+
+def decode_bytes(
+    *, channels: int, batch: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+) -> int:
     """What the VAE's decoder takes at its peak, beyond its weights: an estimate.
 
     Three times `channels` values for each pixel, where the last upsampling meets its convolution
-    and the normalisation after it.
+    and the normalisation after it; of a tile where there are some. Joining those takes three times
+    the images: the rows, all of them together, and two rows of tiles, which overlap.
     """
-    return 3 * channels * batch * pixels * itemsize
+    at_once = pixels if tiling is None else tiling.pixels_at_once(pixels)
+    beside = 0 if at_once == pixels else _PICTURES_JOINED * 3 * pixels
+    return batch * (3 * channels * at_once + beside) * itemsize
 
 
 def _width(config: Any) -> int:

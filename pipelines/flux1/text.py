@@ -11,7 +11,9 @@ from pipelines.batch_invariant import linears_are_invariant, rounds_by_position
 from pipelines.contracts import Conditioning
 from pipelines.flux1.checkpoint import TextComponents
 from pipelines.flux1.prompt_tensors import PromptTensors
+from pipelines.flux1.prompt_weights import token_weights, weigh
 from pipelines.prompts.unread_text import DroppedText, UnreadText
+from pipelines.prompts.weighting import WeightedText
 from pipelines.stages.prompt_reading import read_texts
 
 
@@ -25,9 +27,10 @@ class FluxText:
     def __init__(self, components: TextComponents) -> None:
         self._clip_tokenizer, self._clip, self._t5_tokenizer, self._t5 = components
 
-    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
-        """One conditioning per text, in order, padded to `length`."""
-        texts = list(texts)
+    def encode(self, texts: Sequence[WeightedText], length: int) -> list[Conditioning]:
+        """One conditioning per text, in order, padded to `length`; where words have weights, its
+        embeddings are weighed, and the pooled vector is not."""
+        weighted, texts = texts, [each.text for each in texts]
         pooled = self._pooled(texts)
         ids = self._t5_tokens(texts, length)
         unread = self._unread(texts, length)
@@ -37,7 +40,7 @@ class FluxText:
         return [
             # Cloned: a view would keep, and send, the whole batch.
             PromptTensors(
-                prompt_embeds=embeds[i].to(self._t5.dtype).clone(),
+                prompt_embeds=self._weighed(embeds[i].to(self._t5.dtype).clone(), weighted[i]),
                 pooled_prompt_embeds=pooled[i].clone(),
             ).conditioning(num_tokens=used[i], unread=unread[i])
             for i in range(len(texts))
@@ -76,6 +79,20 @@ class FluxText:
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         return tokens.input_ids
+
+    def _weighed(self, embeds: torch.Tensor, text: WeightedText) -> torch.Tensor:
+        """Embeddings (length, C) as the words of `text` count."""
+        if not text.spans:
+            return embeds
+        tokenizer: Any = self._t5_tokenizer
+        tokens = tokenizer(
+            text.text,
+            padding="max_length",
+            max_length=len(embeds),
+            truncation=True,
+            return_offsets_mapping=True,
+        )
+        return weigh(embeds, token_weights(text, tokens.offset_mapping))
 
     def _unread(self, texts: list[str], length: int) -> list[UnreadText]:
         """What each text said in vain."""

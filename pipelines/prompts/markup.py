@@ -1,4 +1,5 @@
-"""What other tools read from a prompt and this one does not: weights, and adapters by name.
+"""What other tools read from a prompt and this one does not: adapters by name, and weights unless
+it is told to.
 
 The text encoder gets such text as it is written, as `diffusers.FluxPipeline` does; so it has to be
 told that it does not do what it does elsewhere. Whether the encoder has tokens for it is not known
@@ -24,13 +25,14 @@ _ADAPTER = re.compile(
 )
 
 
-def markup_warnings(field: str, text: str) -> list[str]:
-    """One sentence for each kind of markup in `text`, which the client wrote in `field`."""
+def markup_warnings(field: str, text: str, *, is_weighted: bool = False) -> list[str]:
+    """One sentence for each kind of markup in `text`, which the client wrote in `field`, that has
+    no effect; where the text `is_weighted`, weights have one."""
     found: list[str] = []
-    if weights := _quoted(_WEIGHT, text):
+    if not is_weighted and (weights := _quoted(_WEIGHT, text)):
         found.append(
-            f"{field}: weights such as {weights} have no effect here; they go to the text encoder"
-            " as written, brackets and numbers included"
+            f"{field}: weights such as {weights} have no effect without prompt_weighting: true;"
+            " they go to the text encoder as written, brackets and numbers included"
         )
     if adapters := _quoted(_ADAPTER, text):
         found.append(

@@ -10,16 +10,22 @@ import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import EncodedPicture, PreparedPicture
+from pipelines.devices import total_memory
 from pipelines.errors import DegenerateImage
 from pipelines.families import ImageEncoder, family_named
 from pipelines.tasks import PictureRole
+from pipelines.tiling import Tiling, tiling_for
 
 
 class ImageEncoderStage:
-    """Encodes pictures, each by itself: in a batch their last bits would depend on the others."""
+    """Encodes pictures, each by itself: in a batch their last bits would depend on the others.
 
-    def __init__(self, encoder: ImageEncoder) -> None:
+    Those that `tiling` covers are encoded in tiles, which changes their bits.
+    """
+
+    def __init__(self, encoder: ImageEncoder, tiling: Tiling | None = None) -> None:
         self._encoder = encoder
+        self.tiling = tiling
 
     @classmethod
     def load(
@@ -30,11 +36,21 @@ class ImageEncoderStage:
         device: str = "cpu",
         dtype: str = "float32",
         variations: str | None = None,
+        tile_from_pixels: int | None = None,
+        device_share: float = 1.0,
     ) -> ImageEncoderStage:
         """The stage with the weights of `source`, and of `variations` for pictures that become
-        text. Raises CheckpointError, ConfigurationError."""
+        text; tiles begin at `tile_from_pixels`, None: as `pipelines.tiling` has it for this share
+        of the device. Raises CheckpointError, ConfigurationError."""
         load = family_named(family).load_image_encoder
-        return cls(load(source, device=device, dtype=dtype, variations=variations))
+        encoder = load(source, device=device, dtype=dtype, variations=variations)
+        tiling = tiling_for(
+            encoder.tile_size,
+            tile_from_pixels,
+            memory=int(total_memory(encoder.device) * device_share),
+            bytes_of=encoder.picture_bytes,
+        )
+        return cls(encoder, tiling)
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[PreparedPicture]) -> list[EncodedPicture]:
@@ -49,7 +65,9 @@ class ImageEncoderStage:
         if picture.role is PictureRole.MASK:
             assert picture.mask is not None
             return encoded_mask(picture.mask)
-        encoded = self._encoder.encode(picture)
+        assert picture.pixels is not None
+        tiled = self.tiling is not None and self.tiling.covers(*picture.pixels.shape[:2])
+        encoded = self._encoder.encode(picture, tiled=tiled)
         if not bool(encoded.values.isfinite().all()):
             raise DegenerateImage(f"the encoder's values of the {picture.role} are not finite")
         return encoded

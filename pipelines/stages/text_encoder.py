@@ -9,6 +9,7 @@ import torch
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import Conditioning, TextPrompt
 from pipelines.families import PromptEncoder, family_named
+from pipelines.prompts.weighting import WeightedText, parse_weights
 
 
 class TextEncoderStage:
@@ -34,12 +35,17 @@ class TextEncoderStage:
     def encode(self, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
         """One conditioning per prompt, in order.
 
-        All prompts must share one `max_sequence_length`; ValueError otherwise.
+        All prompts must share one `max_sequence_length`; ValueError otherwise. Raises
+        InvalidRequest for weights that are none.
         """
         if not prompts:
             return []
         (length,) = {prompt.max_sequence_length for prompt in prompts}
-        texts = [prompt.prompt for prompt in prompts if not prompt.is_blank]
+        texts = [
+            parse_weights(prompt.prompt) if prompt.is_weighted else WeightedText(prompt.prompt)
+            for prompt in prompts
+            if not prompt.is_blank
+        ]
         encoded = iter(self._encoder.encode(texts, length) if texts else ())
         return [
             self._encoder.blank(length) if prompt.is_blank else next(encoded) for prompt in prompts

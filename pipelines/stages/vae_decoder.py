@@ -9,15 +9,21 @@ import torch
 
 from pipelines.catalog import DEFAULT_FAMILY
 from pipelines.contracts import DecodedImage, Latents
+from pipelines.devices import total_memory
 from pipelines.errors import DegenerateImage
 from pipelines.families import LatentDecoder, family_named
+from pipelines.tiling import Tiling, tiling_for
 
 
 class VaeDecoderStage:
-    """Decodes latents, images of one size together, and checks what comes out."""
+    """Decodes latents, images of one size together, and checks what comes out.
 
-    def __init__(self, decoder: LatentDecoder) -> None:
+    Images that `tiling` covers are decoded in tiles, which changes their bits.
+    """
+
+    def __init__(self, decoder: LatentDecoder, tiling: Tiling | None = None) -> None:
         self._decoder = decoder
+        self.tiling = tiling
 
     @classmethod
     def load(
@@ -27,10 +33,24 @@ class VaeDecoderStage:
         family: str = DEFAULT_FAMILY,
         device: str = "cpu",
         dtype: str = "float32",
+        tile_from_pixels: int | None = None,
+        batch: int = 1,
+        device_share: float = 1.0,
     ) -> VaeDecoderStage:
-        """The stage with the weights of `source`. Raises CheckpointError, ConfigurationError."""
+        """The stage with the weights of `source`.
+
+        Tiles begin at `tile_from_pixels`; None: as `pipelines.tiling` has it for batches of `batch`
+        images and this share of the device. Raises CheckpointError, ConfigurationError.
+        """
         load = family_named(family).load_latent_decoder
-        return cls(load(source, device=device, dtype=dtype))
+        decoder = load(source, device=device, dtype=dtype)
+        tiling = tiling_for(
+            decoder.tile_size,
+            tile_from_pixels,
+            memory=int(total_memory(decoder.device) * device_share),
+            bytes_of=lambda pixels: decoder.batch_bytes(batch, pixels),
+        )
+        return cls(decoder, tiling)
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[Latents]) -> list[DecodedImage | DegenerateImage]:
@@ -50,7 +70,9 @@ class VaeDecoderStage:
     def values(self, latents: Sequence[Latents]) -> torch.Tensor:
         """(B, 3, height, width) around -1..1, in the decoder's dtype, of latents of one size."""
         ((height, width),) = {(item.height, item.width) for item in latents}
-        return self._decoder.decode([item.packed for item in latents], height, width)
+        tiled = self.tiling is not None and self.tiling.covers(height, width)
+        packed = [item.packed for item in latents]
+        return self._decoder.decode(packed, height, width, tiled=tiled)
 
 
 def _checked(pixels: np.ndarray, is_finite: bool) -> DecodedImage | DegenerateImage:

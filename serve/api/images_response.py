@@ -124,10 +124,12 @@ def _cold_start(result: GenerationResult) -> list[str]:
 
 
 def usage_report(usage: Usage) -> UsageReport:
+    pictures = usage.input_image_tokens
+    details = InputTokens(text_tokens=usage.input_tokens - pictures, image_tokens=pictures)
     return UsageReport(
         input_tokens=usage.input_tokens,
-        input_tokens_details=InputTokens(text_tokens=usage.input_tokens),
-        prompt_tokens_details=InputTokens(text_tokens=usage.input_tokens),
+        input_tokens_details=details,
+        prompt_tokens_details=details,
         output_tokens=usage.output_tokens,
         output_tokens_details=OutputTokens(image_tokens=usage.output_tokens),
         total_tokens=usage.total_tokens,

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pipelines.catalog import ModelSpec
 from pipelines.contracts import FinishSpec, GenerationParams
 from pipelines.errors import InvalidRequest, ModelNotFound, UnsupportedFeature
-from pipelines.prompts.markup import markup_warnings
 from pipelines.prompts.syntax import ParsedPrompt, parse_prompt
 from pipelines.task_rules import check_task
 from serve.api.pictures.drawn_from import Scene, drawn_from, task_of
@@ -23,6 +22,7 @@ from serve.api.schemas import ImageGenerationRequest
 from serve.api.sizes import SizeRules
 from serve.api.steps import chosen_steps, fewest_steps, shortened
 from serve.api.values import check_number, check_within
+from serve.api.weighting import check_words, weighs_words
 from serve.generation.plan import Plan, RequestedTerms
 from serve.settings.sections import MAX_PRIORITY, MIN_PRIORITY
 from serve.settings.settings import Deadlines, Limits
@@ -65,7 +65,11 @@ def normalise(
     problems.check(lambda: _check_streaming(request, warnings))
     for problem in pictures.problems:
         problems.add(problem)
-    parsed = problems.check(lambda: _parsed(request, spec, limits, warnings))
+    weighted = problems.check(lambda: weighs_words(request, spec))
+    is_weighted = weighted.or_else(False)
+    parsed = problems.check(
+        lambda: _parsed(request, spec, limits, warnings, is_weighted=is_weighted)
+    )
     chosen = problems.check(lambda: chosen_steps(request, spec, limits, warnings))
     steps = problems.check(lambda: chosen.value[0])
     scene = problems.check(
@@ -98,8 +102,16 @@ def normalise(
     )
     requested = problems.check(lambda: _requested_terms(request, deadlines))
     negative = problems.check(
-        lambda: _true_cfg(request, parsed.value.negative, spec, limits, warnings)
+        lambda: _true_cfg(
+            request,
+            parsed.value.negative,
+            spec,
+            limits,
+            warnings,
+            is_weighted=is_weighted,
+        )
     )
+
     count = problems.check(lambda: check_within("n", request.n, 1, limits.max_images))
     guidance = problems.check(lambda: _guidance(request, spec, warnings))
     seed = problems.check(lambda: _seed(request, count.value, random_seed, warnings))
@@ -122,6 +134,7 @@ def normalise(
         seed=seed.value,
         num_images=count.value,
         max_sequence_length=spec.max_sequence_length,
+        prompt_weighting=is_weighted,
         min_inference_steps=min_steps.value,
         planned_cuts=cuts,
         skips_steps=skips_steps,
@@ -189,7 +202,12 @@ def _check_streaming(request: ImageGenerationRequest, warnings: list[str]) -> No
 
 
 def _parsed(
-    request: ImageGenerationRequest, spec: ModelSpec, limits: Limits, warnings: list[str]
+    request: ImageGenerationRequest,
+    spec: ModelSpec,
+    limits: Limits,
+    warnings: list[str],
+    *,
+    is_weighted: bool,
 ) -> ParsedPrompt:
     """The prompt without its syntax; beside pictures it may be blank."""
     _check_length("prompt", request.prompt, limits.prompt_chars(spec))
@@ -199,7 +217,13 @@ def _parsed(
         has_picture=request.has_pictures,
         may_be_blank=request.has_pictures,
     )
-    warnings += markup_warnings("prompt", parsed.text)
+    check_words(
+        parsed.text,
+        "prompt",
+        is_weighted=is_weighted,
+        may_be_blank=request.has_pictures,
+        warnings=warnings,
+    )
     return parsed
 
 
@@ -236,6 +260,8 @@ def _true_cfg(
     spec: ModelSpec,
     limits: Limits,
     warnings: list[str],
+    *,
+    is_weighted: bool,
 ) -> tuple[str | None, float]:
     """Negative prompt, which may stand behind `--no` in the prompt, and scale; each without the
     other is taken out, with a warning."""
@@ -256,7 +282,7 @@ def _true_cfg(
     if scale <= 1.0:
         warnings.append(f"{name}: not used unless true_cfg_scale is above 1")
         return None, 1.0
-    warnings += markup_warnings(field, negative)
+    check_words(negative, field, is_weighted=is_weighted, may_be_blank=True, warnings=warnings)
     return negative, scale
 
 

@@ -55,6 +55,7 @@ class SettledParameters(BaseModel):
     model: str
     prompt: str = Field(description="Without its syntax, as it would be drawn.")
     negative_prompt: str | None
+    prompt_weighting: bool
     n: int
     size: str
     quality: str | None = Field(description="null where the request names its steps.")
@@ -172,6 +173,7 @@ def _settled(fields: ImageGenerationRequest, plan: Plan, model: str) -> SettledP
         model=model,
         prompt=params.prompt,
         negative_prompt=params.negative_prompt,
+        prompt_weighting=params.prompt_weighting,
         n=params.num_images,
         size=f"{params.width}x{params.height}",
         quality=plan.quality,

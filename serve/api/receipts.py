@@ -28,6 +28,7 @@ _REQUEST_FIELDS = frozenset(
     {
         "prompt",
         "negative_prompt",
+        "prompt_weighting",
         "true_cfg_scale",
         "model",
         "n",
@@ -68,7 +69,8 @@ class ReceiptDifference(BaseModel):
 
     what: str = Field(
         description="`model`, `weights`, `version of torch`, `dtype`, `device`, `attention`,"
-        " `compile`, `parallel`, `prompt tokens`, `replicas`, or `request`: it is refused here."
+        " `compile`, `parallel`, `tiling`, `prompt tokens`, `replicas`, or `request`: it is refused"
+        " here."
     )
     part: str | None = Field(description="The part of the model, such as `transformer`.")
     file: str | None

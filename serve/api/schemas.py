@@ -94,6 +94,12 @@ class ImageGenerationRequest(PictureFields):
     negative_prompt: Text | None = Field(
         default=None, description="What to avoid; needs true_cfg_scale > 1."
     )
+    prompt_weighting: bool | None = Field(
+        default=None,
+        description="Whether `(words:1.3)` in the prompts makes words count more or less: weights 0"
+        " to 2, `(words)` is 1.1, inside each other they multiply, `\\(` is a plain parenthesis."
+        " Absent: as the model has it, which is off.",
+    )
     true_cfg_scale: float = Field(
         default=1.0, description="Classifier-free guidance; a second forward per step above 1."
     )
@@ -224,7 +230,7 @@ class OutputTokens(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """Text tokens in (negative prompt included), latent tokens out.
+    """Tokens in, of texts (negative prompt included) and of pictures; latent tokens out.
 
     `prompt_tokens_details` is what other servers call `input_tokens_details`. `device_seconds` are
     the denoiser's share of its time, and `megapixel_steps` its steps times the image's megapixels,

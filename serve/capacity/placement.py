@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deployments.names import INGRESS_NAME
@@ -10,15 +10,19 @@ from deployments.options.stages import (
     GPU_MEMORY_SHARE,
     BatchingStageOptions,
     DenoiserOptions,
+    ImageEncoderOptions,
     ReplicaBounds,
     StageOptions,
     StagesConfig,
+    VaeDecoderOptions,
 )
 from deployments.stage_table import FUSED, ModelPart, StageRow
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ConfigurationError
 from pipelines.families import ModelParts, family_of
 from pipelines.tasks import Task
+from pipelines.tiling import Tiling, tiling_for
+from serve.capacity import gpus
 from serve.settings.sections import Limits
 from serve.settings.settings import Settings
 
@@ -187,11 +191,13 @@ class _Needs:
             case "text_encoder":
                 return self._encoder(options)
             case "image_encoder":
+                assert isinstance(options, ImageEncoderOptions)
                 return self._image_encoder(options)
             case "transformer":
                 assert isinstance(options, DenoiserOptions)
                 return self._denoiser(options)
             case "vae":
+                assert isinstance(options, VaeDecoderOptions)
                 return self._decoder(options)
 
     def _encoder(self, options: StageOptions) -> Memory:
@@ -202,26 +208,49 @@ class _Needs:
             ),
         )
 
-    def _image_encoder(self, options: StageOptions) -> Memory:
-        """Pictures are encoded one by one, at the size that is drawn, whatever waits."""
+    def _image_encoder(self, options: ImageEncoderOptions) -> Memory:
+        """Pictures are encoded one by one, at the size that is drawn, whatever waits; large ones in
+        tiles."""
         itemsize = _BYTES[options.dtype]
+
+        def activations(pixels: int, tiling: Tiling | None) -> int:
+            return self.parts.encode_image_bytes(pixels=pixels, itemsize=itemsize, tiling=tiling)
+
         return Memory(
             weights=self.parts.encoder_weights * itemsize,
-            activations=self.parts.encode_image_bytes(
-                pixels=self.limits.largest_pixels(self.spec), itemsize=itemsize
-            ),
+            activations=self._in_tiles(options, activations),
         )
 
-    def _decoder(self, options: StageOptions) -> Memory:
+    def _decoder(self, options: VaeDecoderOptions) -> Memory:
         itemsize = _BYTES[options.dtype]
+
+        def activations(pixels: int, tiling: Tiling | None) -> int:
+            return self.parts.decode_bytes(
+                batch=options.max_batch_size, pixels=pixels, itemsize=itemsize, tiling=tiling
+            )
+
         return Memory(
             weights=self.parts.decoder_weights * itemsize,
-            activations=self.parts.decode_bytes(
-                batch=_batch(options),
-                pixels=self.limits.largest_pixels(self.spec),
-                itemsize=itemsize,
-            ),
+            activations=self._in_tiles(options, activations),
         )
+
+    def _in_tiles(
+        self,
+        options: ImageEncoderOptions | VaeDecoderOptions,
+        activations: Callable[[int, Tiling | None], int],
+    ) -> int:
+        """The `activations` of the largest picture, tiled as the stage will do it: by what its GPU
+        has in all where that is known here. Else, unless `tile_from_pixels` says, the least that it
+        can be, tiles for all that is larger than one."""
+        memory = gpus.memory_bytes(options.accelerator_type) if options.num_gpus else None
+        tiling = tiling_for(
+            self.parts.tile_size,
+            options.tile_from_pixels,
+            memory=int((memory or 0) * options.device_share),
+            bytes_of=lambda pixels: activations(pixels, None),
+            option=f"stages.{options.section}.tile_from_pixels",
+        )
+        return activations(self.limits.largest_pixels(self.spec), tiling)
 
     def _denoiser(self, options: DenoiserOptions) -> Memory:
         """The largest image alone, with a reference of its size where the model edits: the engine

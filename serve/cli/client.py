@@ -11,11 +11,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from types import TracebackType
+from typing import Any
 
 import httpx
 from httpx_sse import EventSource, connect_sse
 from pydantic import BaseModel, ValidationError
 
+from serve.api.pictures.heads import read_head
 from serve.api.schemas import ImageData, ImageGenerationRequest
 from serve.load.server_load import ServerLoad
 from serve.tracing.views.otlp_reader import read_spans
@@ -24,6 +26,7 @@ from serve.tracing.views.summary import TraceFilters, TraceList, TraceSummary
 _TRACE_ID = re.compile(r"[0-9a-fA-F]{32}")
 _JSON = {"accept": "application/json"}
 _EVENTS = "text/event-stream"
+_PICTURE_FIELDS = frozenset({"image", "mask", "mask_image", "reference_image"})
 _PASSING = (408, 502, 503, 504)
 _NOT_DEPLOYED = "Path '"
 """How the words of Serve's proxy begin for a path that it does not know, as before an application
@@ -77,6 +80,25 @@ class Images(BaseModel):
     warnings: list[str]
 
 
+def body_of(request: ImageGenerationRequest) -> dict[str, Any]:
+    """The fields that were set as JSON has them; the files that came with it as data URLs."""
+    body = request.model_dump(exclude_unset=True, mode="json")
+    urls = {name: _data_url(data) for name, data in request.uploads.items()}
+    for name in _PICTURE_FIELDS & body.keys():
+        written = body[name]
+        body[name] = (
+            [urls.get(each, each) for each in written]
+            if isinstance(written, list)
+            else urls.get(written, written)
+        )
+    return body
+
+
+def _data_url(data: bytes) -> str:
+    text = base64.b64encode(data).decode("ascii")
+    return f"data:{read_head(data).media_type};base64,{text}"
+
+
 class SluiceClient:
     """Talks to one server; use it as a context manager. `transport` is for tests.
 
@@ -108,8 +130,8 @@ class SluiceClient:
 
     def generate(self, request: ImageGenerationRequest) -> Images:
         """The images of `request`; only the fields that were set are sent. Raises ServerError."""
-        body = request.model_dump(exclude_unset=True)
-        answer = self.send("POST", "/v1/images/generations", json=body)
+        route = "edits" if request.has_pictures else "generations"
+        answer = self.send("POST", f"/v1/images/{route}", json=body_of(request))
         try:
             return Images.model_validate_json(answer.content)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`sluice generate` without a server: the whole chain in this process.
+"""`sluice generate` and `edit` without a server: the whole chain in this process.
 
 The only module of this package that leads to torch, and only when it draws. What it accepts and
 how it fills the defaults is the server's own code.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from deployments.graph.warnings import warnings_for
+from deployments.graph.warnings import untouched_warnings, warnings_for
 from deployments.stages.provenance import stage_provenance
 from deployments.storage.encode import encode_image
 from deployments.storage.parameters import parameters_text
@@ -19,17 +19,21 @@ from deployments.storage.receipt import receipt_text, with_stages
 from deployments.weights.fetch import fetch
 from deployments.weights.fingerprint import Fingerprint
 from deployments.wire.packed import PromptFacts
-from pipelines.contracts import Conditioning, DecodedImage, StepEvent
-from pipelines.provenance import StageProvenance
+from pipelines.contracts import Conditioning, StepEvent
+from pipelines.provenance import Provenance, StageProvenance, of_size
 from pipelines.skipping import forwards_of
 from serve.api.normalise import normalise
 from serve.api.schemas import ImageGenerationRequest
 from serve.app import load_rules
+from serve.cli.local_pictures import PlannedPictures, pictures_in
 from serve.generation.plan import Plan
 from serve.settings.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipelines.local import LocalChain
+    from pipelines.stages.safety.safety import ImageClassifier
 
 _ATTENTION = "sdpa"
 """What the chain computes with, here and in a server that is told nothing else."""
@@ -47,6 +51,7 @@ class _Loaded(NamedTuple):
     """The chain, and of each stage what its receipts will say, once its files have been read."""
 
     chain: LocalChain
+    classifier: ImageClassifier
     stages: list[tuple[StageProvenance, Fingerprint]]
 
 
@@ -72,9 +77,10 @@ class LocalDrawing:
             deadlines=self._settings.deadlines,
             served_names=(self._settings.model_id, self._spec.name),
             random_seed=secrets.randbits(32),
+            pictures=pictures_in(request, self._settings.pictures),
         )
         if (rules := load_rules(self._settings.prompt_rules)) is not None:
-            rules.check(plan.params.prompt, param="prompt")
+            rules.check(plan.params.plain_prompt, param="prompt")
         return plan
 
     def draw(
@@ -85,7 +91,8 @@ class LocalDrawing:
     ) -> list[Drawing]:
         """Load the model and draw; raises the errors of `pipelines.errors`.
 
-        `on_warnings` hears what of the prompts the text encoders did not take in.
+        `on_warnings` hears what of the prompts the text encoders did not take in, and of a mask
+        that covers nothing: its image comes back as it is.
         """
 
         def on_encoded(*texts: Conditioning | None) -> None:
@@ -96,15 +103,30 @@ class LocalDrawing:
             ]
             on_warnings(warnings_for(plan.params, *facts))
 
-        loaded = self._load()
-        images = loaded.chain.generate(plan.params, on_step=on_step, on_encoded=on_encoded)
+        pictures = PlannedPictures(plan)  # first: a damaged file is told at once
+        loaded = self._load(has_pictures=bool(plan.recipes))
+        pictures.check(loaded.classifier)
+        count = plan.params.num_images
+        if (untouched := pictures.untouched) is not None:
+            on_warnings(untouched_warnings([True]))
+            return [_finished(untouched, (), plan, index, steps_run=0) for index in range(count)]
+        images = loaded.chain.generate(
+            plan.params, pictures=pictures.prepared, on_step=on_step, on_encoded=on_encoded
+        )
         drawn_by = tuple(replace(stage, weights=read.wait()) for stage, read in loaded.stages)
+        steps_run = forwards_of(plan.params)
         return [
-            _finished(replace(image, drawn_by=drawn_by), plan, index)
+            _finished(
+                pictures.pasted(image.pixels),
+                of_size(drawn_by, image.height, image.width),
+                plan,
+                index,
+                steps_run=steps_run,
+            )
             for index, image in enumerate(images)
         ]
 
-    def _load(self) -> _Loaded:
+    def _load(self, *, has_pictures: bool) -> _Loaded:
         import torch
 
         from pipelines.families import family_of
@@ -136,9 +158,18 @@ class LocalDrawing:
         files = (*family.text_files, *family.transformer_files, *family.decoder_files)
         folder = fetch(self._spec.source, files, weights)
         spec = replace(self._spec, source=str(folder))
-        chain = LocalChain.load(spec, device=device, dtype=dtype, classifier=classifier)
+        decoder = self._settings.stages.vae_decoder
+        chain = LocalChain.load(
+            spec,
+            device=device,
+            dtype=dtype,
+            classifier=classifier,
+            tile_from_pixels=decoder.tile_from_pixels,
+            decoder_batch=decoder.max_batch_size,
+        )
         parts = {
             "text_encoder": family.text_files,
+            **({"image_encoder": family.encoder_files} if has_pictures else {}),
             "transformer": family.transformer_files,
             "vae": family.decoder_files,
         }
@@ -149,26 +180,29 @@ class LocalDrawing:
                     device=device,
                     dtype=dtype,
                     attention=_ATTENTION if part == "transformer" else "",
+                    tiling=chain.tiling if part == "vae" else None,
                 ),
                 Fingerprint(folder, names, weights),
             )
             for part, names in parts.items()
         ]
-        return _Loaded(chain, stages)
+        return _Loaded(chain, classifier, stages)
 
 
-def _finished(image: DecodedImage, plan: Plan, index: int) -> Drawing:
+def _finished(
+    pixels: np.ndarray, drawn_by: Provenance, plan: Plan, index: int, *, steps_run: int
+) -> Drawing:
     """The file of image `index`, to the byte that of a server."""
-    params = plan.params
+    params, recipes = plan.params, plan.recipes
     finish = replace(plan.finish, seed=params.seed + index)
-    steps_run, cuts = forwards_of(params), params.planned_cuts
+    cuts = params.planned_cuts if steps_run else ()
     data = encode_image(
-        image.pixels,
+        pixels,
         output_format=finish.output_format,
         output_compression=finish.output_compression,
-        parameters=parameters_text(params, finish, steps_run=steps_run, cuts=cuts),
+        parameters=parameters_text(params, finish, recipes, steps_run=steps_run, cuts=cuts),
         receipt=with_stages(
-            receipt_text(params, finish, steps_run=steps_run, cuts=cuts), image.drawn_by
+            receipt_text(params, finish, recipes, steps_run=steps_run, cuts=cuts), drawn_by
         ),
     )
     return Drawing(data=data, seed=finish.seed)

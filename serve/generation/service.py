@@ -111,7 +111,7 @@ class GenerationService:
 
         The negative prompt names what to leave out: refusing it would make images less safe.
         """
-        await self.prompts.check(plan.params.prompt, param="prompt")
+        await self.prompts.check(plan.params.plain_prompt, param="prompt")
 
     def forecast(self, plan: Plan) -> Forecast:
         """When it would be answered. Nothing is run, and no place taken."""

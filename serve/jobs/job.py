@@ -75,12 +75,14 @@ class JobOutput:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUsage:
     """What a job has cost. `device_seconds` are a denoiser's, `megapixel_steps` its forwards times
-    the image's area in 1e6 pixels."""
+    the image's area in 1e6 pixels; `input_image_tokens` are those of pictures among the
+    `input_tokens`."""
 
     input_tokens: int
     output_tokens: int
     device_seconds: float
     megapixel_steps: float
+    input_image_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -27,6 +27,7 @@ def stored_request(plan: Plan) -> dict[str, Any]:
         "model": finish.model,
         "prompt": params.prompt,
         "negative_prompt": params.negative_prompt,
+        "prompt_weighting": params.prompt_weighting,
         "n": params.num_images,
         "size": f"{params.width}x{params.height}",
         "num_inference_steps": params.num_inference_steps,
@@ -65,6 +66,8 @@ def stored_plan(request: Mapping[str, Any], *, spec: ModelSpec, deadlines: Deadl
         seed=request["seed"],
         num_images=request["n"],
         max_sequence_length=spec.max_sequence_length,
+        # Jobs of versions before have none of it.
+        prompt_weighting=request.get("prompt_weighting", False),
         min_inference_steps=request["min_steps"],
         planned_cuts=tuple(Cut(*cut) for cut in request["step_cuts"]),
         skips_steps=request["skip_steps"],

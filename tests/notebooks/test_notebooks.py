@@ -57,7 +57,7 @@ def test_it_is_stored_without_outputs(path: Path):
 
 def test_the_readme_has_a_line_for_each():
     text = (FOLDER / "README.md").read_text("utf-8")
-    assert len(PATHS) == 5
+    assert len(PATHS) == 6
     assert set(re.findall(r"\]\((\S+\.ipynb)\)", text)) == {path.name for path in PATHS}
 
 

@@ -46,9 +46,11 @@ from pipelines.families import (
 )
 from pipelines.packing.attention import backend
 from pipelines.packing.layout import Layout, PackedBatch, RotaryTable, SegmentShape, make_places
+from pipelines.prompts.weighting import WeightedText
 from pipelines.sampling import Schedule
 from pipelines.skipping import evaluated_steps, forecasts
 from pipelines.tasks import Task
+from pipelines.tiling import Tiling
 
 NAME = "made-up"
 PATCH, CHANNELS, WIDTH, HEADS, HEAD, TEXT, BLOCKS = 32, 32, 64, 4, 16, 24, 3
@@ -267,8 +269,8 @@ def _conditioning(words: torch.Tensor) -> Conditioning:
 class Words:
     """The family's `PromptEncoder`: a token for each word, and no padding."""
 
-    def encode(self, texts: Sequence[str], length: int) -> list[Conditioning]:
-        return [self._encode(text.split()[:length] or [""]) for text in texts]
+    def encode(self, texts: Sequence[WeightedText], length: int) -> list[Conditioning]:
+        return [self._encode(each.text.split()[:length] or [""]) for each in texts]
 
     def blank(self, length: int) -> Conditioning:
         return _conditioning(torch.zeros(1, TEXT))
@@ -282,8 +284,15 @@ class Squares:
     """The family's `LatentDecoder`: a token is a square of one colour."""
 
     device = CPU
+    tile_size = 0
 
-    def decode(self, latents: Sequence[torch.Tensor], height: int, width: int) -> torch.Tensor:
+    def batch_bytes(self, batch: int, pixels: int) -> int:
+        return 12 * batch * pixels
+
+    def decode(
+        self, latents: Sequence[torch.Tensor], height: int, width: int, *, tiled: bool = False
+    ) -> torch.Tensor:
+        assert not tiled
         colours = torch.stack(list(latents))[:, :, :3].tanh().transpose(1, 2)
         squares = colours.unflatten(2, (height // PATCH, width // PATCH))
         return squares.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
@@ -297,14 +306,19 @@ class Parts(NamedTuple):
     decoder_weights: int = 0
     encoder_weights: int = 0
     heads: int = HEADS
+    tile_size: int = 0
 
     def encode_bytes(self, *, batch: int, tokens: int) -> int:
         return 4 * batch * tokens * TEXT
 
-    def decode_bytes(self, *, batch: int, pixels: int, itemsize: int) -> int:
+    def decode_bytes(
+        self, *, batch: int, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return 3 * batch * pixels * itemsize
 
-    def encode_image_bytes(self, *, pixels: int, itemsize: int) -> int:
+    def encode_image_bytes(
+        self, *, pixels: int, itemsize: int, tiling: Tiling | None = None
+    ) -> int:
         return 3 * pixels * itemsize
 
     def tick_bytes(self, *, tokens: int, itemsize: int, tensor: int, ulysses: int) -> int:

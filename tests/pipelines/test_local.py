@@ -55,6 +55,25 @@ def test_images_step_together_as_far_as_a_tick_holds_them(
     assert {event.num_steps for event in events} == {2}
 
 
+def test_weights_of_words_change_what_is_drawn(dev_like: Path) -> None:
+    params = replace(
+        PARAMS, prompt="a (red:2) cat", num_images=1, num_inference_steps=2, prompt_weighting=True
+    )
+    chain = LocalChain.load(tiny_spec(dev_like))
+    drawn = {
+        name: chain.generate(each)[0].pixels
+        for name, each in {
+            "weighted": params,
+            "off": replace(params, prompt_weighting=False),
+            "plain": replace(params, prompt="a red cat"),
+            "negative": replace(params, negative_prompt="a (dog:0)"),
+        }.items()
+    }
+    assert len({pixels.tobytes() for pixels in drawn.values()}) == 4
+    (ones,) = chain.generate(replace(params, prompt="a (red:1) cat"))
+    assert np.array_equal(ones.pixels, drawn["plain"])
+
+
 def test_skipping_runs_fewer_forwards_and_stays_near(dev_like: Path) -> None:
     events: list[StepEvent] = []
     chain = LocalChain.load(tiny_spec(dev_like))

@@ -45,6 +45,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "true guidance": {**GUIDED, "num_inference_steps": 4},
     "true guidance, cut": {**GUIDED, "num_inference_steps": 17, "min_steps": 2},
     "an empty negative prompt": {"negative_prompt": "", "true_cfg_scale": 3},
+    "weights of words": {
+        "prompt": "a (red:1.7) circle",
+        "prompt_weighting": True,
+        "num_inference_steps": 3,
+    },
 }
 RUN = {
     "plain": 5,
@@ -54,6 +59,7 @@ RUN = {
     "true guidance": 4,
     "true guidance, cut": 9,
     "an empty negative prompt": 10,
+    "weights of words": 3,
 }
 
 

@@ -150,12 +150,12 @@ def vocabulary() -> list[str]:
 
 
 def _thing(shape: int, colour: int, rng: random.Random, plain: bool, size: str = "") -> str:
-    colour_name = _say(world.COLOUR_NAMES[colour], rng, plain)
-    shape_name = _say(world.SHAPES[shape], rng, plain)
+    colour_name = say(world.COLOUR_NAMES[colour], rng, plain)
+    shape_name = say(world.SHAPES[shape], rng, plain)
     name = f"{size} {colour_name} {shape_name}".strip()
     draw = 0.0 if plain else rng.random()
     if draw < 0.7:
-        return f"{_article(name)} {name}"
+        return f"{article(name)} {name}"
     if draw < 0.9:
         return name
     return f"{'one' if draw < 0.95 else 'the'} {name}"
@@ -190,12 +190,13 @@ def _pair(layout: int, things: list[int], rng: random.Random, plain: bool) -> li
 
 
 def _ground(colour: str, rng: random.Random, plain: bool) -> str:
-    name = _say(colour, rng, plain)
+    name = say(colour, rng, plain)
     wording = GROUNDS[0] if plain else rng.choice(GROUNDS)
-    return wording.format(a=_article(name), colour=name)
+    return wording.format(a=article(name), colour=name)
 
 
-def _article(name: str) -> str:
+def article(name: str) -> str:
+    """``a`` or ``an``."""
     return "an" if name[0] in "aeiou" else "a"
 
 
@@ -235,6 +236,7 @@ def _join(parts: Iterable[tuple[str, int]]) -> Caption:
     return Caption(" ".join(words), tuple(tags))
 
 
-def _say(name: str, rng: random.Random, plain: bool) -> str:
+def say(name: str, rng: random.Random, plain: bool = False) -> str:
+    """A shape or colour in one of its wordings, mostly its own name."""
     names = SYNONYMS.get(name, (name,))
     return name if plain or rng.random() < 0.7 else rng.choice(names)

@@ -13,8 +13,14 @@ from safetensors.torch import load_file
 
 from pipelines.embedded.training import loop
 from pipelines.embedded.training.evaluator import View
-from pipelines.embedded.training.flow import ShortAttention, build_transformer, draw_times, velocity
-from pipelines.embedded.training.train_flow import BATCH, CAPTION_DROPOUT, autocast, prompts_of
+from pipelines.embedded.training.flow import (
+    ShortAttention,
+    autocast,
+    build_transformer,
+    draw_times,
+    velocity,
+)
+from pipelines.embedded.training.train_flow import BATCH, CAPTION_DROPOUT, prompts_of
 
 MIN_GUIDANCE, MAX_GUIDANCE = 1.0, 5.0
 

@@ -49,17 +49,15 @@ def export(run: Path, folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
-    for name in ("text_encoder", "text_encoder_2"):
-        # Without this transformers would load float16 while diffusers loads float32.
-        _edit_json(folder / name / "config.json", dtype="float32")
-    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
-        _edit_json(path, _name_or_path=None)
+    forget_origin(folder)
     parameters = sum(weight.numel() for weight in transformer.parameters())
-    defaults = serving_defaults(parameters)
-    (folder / "sluice.json").write_text(json.dumps(defaults, indent=1) + "\n")
     records = {
         path.parent.name: json.loads(path.read_text()) for path in run.glob("*/training.json")
     }
+    # Only encoders that learnt instructions have scores by operation.
+    operations = list(records.get("text", {}).get("by_operation", {}))
+    defaults = serving_defaults(parameters, operations)
+    (folder / "sluice.json").write_text(json.dumps(defaults, indent=1) + "\n")
     (folder / "training.json").write_text(json.dumps(records, indent=1) + "\n")
     size = folder_bytes(folder)
     logger.info("export: %s, %.2f MB", folder, size / 1e6)
@@ -67,11 +65,24 @@ def export(run: Path, folder: Path) -> None:
         raise ValueError(f"the carried model has {size} bytes, more than {MAX_BYTES}")
 
 
-def serving_defaults(parameters: int) -> dict[str, str | int | float | list[str]]:
+def forget_origin(folder: Path) -> None:
+    """Make the parts of a folder load as float32, and take out where they were loaded from."""
+    for name in ("text_encoder", "text_encoder_2"):
+        # Without this transformers would load float16 while diffusers loads float32.
+        _edit_json(folder / name / "config.json", dtype="float32")
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        if path.exists():
+            _edit_json(path, _name_or_path=None)
+
+
+def serving_defaults(
+    parameters: int, operations: list[str]
+) -> dict[str, str | int | float | list[str]]:
     """How the model wants to be asked, for the model catalogue to read.
 
-    ``parameters`` counts the transformer's.
+    ``parameters`` counts the transformer's; ``operations`` are the edits that it makes, if any.
     """
+    edits: dict[str, list[str]] = {"operations": operations} if operations else {}
     return {
         "name": EMBEDDED_MODEL_NAME,
         "version": EMBEDDED_MODEL_VERSION,
@@ -90,7 +101,7 @@ def serving_defaults(parameters: int) -> dict[str, str | int | float | list[str]
         "colours": list(world.COLOUR_NAMES),
         "layouts": list(world.LAYOUT_NAMES),
         "licence": "Apache-2.0",
-    }
+    } | edits
 
 
 def folder_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ Legend: x0 clean latents, noise Gaussian, xt = (1 - t) x0 + t noise, velocity = 
 Latents are packed: (n, tokens, 64) float32, 16 tokens at 64x64. t and guidance are (n,) float32.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,6 +94,12 @@ def velocity(
         return_dict=False,
     )[0]
     return out.float()
+
+
+def autocast(device: str) -> torch.autocast | nullcontext[None]:
+    """bfloat16 where the processor multiplies it natively; elsewhere it would only be slower."""
+    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16) if native else nullcontext()
 
 
 @torch.no_grad()

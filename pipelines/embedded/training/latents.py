@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.embedded.training import captions, world
+from pipelines.embedded.training.flow import autocast
 from pipelines.embedded.training.train_text import encode, load_encoders
 from pipelines.embedded.training.world import Canvas
 
@@ -83,7 +84,7 @@ def _path(run: Path, canvas: Canvas) -> Path:
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Packed, normalised latents (n, tokens, 64) of images (n, 3, h, w) in [0, 1]."""
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device.type):
         mean = vae.encode(images * 2 - 1).latent_dist.mean.float()  # type: ignore[union-attr]
     latents = (mean - vae.config["shift_factor"]) * vae.config["scaling_factor"]
     return FluxPipeline._pack_latents(latents, *latents.shape)

@@ -136,7 +136,7 @@ def _train_rank(rank: int, job: Job, objective_for: Callable[[Job, Batches], Obj
     objective = objective_for(job, Batches(job, rank))
     curve = Curve(job) if rank == 0 else None
     budget = Budget(minutes=job.minutes)
-    while (fraction := _agree(budget.fraction(), job.ranks)) < 1:
+    while (fraction := agree(budget.fraction(), job.ranks)) < 1:
         outcome = objective(trainee.transformer, fraction)
         outcome.loss.backward()
         trainee.update(annealed(fraction, hold=0.3), job.ranks)
@@ -174,7 +174,7 @@ class Trainee:
     def update(self, factor: float, ranks: int) -> None:
         """Share gradients, step both optimizers at ``factor`` of their rates, move the average."""
         if ranks > 1:
-            _share_gradients(self.transformer, ranks)
+            share_gradients(self.transformer, ranks)
         torch.nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
@@ -240,7 +240,8 @@ class Curve:
         self._losses.clear()
 
 
-def _share_gradients(transformer: FluxTransformer2DModel, ranks: int) -> None:
+def share_gradients(transformer: FluxTransformer2DModel, ranks: int) -> None:
+    """Replace every rank's gradients by their mean over the ranks."""
     gradients = [p.grad for p in transformer.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
@@ -249,7 +250,7 @@ def _share_gradients(transformer: FluxTransformer2DModel, ranks: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _agree(fraction: float, ranks: int) -> float:
+def agree(fraction: float, ranks: int) -> float:
     """The first rank's clock, so that all ranks stop at the same step."""
     if ranks == 1:
         return fraction

@@ -5,6 +5,7 @@ bytes, T5's to one unknown token per word.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -19,14 +20,16 @@ CLIP_BOS, CLIP_EOS, CLIP_PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 _WORD_START, _WORD_END = "▁", "</w>"
 
 
-def build_clip_tokenizer() -> CLIPTokenizer:
+def build_clip_tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
     """Byte-level BPE: all 256 bytes, and the merges that make one token of each known word.
+
+    The known words are those of the captions, if no others are given.
 
     No token may stand for the unknown: CLIP pools at the first end token, and an unknown word that
     became one would cut the sentence short.
     """
     alphabet = sorted(set(_byte_characters()))
-    merges = _learn_merges([[*word[:-1], word[-1] + _WORD_END] for word in vocabulary()])
+    merges = _learn_merges([[*word[:-1], word[-1] + _WORD_END] for word in words or vocabulary()])
     tokens = [CLIP_PAD, CLIP_BOS, *alphabet, *(character + _WORD_END for character in alphabet)]
     tokens += [left + right for left, right in merges]
     tokens.append(CLIP_EOS)
@@ -41,11 +44,11 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     )
 
 
-def build_t5_tokenizer() -> T5Tokenizer:
-    """Unigram over whole words, in every usual spelling, and punctuation."""
+def build_t5_tokenizer(words: Sequence[str] | None = None) -> T5Tokenizer:
+    """Unigram over whole words (the captions' or these) in every usual spelling, and marks."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
     pieces += [(mark, -6.0) for mark in ",.!?;:-'\"()"]
-    words = vocabulary()
+    words = words or vocabulary()
     spellings = [*words, *map(str.capitalize, words), *map(str.upper, words)]
     pieces += [(_WORD_START + word, -4.0) for word in dict.fromkeys(spellings)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_LENGTH)

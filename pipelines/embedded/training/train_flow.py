@@ -3,7 +3,6 @@
 The first objective; ``distill.py`` has the second.
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from pipelines.embedded.training import loop
-from pipelines.embedded.training.flow import Prompts, draw_times, velocity
+from pipelines.embedded.training.flow import Prompts, autocast, draw_times, velocity
 
 BATCH = 192
 CAPTION_DROPOUT = 0.1
@@ -52,9 +51,3 @@ def prompts_of(batch: loop.Batch, dropped: Tensor, device: str) -> Prompts:
     pooled = torch.where(dropped[:, None], examples.empty_pooled, examples.pooled[picks])
     tokens = torch.where(dropped[:, None, None], examples.empty_tokens, examples.tokens[picks])
     return Prompts(pooled=pooled.float().to(device), tokens=tokens.float().to(device))
-
-
-def autocast(device: str) -> torch.autocast | nullcontext[None]:
-    """bfloat16 where the processor multiplies it natively; elsewhere it would only be slower."""
-    native = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device, torch.bfloat16) if native else nullcontext()

@@ -11,6 +11,7 @@ Shapes: pooled (n, WIDTH) float32, tokens (n, T5_LENGTH, WIDTH) float32.
 import json
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +47,11 @@ class TextEncoders:
     t5_tokenizer: T5Tokenizer
 
 
-def build_encoders() -> TextEncoders:
-    """Untrained encoders of three layers each."""
-    clip_tokenizer = tokenizers.build_clip_tokenizer()
-    t5_tokenizer = tokenizers.build_t5_tokenizer()
-    clip_ids = clip_tokenizer.get_vocab()
+def build_encoders(words: Sequence[str] | None = None) -> TextEncoders:
+    """Untrained encoders of three layers each, that know the captions' words or these."""
+    clip_tokenizer = tokenizers.build_clip_tokenizer(words)
+    t5_tokenizer = tokenizers.build_t5_tokenizer(words)
+    ids = clip_tokenizer.get_vocab()
     clip = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(clip_tokenizer),
@@ -60,9 +61,9 @@ def build_encoders() -> TextEncoders:
             num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=tokenizers.CLIP_LENGTH,
-            bos_token_id=clip_ids[tokenizers.CLIP_BOS],
-            eos_token_id=clip_ids[tokenizers.CLIP_EOS],
-            pad_token_id=clip_ids[tokenizers.CLIP_PAD],
+            bos_token_id=ids[tokenizers.CLIP_BOS],
+            eos_token_id=ids[tokenizers.CLIP_EOS],
+            pad_token_id=ids[tokenizers.CLIP_PAD],
             dtype="float32",
         )
     )
@@ -107,8 +108,8 @@ def save_encoders(encoders: TextEncoders, folder: Path) -> None:
 @torch.no_grad()
 def encode(encoders: TextEncoders, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Pooled vectors and tokens of sentences, exactly as the diffusers pipeline makes them."""
-    pooled = encoders.clip(_clip_ids(encoders, texts)).pooler_output
-    tokens = encoders.t5(_t5_ids(encoders, texts)).last_hidden_state
+    pooled = encoders.clip(clip_ids(encoders, texts)).pooler_output
+    tokens = encoders.t5(t5_ids(encoders, texts)).last_hidden_state
     return pooled, tokens
 
 
@@ -118,8 +119,8 @@ def train_text(out: Path, *, minutes: float, seed: int = 2) -> None:
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     encoders = build_encoders()
     parameters = [*encoders.clip.named_parameters(), *encoders.t5.named_parameters()]
-    matrices = [p for name, p in parameters if p.ndim == 2 and _in_block(name)]
-    others = [p for name, p in parameters if p.ndim != 2 or not _in_block(name)]
+    matrices = [p for name, p in parameters if p.ndim == 2 and in_block(name)]
+    others = [p for name, p in parameters if p.ndim != 2 or not in_block(name)]
     optimizers = [(Muon(matrices, lr=3e-3), 3e-3), (torch.optim.AdamW(others, lr=3e-3), 3e-3)]
     budget, step = Budget(minutes=minutes), 0
     while (fraction := budget.fraction()) < 1:
@@ -153,7 +154,7 @@ def ignore_case(encoders: TextEncoders) -> None:
 
 def scene_codes(codes: Tensor) -> Tensor:
     """What CLIP's pooled vector should be for scenes (n, 6): (n, WIDTH) of unit variance."""
-    basis = _directions(sum(field.values for field in world.FIELDS) + 1, seed=21)
+    basis = directions(sum(field.values for field in world.FIELDS) + 1, seed=21)
     offset, total = 0, torch.zeros(len(codes), WIDTH)
     for column, field in enumerate(world.FIELDS):
         total = total + basis[offset + codes[:, column]]
@@ -163,7 +164,7 @@ def scene_codes(codes: Tensor) -> Tensor:
 
 def empty_code() -> Tensor:
     """The pooled vector of the empty sentence, away from all scenes: (WIDTH,)."""
-    return _directions(sum(field.values for field in world.FIELDS) + 1, seed=21)[-1] * WIDTH**0.5
+    return directions(sum(field.values for field in world.FIELDS) + 1, seed=21)[-1] * WIDTH**0.5
 
 
 def token_codes(codes: Tensor, tags: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def token_codes(codes: Tensor, tags: Tensor) -> Tensor:
     sizes = {"place": layouts, "shape": len(world.SHAPES), "colour": colours}
     sizes |= {"background": colours, "layout": layouts, "other": 2}
     counts = list(sizes.values())
-    parts = _directions(sum(counts), seed=22).split(counts)
+    parts = directions(sum(counts), seed=22).split(counts)
     basis = dict(zip(sizes, parts, strict=True))
     layout, ground = codes[:, world.LAYOUT], codes[:, world.BACKGROUND]
     n = len(codes)
@@ -203,13 +204,13 @@ def clip_loss(
     empty = [rng.random() < EMPTY_SHARE for _ in sentences]
     texts = ["" if e else sentence.text for e, sentence in zip(empty, sentences, strict=True)]
     target = torch.where(torch.tensor(empty)[:, None], empty_code(), scene_codes(codes))
-    pooled = encoders.clip(_clip_ids(encoders, texts, longest=True)).pooler_output
+    pooled = encoders.clip(clip_ids(encoders, texts, longest=True)).pooler_output
     return (pooled - target).square().mean()
 
 
 def t5_loss(encoders: TextEncoders, sentences: list[captions.Caption], codes: Tensor) -> Tensor:
     """Mean squared distance of every token from the code of what it is about."""
-    ids, tags = _tagged_ids(encoders, sentences)
+    ids, tags = tagged_ids(encoders, sentences)
     hidden = encoders.t5(ids).last_hidden_state
     return (hidden - token_codes(codes, tags)).square().mean()
 
@@ -221,10 +222,10 @@ def text_accuracy(encoders: TextEncoders, *, n: int, seed: int = 9) -> dict[str,
     codes = world.sample_codes(n, generator, two_objects=0.8, held_out=True)
     sentences = captions.captions(codes, rng)
     pooled, hidden = encode(encoders, [sentence.text for sentence in sentences])
-    basis = _directions(sum(field.values for field in world.FIELDS) + 1, seed=21)[:-1]
+    basis = directions(sum(field.values for field in world.FIELDS) + 1, seed=21)[:-1]
     scores = (pooled @ basis.T).split([field.values for field in world.FIELDS], 1)
     read = torch.stack([score.argmax(1) for score in scores], 1)
-    _, tags = _tagged_ids(encoders, sentences)
+    _, tags = tagged_ids(encoders, sentences)
     error = (hidden - token_codes(codes, tags)).square().mean(2)
     return {
         "clip": (read == codes).all(1).float().mean().item(),
@@ -234,14 +235,14 @@ def text_accuracy(encoders: TextEncoders, *, n: int, seed: int = 9) -> dict[str,
     }
 
 
-def _directions(count: int, *, seed: int) -> Tensor:
+def directions(count: int, *, seed: int) -> Tensor:
     """Orthonormal rows (count, WIDTH), none with a mean: a layer norm can produce their sums."""
     random_matrix = torch.randn(WIDTH, count + 1, generator=torch.Generator().manual_seed(seed))
     random_matrix[:, 0] = 1
     return torch.linalg.qr(random_matrix).Q.T[1:].contiguous()
 
 
-def _clip_ids(encoders: TextEncoders, texts: list[str], *, longest: bool = False) -> Tensor:
+def clip_ids(encoders: TextEncoders, texts: list[str], *, longest: bool = False) -> Tensor:
     """Token ids (n, CLIP_LENGTH), or fewer if ``longest``: to a causal encoder that is the same."""
     padding = "longest" if longest else "max_length"
     batch = encoders.clip_tokenizer(
@@ -254,7 +255,7 @@ def _clip_ids(encoders: TextEncoders, texts: list[str], *, longest: bool = False
     return batch.input_ids
 
 
-def _t5_ids(encoders: TextEncoders, texts: list[str]) -> Tensor:
+def t5_ids(encoders: TextEncoders, texts: list[str]) -> Tensor:
     batch = encoders.t5_tokenizer(
         texts,
         padding="max_length",
@@ -265,7 +266,7 @@ def _t5_ids(encoders: TextEncoders, texts: list[str]) -> Tensor:
     return batch.input_ids
 
 
-def _tagged_ids(encoders: TextEncoders, sentences: list[captions.Caption]) -> tuple[Tensor, Tensor]:
+def tagged_ids(encoders: TextEncoders, sentences: list[captions.Caption]) -> tuple[Tensor, Tensor]:
     """Token ids and the tag of each token's word, both (n, T5_LENGTH)."""
     batch = encoders.t5_tokenizer(
         [sentence.text for sentence in sentences],
@@ -281,6 +282,6 @@ def _tagged_ids(encoders: TextEncoders, sentences: list[captions.Caption]) -> tu
     return batch.input_ids, torch.tensor(rows)
 
 
-def _in_block(name: str) -> bool:
+def in_block(name: str) -> bool:
     """Whether a parameter is a weight inside a block, rather than an embedding or a bias table."""
     return "embedding" not in name and "shared" not in name and "relative" not in name

@@ -201,7 +201,16 @@ def coverage(
 
 def render(codes: Tensor, generator: torch.Generator, canvas: Canvas = CANVASES[0]) -> Tensor:
     """Draw each scene once, with jitter from the generator: (n, 3, height, width) in [0, 1]."""
-    jitter = torch.rand((len(codes), 2, 3), generator=generator)
+    return render_with(codes, draw_jitter(len(codes), generator), canvas)
+
+
+def draw_jitter(n: int, generator: torch.Generator) -> Tensor:
+    """Where in its slot each object is, and how large: (n, 2, 3), in [0, 1), x, y and radius."""
+    return torch.rand((n, 2, 3), generator=generator)
+
+
+def render_with(codes: Tensor, jitter: Tensor, canvas: Canvas = CANVASES[0]) -> Tensor:
+    """Draw each scene (n, 6) with a jitter (n, 2, 3) of its own: (n, 3, height, width)."""
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
     ground = palette[codes[:, BACKGROUND]]
     images = ground[:, :, None, None].expand(-1, -1, *canvas).clone()

@@ -66,6 +66,7 @@ class OutputView(BaseModel):
 
 class JobUsageView(BaseModel):
     input_tokens: int
+    input_image_tokens: int = Field(description="Those of pictures among the `input_tokens`.")
     output_tokens: int
     total_tokens: int
     device_seconds: float = Field(description="Of a denoiser.")
@@ -130,6 +131,7 @@ class JobView(BaseModel):
             if usage is None
             else JobUsageView(
                 input_tokens=usage.input_tokens,
+                input_image_tokens=usage.input_image_tokens,
                 output_tokens=usage.output_tokens,
                 total_tokens=usage.total_tokens,
                 device_seconds=usage.device_seconds,

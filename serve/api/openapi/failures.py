@@ -147,11 +147,15 @@ def error_schema(words: Mapping[str, Any] = _NO_WORDS) -> Schema:
             "minimum": 1,
             "description": "The shortest `deadline_ms` that could be promised now.",
         },
-        "stage": {"enum": ["prompt", "image"], "description": "What the content policy refused."},
+        "stage": {
+            "enum": ["prompt", "image", "picture"],
+            "description": "What the content policy refused: `picture` came with the request.",
+        },
         "category": {"type": "string", "description": "The policy's category."},
         "score": {"type": "number", "minimum": 0, "maximum": 1},
         "threshold": {"type": "number", "minimum": 0, "maximum": 1},
         "image_index": {"type": "integer", "minimum": 0, "description": "Which image it was."},
+        "picture": {"type": "string", "description": "The field of a picture that was refused."},
     }
     return {
         "type": "object",

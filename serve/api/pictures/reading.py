@@ -112,7 +112,9 @@ class PictureReader:
             name = field if len(texts) == 1 else f"{field}[{index}]"
             try:
                 data, file_id = await self._bytes(name, text, uploads.get(text))
-                found.append(await run_in_threadpool(self._measured, name, data, file_id))
+                found.append(
+                    await run_in_threadpool(measured, name, data, self.config, file_id=file_id)
+                )
             except InvalidRequest as error:
                 problems.add(error)
         return tuple(found)
@@ -148,23 +150,26 @@ class PictureReader:
         found = _FILE_PATH.fullmatch(text.removeprefix(self.links_begin))
         return None if found is None else found["id"]
 
-    def _measured(self, name: str, data: bytes, file_id: str | None) -> Picture:
-        """The picture in `data`, if it is one and within bounds. Raises InvalidRequest."""
-        config, param = self.config, name.partition("[")[0]
-        try:
-            if len(data) > config.max_bytes:
-                raise ValueError(f"is a file of {len(data)} bytes; at most {config.max_bytes}")
-            head = read_head(data)
-            _check_bounds(head, config)
-        except ValueError as error:
-            raise InvalidRequest(f"{name}: {error}", param=param) from error
-        source = PictureSource(
-            sha256=hashlib.sha256(data).hexdigest(),
-            name=name,
-            data=data if file_id is None else None,
-            file_id=file_id,
-        )
-        return Picture(source=source, head=head)
+
+def measured(
+    name: str, data: bytes, config: PicturesConfig, *, file_id: str | None = None
+) -> Picture:
+    """The picture in `data`, of the field `name`, if it is one and within `config`; the store may
+    have it as `file_id`. Raises InvalidRequest."""
+    try:
+        if len(data) > config.max_bytes:
+            raise ValueError(f"is a file of {len(data)} bytes; at most {config.max_bytes}")
+        head = read_head(data)
+        _check_bounds(head, config)
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name.partition("[")[0]) from error
+    source = PictureSource(
+        sha256=hashlib.sha256(data).hexdigest(),
+        name=name,
+        data=data if file_id is None else None,
+        file_id=file_id,
+    )
+    return Picture(source=source, head=head)
 
 
 def _check_bounds(head: PictureHead, config: PicturesConfig) -> None:

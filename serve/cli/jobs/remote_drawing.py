@@ -1,4 +1,5 @@
-"""`sluice generate --url`: a job that is submitted, followed, and cancelled by Ctrl-C."""
+"""`sluice generate` and `edit` with `--url`: a job that is submitted, followed, and cancelled by
+Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from serve.api.schemas import ImageData, ImageGenerationRequest
-from serve.cli.client import ServerError, SluiceClient
+from serve.cli.client import ServerError, SluiceClient, body_of
 from serve.cli.jobs.job_client import JobClient
 from serve.cli.jobs.own_user import own_user
 from serve.cli.jobs.progress import job_progress
@@ -41,7 +42,7 @@ class RemoteDrawing:
 
     def draw(self, request: ImageGenerationRequest) -> DrawnFiles:
         """Its files. Raises ServerError, and typer.Exit where Ctrl-C has cancelled it."""
-        body, job = request.model_dump(exclude_unset=True), None
+        body, job = body_of(request), None
         try:
             job = self._jobs.submit(body, self._key)
             if job is not None:

@@ -46,6 +46,7 @@ def outcome_of_result(result: GenerationResult) -> Outcome:
             output_tokens=usage.output_tokens,
             device_seconds=usage.device_seconds,
             megapixel_steps=usage.megapixel_steps,
+            input_image_tokens=usage.input_image_tokens,
         ),
         warnings=result.warnings,
         timings=dict(result.timings),
@@ -60,6 +61,8 @@ def outcome_of_error(error: errors.SluiceError) -> Outcome:
         case errors.ContentPolicyViolation():
             status = JobStatus.MODERATED
             safety = {name: error.fields[name] for name in _POLICY_FIELDS}
+            if error.picture is not None:
+                safety["picture"] = error.picture
         case errors.DeadlineUnreachable():
             status = JobStatus.EXPIRED
         case _:

@@ -8,7 +8,7 @@ const IN_FORM = ["prompt", "negative_prompt", "true_cfg_scale", "n", "size", "as
 /** What else decides on a picture, or on its file, and what each is where nobody says so. */
 const BESIDE = {
   guidance_scale: model.defaults.guidance_scale, skip_steps: false, step_cuts: [], min_steps: null, deadline_ms: null,
-  priority: model.defaults.priority, output_format: "png", output_compression: null,
+  priority: model.defaults.priority, output_format: "png", output_compression: null, prompt_weighting: false,
   paste_back: true, reference_image: null, control: null,
 };
 

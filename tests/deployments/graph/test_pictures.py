@@ -274,8 +274,26 @@ async def test_what_a_variation_looks_at_becomes_text_and_no_prompt_is_none() ->
         await _generate(stages, job)
     assert stages.given == [("reference read",)] * 2
     assert [prompt.is_blank for prompt in prompts] == [True, False]
+    assert not any(prompt.is_weighted for prompt in prompts)
     await _generate(stages, make_job(prompt=""))
     assert not prompts[-1].is_blank
+
+
+async def test_both_prompts_are_encoded_with_weights_where_the_job_says_so() -> None:
+    stages, prompts = FakeStages(), list[TextPrompt]()
+
+    async def on_prompt(prompt: TextPrompt) -> None:
+        prompts.append(prompt)
+
+    stages.on_encode = on_prompt
+    job = make_job(prompt="a (cat)")
+    guided = replace(job.params, negative_prompt="(dog)", true_cfg_scale=2.0)
+    for is_weighted in (True, False):
+        params = replace(guided, prompt_weighting=is_weighted)
+        await _generate(stages, replace(job, params=params))
+        assert [prompt.prompt for prompt in prompts] == ["a (cat)", "(dog)"]
+        assert [prompt.is_weighted for prompt in prompts] == [is_weighted] * 2
+        prompts.clear()
 
 
 async def test_usage_counts_what_was_looked_at() -> None:

@@ -27,6 +27,7 @@ from pipelines.errors import FileNotStored, InvalidRequest, StageFailed
 from pipelines.pictures.recipe import Padding, PictureRecipe
 from pipelines.stages.image_encoder import ImageEncoderStage
 from pipelines.tasks import PictureRole
+from pipelines.tiling import Tiling
 from tests.deployments.pictures import recipe
 from tests.recorder import Recorder, recorded
 from tests.specs import tiny_spec
@@ -112,6 +113,18 @@ async def test_it_encodes_as_the_stage(make: Make, dev_like: Path) -> None:
     assert (stage.part, len(stage.weights or "")) == ("image_encoder", 64)
     assert await encoder.ready()
     encoder.check_health()
+
+
+async def test_it_says_of_a_picture_that_it_was_tiled(make: Make, dev_like: Path) -> None:
+    encoder = make(tile_from_pixels=64 * 48)
+    packed = await encoder.encode_image(asked(), IMAGE)
+    assert [stage.tiling for stage in packed.drawn_by] == [Tiling(size=32, from_pixels=64 * 48)]
+    prepared = PreparedPicture(role=PictureRole.IMAGE, pixels=PIXELS)
+    stage = ImageEncoderStage.load(str(dev_like), tile_from_pixels=64 * 48)
+    assert torch.equal(unpack_picture(packed).values, stage.encode([prepared])[0].values)
+    whole = await make(tile_from_pixels=64 * 48 + 1).encode_image(asked(), IMAGE)
+    assert [stage.tiling for stage in whole.drawn_by] == [None]
+    assert not torch.equal(unpack_picture(whole).values, unpack_picture(packed).values)
 
 
 async def test_equal_pictures_are_encoded_once_whatever_they_are_called(

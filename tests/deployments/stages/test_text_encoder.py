@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,26 @@ async def test_the_length_is_part_of_the_prompt(dev_like: Path, calls: list[list
     assert short.groups == (("text", 8),)
     assert long.groups == (("text", 16),)
     assert len(calls) == 2
+
+
+async def test_weights_are_part_of_the_prompt(dev_like: Path, calls: list[list[str]]) -> None:
+    encoder = TextEncoder(tiny_spec(dev_like), TextEncoderOptions())
+    off = _prompt("a (cat:1.5)")
+    on = replace(off, is_weighted=True)
+    plain = await encoder.encode(off)
+    weighted = await encoder.encode(on)
+    assert calls == [["a (cat:1.5)"]] * 2
+    for prompt, first in ((off, plain), (on, weighted)):
+        assert (await encoder.encode(prompt)).tensors is first.tensors
+    assert len(calls) == 2
+    (expected,) = TextEncoderStage.load(str(dev_like)).encode([on])
+    assert all(
+        map(
+            torch.equal,
+            PromptTensors.of(unpack_conditioning(weighted)),
+            PromptTensors.of(expected),
+        )
+    )
 
 
 async def test_what_waits_is_encoded_together(dev_like: Path, calls: list[list[str]]) -> None:

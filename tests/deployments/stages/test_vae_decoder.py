@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from deployments.wire.tensors import pack_latents
 from pipelines.contracts import DecodedImage, Latents
 from pipelines.errors import DegenerateImage
 from pipelines.stages.vae_decoder import VaeDecoderStage
+from pipelines.tiling import Tiling
 from tests.specs import tiny_spec
 
 
@@ -73,3 +75,34 @@ async def test_a_degenerate_image_fails_alone(dev_like: Path) -> None:
     )
     assert [type(answer) for answer in answers] == [DecodedImage, DegenerateImage, DecodedImage]
     decoder.check_health()
+
+
+async def test_it_says_of_an_image_that_it_was_tiled(dev_like: Path) -> None:
+    decoder = VaeDecoder(tiny_spec(dev_like), VaeDecoderOptions(tile_from_pixels=64 * 48))
+    rule = Tiling(size=32, from_pixels=64 * 48)
+    whole, tiled = await asyncio.gather(
+        decoder.decode(_packed(0, 48, 48)), decoder.decode(_packed(1, 48, 64))
+    )
+    assert [stage.tiling for stage in whole.drawn_by] == [None]
+    assert [stage.tiling for stage in tiled.drawn_by] == [rule]
+    assert [stage.tiling for stage in await decoder.provenance()] == [rule]
+    stages = (
+        VaeDecoderStage.load(str(dev_like), tile_from_pixels=pixels) for pixels in (64 * 48, 2**30)
+    )
+    expected, other = (stage.decode([_latents(1, 48, 64)])[0] for stage in stages)
+    assert isinstance(expected, DecodedImage)
+    assert isinstance(other, DecodedImage)
+    assert np.array_equal(tiled.pixels, expected.pixels)
+    assert not np.array_equal(tiled.pixels, other.pixels)
+
+
+def test_rules_by_default_go_by_batches_and_by_shares_of_a_gpu(dev_like: Path) -> None:
+    def first_tiled(**options: Any) -> int:
+        tiling = VaeDecoderStage.load(str(dev_like), **options).tiling
+        assert tiling is not None
+        return tiling.from_pixels
+
+    assert first_tiled(batch=4) < first_tiled(batch=1)
+    assert first_tiled(batch=4, device_share=0.25) < first_tiled(batch=4)
+    assert VaeDecoderOptions(num_gpus=0.25).device_share == 0.25
+    assert VaeDecoderOptions().device_share == VaeDecoderOptions(num_gpus=2).device_share == 1.0

@@ -15,6 +15,7 @@ from pipelines.contracts import FinishSpec
 from pipelines.cuts import Cut
 from pipelines.errors import InvalidRequest
 from pipelines.provenance import combined_weights
+from pipelines.tiling import Tiling
 from tests.deployments.pictures import painted_job
 from tests.deployments.receipts import FINISH, PARAMS, STAGES, VERSIONS, receipt
 
@@ -57,6 +58,31 @@ def test_one_of_pictures_says_which_and_is_of_a_format_that_older_readers_refuse
     assert (read.request["task"], read.request["strength"]) == ("inpaint", 0.5)
     plain = parse_receipt(receipt())
     assert (plain.pictures, json.loads(receipt())["sluice_receipt"]) == ((), 1)
+
+
+TILED = (*STAGES[:2], replace(STAGES[2], tiling=Tiling(size=1024, from_pixels=3_000_000)))
+
+
+def test_tiles_are_told_in_a_format_that_older_readers_refuse():
+    text = receipt(stages=TILED)
+    assert json.loads(text)["sluice_receipt"] == 2
+    assert json.loads(text)["stages"][2]["tiling"] == {"size": 1024, "from_pixels": 3_000_000}
+    assert parse_receipt(text).stages == TILED
+
+
+def test_a_stage_without_tiles_is_written_as_it_always_was():
+    fields = {"part", "weights", "dtype", "device", "attention", "compile", "parallel", "versions"}
+    assert all(stage.keys() == fields for stage in json.loads(receipt())["stages"])
+
+
+@pytest.mark.parametrize(
+    "tiling", [5, {}, {"size": 4}, {"size": 4, "from_pixels": -1}, {"size": "4", "from_pixels": 1}]
+)
+def test_tiles_that_are_none_are_damage(tiling: object):
+    stages = json.loads(receipt(stages=TILED))["stages"]
+    stages[2]["tiling"] = tiling
+    with pytest.raises(InvalidRequest, match="damaged"):
+        parse_receipt(changed(stages=stages))
 
 
 @pytest.mark.parametrize("pictures", [5, {"role": "image"}, [1, None], "image"])

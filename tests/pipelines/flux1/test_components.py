@@ -23,10 +23,13 @@ from pipelines import catalog
 from pipelines.catalog import find
 from pipelines.errors import CheckpointError, ConfigurationError
 from pipelines.flux1 import memory as footprint
+from pipelines.flux1.autoencoder import VaeConfig
 from pipelines.flux1.checkpoint import load_text_components, load_vae, load_vae_encoder
 from pipelines.flux1.components import components_of, read_components
 from pipelines.flux1.modules import FluxControlNet, TransformerConfig
 from pipelines.flux1.redux import ReduxEmbedder
+from pipelines.flux1.tiling import TileGrid, run_tiled
+from pipelines.tiling import Tiling
 from tests.memory import PeakMemory
 
 
@@ -60,6 +63,7 @@ def vae() -> Any:
         "latent_channels": 16,
         "use_quant_conv": False,
         "use_post_quant_conv": False,
+        "sample_size": 1024,
     }
     with torch.device("meta"):
         return AutoencoderKL(**config).eval()
@@ -208,5 +212,25 @@ def test_decoding_takes_what_was_reckoned(batch: int, side: int) -> None:
     with torch.no_grad(), PeakMemory() as memory:
         model.decode(latents.contiguous(memory_format=torch.channels_last))
     reckoned = footprint.decode_bytes(channels=256, batch=batch, pixels=side**2, itemsize=4)
+    assert memory.peak <= reckoned * 1.01
+    assert reckoned <= 1.1 * memory.peak
+
+
+@pytest.mark.parametrize(("height", "width"), [(1536, 1536), (1024, 3072)])
+def test_decoding_in_tiles_takes_what_was_reckoned(height: int, width: int) -> None:
+    model = vae().to(memory_format=torch.channels_last)
+    config = VaeConfig.of(dict(model.config))
+    assert config.tile_size == 1024
+    latents = torch.zeros(1, 16, height // 8, width // 8, device="meta")
+    with torch.no_grad(), PeakMemory() as memory:
+        run_tiled(
+            lambda tile: model.decode(tile).sample,
+            latents.contiguous(memory_format=torch.channels_last),
+            TileGrid.of_decoder(config),
+        )
+    rule = Tiling(size=1024, from_pixels=1)
+    reckoned = footprint.decode_bytes(
+        channels=256, batch=1, pixels=height * width, itemsize=4, tiling=rule
+    )
     assert memory.peak <= reckoned * 1.01
     assert reckoned <= 1.1 * memory.peak

@@ -21,7 +21,9 @@ from pipelines.prompts.markup import markup_warnings, quoted
 )
 def test_weights(text: str):
     (said,) = markup_warnings("prompt", f"a {text} cat")
-    assert said.startswith(f'prompt: weights such as "{text}" have no effect here')
+    assert said.startswith(
+        f'prompt: weights such as "{text}" have no effect without prompt_weighting'
+    )
     assert "as written" in said
 
 

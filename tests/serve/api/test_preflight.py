@@ -45,6 +45,7 @@ async def test_every_value_is_settled(client: httpx.AsyncClient, graph: FakeGrap
         "min_steps": None,
         "step_cuts": [],
         "skip_steps": False,
+        "prompt_weighting": False,
         "guidance_scale": 3.5,
         "true_cfg_scale": 2.0,
         "seed": None,

@@ -118,8 +118,61 @@ def test_a_smaller_limit_takes_less():
         before, after = large[name].memory, small[name].memory
         assert before
         assert after
-        assert after.activations < before.activations / 2
+        # Of a VAE, the tiles stay, and what is joined of them goes.
+        assert after.activations < before.activations / (2 if name == "Denoiser" else 1)
         assert after.weights == before.weights
+
+
+GPU_DECODER: dict[str, Any] = {
+    "model": "flux.1-dev",
+    "stages__vae_decoder__num_gpus": 1,
+    "stages__vae_decoder__dtype": "bfloat16",
+    "stages__image_encoder__num_gpus": 1,
+    "stages__image_encoder__dtype": "bfloat16",
+}
+
+
+def activations(stage: str, **args: Any) -> int:
+    memory = placed(**GPU_DECODER, **args)[stage].memory
+    assert memory
+    return memory.activations
+
+
+def test_a_vae_needs_the_memory_of_a_tile_and_not_of_the_image():
+    """Tiles of 1024x1024, of an image of 2048x2048: 3 x 256 values a pixel to decode them, four
+    images together, and 9 of each to join them; 4 x 128 to encode one, and 6 beside."""
+    tile, image = 1024**2, 2048**2
+    least = {
+        "VaeDecoder": 2 * 4 * (3 * 256 * tile + 9 * image),
+        "ImageEncoder": 2 * (4 * 128 * tile + 6 * image),
+    }
+    whole = {"VaeDecoder": 2 * 4 * 3 * 256 * image, "ImageEncoder": 2 * 4 * 128 * image}
+    for stage, key in (("VaeDecoder", "vae_decoder"), ("ImageEncoder", "image_encoder")):
+        assert activations(stage) == least[stage]
+        option = f"stages__{key}__tile_from_pixels"
+        assert activations(stage, **{option: image + 1}) == whole[stage]
+        assert activations(stage, **{option: image}) == pytest.approx(whole[stage], rel=0.02)
+        assert activations(stage, **{option: 2 * tile}) == pytest.approx(whole[stage] / 2, rel=0.03)
+
+
+def test_a_known_gpu_is_tiled_for_as_it_will_be():
+    """A quarter of an H200 holds four images of 2048x2048, and that of a T4 not one."""
+    kinds = {name: f"stages__{name}__accelerator_type" for name in ("vae_decoder", "image_encoder")}
+    large = dict.fromkeys(kinds.values(), "H200")
+    small = dict.fromkeys(kinds.values(), "T4")
+    assert activations("ImageEncoder", **large) == 2 * 4 * 128 * 2048**2
+    at_once = activations("VaeDecoder", **large)
+    assert activations("VaeDecoder") < at_once <= 139 * 2**30 / 4 + 2 * 4 * 9 * 2048**2
+    assert activations("VaeDecoder", **small) == activations("VaeDecoder")
+
+
+def test_tiles_of_a_family_that_has_none_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog, "find", lambda name, source=None: made_up_spec())
+    with (
+        registered(),
+        pytest.raises(ConfigurationError, match=r"^stages\.vae_decoder\.tile_from_pixels: "),
+    ):
+        placed(stages__vae_decoder__tile_from_pixels=5)
 
 
 def test_fused_stages_on_the_gpu_share_its_memory():

@@ -4,45 +4,19 @@ import base64
 import functools
 import io
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
 from pipelines import catalog
-from serve.cli import main as cli
+from serve.cli import draw
 from serve.cli.client import SluiceClient
 from tests.cluster import free_port
+from tests.serve.cli.conftest import Run
 
 CONFIGS = Path(__file__).resolve().parents[3] / "serve" / "configs"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs `sluice` with arguments, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run_it(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["sluice", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run_it
 
 
 @pytest.fixture
@@ -80,7 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         )
 
     client = functools.partial(SluiceClient, transport=httpx.MockTransport(answer))
-    monkeypatch.setattr(cli, "SluiceClient", client)
+    monkeypatch.setattr(draw, "SluiceClient", client)
     return bodies
 
 

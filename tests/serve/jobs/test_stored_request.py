@@ -21,6 +21,7 @@ from tests.serve.fakes import SPEC, services
         {"prompt": "a cat"},
         {"prompt": "[GEN] a cat --ar 2:1", "n": 3, "seed": 2**63 - 3},
         {"prompt": "a cat", "quality": "low"},
+        {"prompt": "a (black:1.3) cat", "prompt_weighting": True},
         {"prompt": "a cat", "quality": "high", "guidance_scale": 0.1},
         {"prompt": "a cat", "negative_prompt": "", "true_cfg_scale": 1.7},
         {"prompt": "a cat", "num_inference_steps": 20, "step_cuts": [[5, 12], [8, 10]]},

@@ -66,6 +66,7 @@ STORED_REQUEST: dict[str, Any] = {
     "model": "sluice-shapes",
     "prompt": "",
     "negative_prompt": None,
+    "prompt_weighting": False,
     "n": 1,
     "size": "64x64",
     "num_inference_steps": 12,

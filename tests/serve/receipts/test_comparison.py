@@ -9,7 +9,8 @@ import pytest
 
 from deployments.graph.running_stages import Running
 from deployments.storage.receipt import Receipt, parse_receipt
-from pipelines.provenance import Provenance
+from pipelines.provenance import Provenance, StageProvenance
+from pipelines.tiling import Tiling
 from serve.receipts.comparison import Difference, differences
 from tests.deployments.receipts import STAGES, VERSIONS, receipt
 from tests.serve.fakes import SPEC
@@ -103,3 +104,57 @@ def test_a_stage_that_sleeps():
     assert found((ENCODER, DECODER)) == [Difference("weights", "transformer", "b" * 64, None)]
     file = replace(RECEIPT, stages=(ENCODER, DECODER))
     assert found(file=file) == [Difference("weights", "transformer", None, "b" * 64)]
+
+
+RULE = Tiling(size=64, from_pixels=80 * 64)
+"""It covers the receipt's image, of 80x64 pixels."""
+
+
+def tiled(rule: Tiling | None) -> Provenance:
+    return (ENCODER, DENOISER, replace(DECODER, tiling=rule))
+
+
+def in_tiles(rule: Tiling | None) -> Receipt:
+    return replace(RECEIPT, stages=tiled(rule))
+
+
+def test_an_image_that_would_be_tiled_here():
+    expected = Difference("tiling", "vae", "none", "tiles of 64 from 5120 pixels")
+    assert found(tiled(RULE)) == [expected]
+    assert found(tiled(None), in_tiles(RULE)) == [
+        expected._replace(file=expected.here, here="none")
+    ]
+    finer = replace(RULE, size=32)
+    (other,) = found(tiled(finer), in_tiles(RULE))
+    assert other.here == "tiles of 32 from 5120 pixels"
+
+
+def test_rules_that_differ_for_other_images_only_are_no_difference():
+    assert found(tiled(replace(RULE, from_pixels=5121))) == []
+    assert found(tiled(replace(RULE, from_pixels=70)), in_tiles(RULE)) == []
+
+
+def test_one_replica_of_several_that_tiles_is_a_difference():
+    mixed = (*tiled(RULE), *tiled(replace(RULE, from_pixels=9_999)))
+    (difference,) = found(mixed, in_tiles(RULE))
+    assert (difference.what, difference.here) == (
+        "tiling",
+        "tiles of 64 from 5120 pixels, tiles of 64 from 9999 pixels",
+    )
+
+
+def test_each_picture_that_it_was_drawn_from_counts_by_its_own_size():
+    def encoder(rule: Tiling | None) -> StageProvenance:
+        return replace(DECODER, part="image_encoder", tiling=rule)
+
+    pictures = [{"role": "image", "size": "64x64"}, {"role": "reference", "size": "100x100"}, {}]
+    file = replace(
+        RECEIPT,
+        request={**RECEIPT.request, "pictures": pictures},
+        stages=(*STAGES, encoder(None), encoder(RULE)),
+    )
+    assert found((*STAGES, encoder(RULE)), file) == []
+    assert found((*STAGES, encoder(replace(RULE, from_pixels=10_000))), file) == []
+    for other in (replace(RULE, from_pixels=10_001), None):
+        (difference,) = found((*STAGES, encoder(other)), file)
+        assert (difference.what, difference.part) == ("tiling", "image_encoder")

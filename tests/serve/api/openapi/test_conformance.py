@@ -18,7 +18,7 @@ from schemathesis.core.failures import Failure
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from serve.api.schemas import GENERATION_SCHEMA, ImageGenerationRequest
+from serve.api.schemas import ImageGenerationRequest
 from serve.http import create_app
 from serve.jobs.store.sqlite import SqliteStore
 from tests.serve.api.openapi.kept_jobs import FOLDER
@@ -41,6 +41,7 @@ _CONTRADICTION = re.compile(
     r"|is no picture|must be a file, a data URL|is a data URL that is damaged|fetches no pictures"
     r"|needs an image beside it|does not do that|no ControlNet is served|pictures, and a model that"
     r"|adds nothing|draws from words alone|needs a picture to edit|--no says nothing|needed by the"
+    r"|the parenthesis at position|has the weight|parentheses inside each other"
     r"|an image alone|starts from noise alone|leave (?:min_steps|step_cuts|skip_steps) out"
 )
 """What a schema of single fields cannot say; all else that a document allows must be taken."""
@@ -66,16 +67,23 @@ APP = create_app(services(GRAPH, tracing={"max_spans": 20}, job_store=STORE))
 
 
 def without_foreign_names(document: dict[str, Any]) -> dict[str, Any]:
-    """The routes of generations alone, with our own names for fields."""
+    """The routes of generations alone, in JSON, with our own names for fields."""
     plain = deepcopy(document)
-    body = plain["components"]["schemas"][GENERATION_SCHEMA]
-    body["properties"] = {
-        name: body["properties"][name] for name in ImageGenerationRequest.model_fields
-    }
-    del body["dependentRequired"]
+    for body in plain["components"]["schemas"].values():
+        if body.pop("dependentRequired", None) is not None:
+            body["properties"] = {
+                name: field
+                for name, field in body["properties"].items()
+                if name in ImageGenerationRequest.model_fields
+            }
     plain["paths"] = {
-        path: item for path, item in plain["paths"].items() if path.startswith("/v1/images")
+        path: item
+        for path, item in plain["paths"].items()
+        # A variation has the fields of an edit.
+        if path.startswith("/v1/images") and not path.endswith("/variations")
     }
+    for item in plain["paths"].values():
+        item["post"]["requestBody"]["content"].pop("multipart/form-data", None)
     return plain
 
 

@@ -34,7 +34,8 @@ class JobServer:
     `script` are the changes that happen by themselves as soon as somebody listens; an empty one is
     a comment in the stream, and nothing happens until the job was asked about. `breaks` are
     the numbers of events after which a stream breaks off, each once. `faults` are statuses that
-    the next requests are answered, of submits only. A cancel is heeded if `heeds_cancel`.
+    the next requests are answered, of submits only, and `refusal` the error that all of these are.
+    A cancel is heeded if `heeds_cancel`.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class JobServer:
         self.script: list[dict[str, Any]] = []
         self.breaks: list[int] = []
         self.faults: list[int] = []
+        self.refusal: dict[str, Any] | None = None
         self.has_jobs = True
         self.has_streams = True
         self.heeds_cancel = True
@@ -255,14 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         server.note(Asked(self.command, url.path, query, headers, body))
         match [self.command, *url.path.strip("/").split("/")]:
-            case ["POST", "v1", "images", "generations"]:
+            case ["POST", "v1", "images", "generations" | "edits"]:
                 self._json(200, _generation(body))
             case ["GET", "load"] if server.load is not None:
                 self._json(200, server.load)
             case ["GET", "v1", "files", _]:
                 self._send(200, "image/png", server.file)
             case ["POST", "v1", "jobs"] if server.has_jobs:
-                if server.faults:
+                if server.refusal is not None:
+                    self._json(400, {"error": {"type": "t", **server.refusal}})
+                elif server.faults:
                     self._refuse(server.faults.pop(0), "not now")
                 else:
                     self._json(202, server.submit(headers["idempotency-key"], body))

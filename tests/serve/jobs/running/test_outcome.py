@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 
 from pipelines import errors
+from pipelines.contracts import GenerationResult, Usage
+from serve.api.images_response import usage_report
+from serve.error_responses import error_body
 from serve.errors import ERROR_TABLE
 from serve.jobs.job import JobStatus
-from serve.jobs.running.outcome import outcome_of_error
+from serve.jobs.running.outcome import outcome_of_error, outcome_of_result
 from serve.jobs.running.retry_budget import LONGEST_PAUSE_S, RetryBudget
 
 REFUSED = errors.ContentPolicyViolation(
@@ -35,6 +38,28 @@ def test_what_was_refused_is_said():
     safety = outcome_of_error(REFUSED).safety
     assert safety is not None
     assert (safety["category"], safety["image_index"]) == ("x", 1)
+    assert "picture" not in safety
+
+
+def test_a_picture_that_was_refused_is_named_by_its_field():
+    error = errors.ContentPolicyViolation(
+        "refused", stage="picture", category="x", score=0.9, threshold=0.5, picture="image"
+    )
+    safety = outcome_of_error(error).safety
+    assert safety is not None
+    assert (safety["stage"], safety["picture"]) == ("picture", "image")
+    told = error_body(error)["error"]
+    assert (told["stage"], told["picture"]) == ("picture", "image")
+    assert "image_index" not in told
+
+
+def test_tokens_of_pictures_are_told_apart():
+    usage = Usage(input_tokens=40, output_tokens=16, input_image_tokens=8)
+    said = outcome_of_result(GenerationResult(images=(), usage=usage, timings={})).usage
+    assert said is not None
+    assert (said.input_tokens, said.input_image_tokens) == (40, 8)
+    details = usage_report(usage).input_tokens_details
+    assert (details.text_tokens, details.image_tokens) == (32, 8)
 
 
 def test_a_full_server_is_waited_for_as_long_as_it_says_and_not_for_ever():

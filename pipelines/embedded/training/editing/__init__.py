@@ -1,0 +1,1 @@
+"""How the carried model learns to edit, and to draw cleanly: data, training and scores."""
