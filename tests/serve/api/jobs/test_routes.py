@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from pipelines.errors import InvalidRequest
+from serve.api.jobs.submitting import check_key
 from serve.jobs.job import Owner
 from tests.serve.conftest import ClientOf
 from tests.serve.fakes import services
@@ -385,3 +386,14 @@ async def test_a_key_without_a_job_is_named(client_of: ClientOf):
     headers = {"idempotency-key": "x" * 256}
     refused = await client.post(GENERATIONS, json={"prompt": "a cat"}, headers=headers)
     assert refused.json()["error"]["param"] == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [(None, "or name the `user`"), ("x-team", "or have the gateway set x-team")],
+)
+def test_a_short_key_without_a_name_is_told_what_would_do(header: str | None, said: str):
+    with pytest.raises(InvalidRequest, match=said):
+        check_key("short", Owner(tenant=""), header)
+    check_key("short", Owner(tenant="anna"), header)
+    check_key("k" * 16, Owner(tenant=""), header)

@@ -16,6 +16,8 @@ from replicate.exceptions import ModelError, ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from pipelines.errors import DegenerateImage
+from serve.jobs.job import Job, Owner
+from serve.jobs.service import JobService
 from tests.serve.api.vendors.conftest import ServedOf
 from tests.serve.jobs.stepping_graph import SteppingGraph
 from tests.serve.live import Live
@@ -141,6 +143,28 @@ def test_nobody_is_told_processing_who_waits(client: Client, served: Live, graph
     served.call(graph.allow)
     prediction.wait()
     assert prediction.status == "succeeded"
+
+
+def test_a_wait_is_answered_before_its_client_gives_up(
+    served: Live, graph: SteppingGraph, monkeypatch: pytest.MonkeyPatch
+):
+    waits: list[float] = []
+    wait = JobService.wait
+
+    async def noted(self: JobService, job_id: str, owner: Owner, timeout_s: float) -> Job:
+        waits.append(timeout_s)
+        return await wait(self, job_id, owner, timeout_s)
+
+    monkeypatch.setattr(JobService, "wait", noted)
+    served.call(graph.allow)
+    httpx.post(
+        f"{served.url}/v1/predictions",
+        json={"version": "test-model", "input": {"prompt": "a cat"}},
+        headers={"prefer": "wait=5"},
+        timeout=60,
+    )
+    (waited_s,) = waits
+    assert 4 < waited_s < 5
 
 
 def test_cancel(client: Client, served: Live, graph: SteppingGraph):
